@@ -1,0 +1,127 @@
+"""Center loss for Gluon."""
+import mxnet as mx
+from mxnet.gluon.loss import Loss, _apply_weighting
+
+from .operator import OP_TYPE
+from .params import Params
+
+__all__ = ['CenterLoss']
+
+
+class _Centers(mx.gluon.Parameter):
+    """A parameter that waits for pending updates before anyone reads it.
+
+    The backward pass writes the centers, but to MXNet's engine they are an input of it, so
+    a read that follows `backward()` may overtake the update. Within a recorded forward pass
+    the engine does keep the order (the forward operator declares a write), and no wait is due.
+    """
+
+    def data(self, ctx=None):
+        self._settle()
+        return super().data(ctx)
+
+    def list_data(self):
+        self._settle()
+        return super().list_data()
+
+    @staticmethod
+    def _settle():
+        if not mx.autograd.is_recording():
+            mx.nd.waitall()
+
+
+class CenterLoss(Loss):
+    r"""Center loss of Wen et al., ECCV 2016.
+
+    .. math::
+
+        L_i = \frac{1}{2} \| x_i - c_{y_i} \|^2
+
+    Add it to a classification loss, weighted by λ (`weight`). The backward pass moves the
+    centers by the damped mean of the batch, whatever the weight:
+
+    .. math::
+
+        c_j \leftarrow c_j - \alpha \frac{\sum_{i: y_i = j} (c_j - x_i)}{1 + n_j}
+
+    Parameters
+    ----------
+    classes : int
+        C, the number of classes.
+    in_units : int, default 0
+        d, the size of a feature; 0: inferred at the first batch.
+    alpha : float, default 0.5
+        α, the rate at which the centers move. 0 freezes them.
+    weight : float or None
+        λ, a global scalar weight for the loss.
+    batch_axis : int, default 0
+        The axis that represents mini-batch; 0 is the only one.
+    center_initializer : str or Initializer, default 'zeros'
+        Initializer of the centers.
+    use_ignore : bool, default False
+        Leave samples labelled `ignore_label` out: their loss is 0, and they move no center.
+    ignore_label : float, default -1
+        The label to leave out.
+
+    Attributes
+    ----------
+    centers : Parameter
+        The centers, (C, d), an auxiliary state: no gradient, no optimizer.
+
+    Inputs:
+        - **embedding**: features of shape (N, d).
+        - **label**: (N,) or (N, 1), whole numbers from 0 to C − 1.
+        - **sample_weight**: element-wise weighting of the loss, N numbers. It weighs
+          the gradient; a center counts every sample alike.
+
+    Outputs:
+        - **loss**: loss tensor with shape (N,), in the dtype of the centers.
+
+    Raises
+    ------
+    TypeError, ValueError
+        At once, for an argument of the wrong type or with an impossible value. A bad label
+        shows as an MXNetError when a result is read; its text is in the log.
+
+    Examples
+    --------
+    >>> center_loss = CenterLoss(classes=10, weight=0.1)
+    >>> center_loss.initialize(ctx=ctx)
+    >>> with autograd.record():
+    ...     embedding = features(x)
+    ...     loss = softmax_loss(classifier(embedding), y) + center_loss(embedding, y)
+    >>> loss.backward()
+    """
+
+    def __init__(self, classes, in_units=0, alpha=0.5, weight=None, batch_axis=0,
+                 center_initializer='zeros', use_ignore=False, ignore_label=-1, **kwargs):
+        if batch_axis != 0:
+            raise ValueError('batch_axis must be 0, got %r' % (batch_axis,))
+        super().__init__(weight, batch_axis, **kwargs)
+        params = Params(num_class=classes, alpha=alpha, use_ignore=use_ignore,
+                        ignore_label=ignore_label, reduction='none', need_top_grad=True)
+        self._attributes = dict(params.items())
+        description = {'shape': (params.num_class, in_units), 'init': center_initializer,
+                       'grad_req': 'null', 'differentiable': False, 'allow_deferred_init': True}
+        with self.name_scope():
+            if kwargs.get('params') is None:
+                name = self.params.prefix + 'center_bias'
+                self.params.update({name: _Centers(name, **description)})
+            self.centers = self.params.get('center_bias', **description)
+
+    def hybrid_forward(self, F, embedding, label, sample_weight=None, centers=None):
+        # pylint: disable=arguments-differ
+        loss = F.Custom(embedding, label, centers, op_type=OP_TYPE, name='fwd',
+                        **self._attributes)
+        if sample_weight is not None:
+            sample_weight = F.reshape_like(sample_weight, loss)
+        return _apply_weighting(F, loss, self._weight, sample_weight)
+
+    def cast(self, dtype):
+        """Cast the block; the centers of float16 features stay float32."""
+        super().cast('float32' if str(dtype) in ('float16', "<class 'numpy.float16'>") else dtype)
+
+    def __repr__(self):
+        return '{}(classes={}, in_units={}, alpha={}, w={})'.format(
+            type(self).__name__, *self.centers.shape, self._attributes.get('alpha', 0.5),
+            self._weight)

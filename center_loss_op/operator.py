@@ -1,0 +1,211 @@
+"""MXNet's side of the operator: names, shapes, types, and the callbacks."""
+import atexit
+import logging
+from functools import wraps
+from unittest import mock
+
+import mxnet as mx
+import numpy as np
+from mxnet.ndarray.ndarray import _DTYPE_MX_TO_NP
+
+from .device import Device
+from .host import Host, view
+from .labels import BFLOAT16, largest_exact
+from .params import DOC, Params
+from .step import Step
+
+__all__ = ['OP_TYPE', 'CenterLoss', 'CenterLossProp']
+
+OP_TYPE = 'centerloss'
+# MXNet counts the elements of an array in 32 bits.
+_MAX_ELEMENTS = 2 ** 31 - 1
+_DATA_TYPES = (np.float16, np.float32, np.float64)
+
+logger = logging.getLogger('center_loss_op')
+
+
+def _logged(callback):
+    """Log what a callback raises: the MXNetError that MXNet makes of it has no word of it."""
+    @wraps(callback)
+    def logging_callback(*args, **kwargs):
+        try:
+            return callback(*args, **kwargs)
+        except Exception as error:
+            logger.error('%s: %s', type(error).__name__, error)
+            raise
+    return logging_callback
+
+
+class CenterLoss(mx.operator.CustomOp):
+    """The operator on one context, for one set of shapes: see :class:`CenterLossProp`."""
+
+    def __init__(self, params, backend, shapes, dtypes):
+        super().__init__()
+        self.step = Step(params, backend)
+        data, label, centers = zip(shapes, dtypes)
+        if isinstance(backend, Host):
+            out = ((1,) if params.reduction != 'none' else data[0][:1], centers[1])
+            self.layout = {'data': data, 'label': label, 'centers': centers, 'out': out}
+        else:
+            self.layout = None
+
+    def _arrays(self, **arrays):
+        """What the backend works on: the NDArrays themselves or NumPy views of them."""
+        if self.layout is None:
+            return arrays.values()
+        return [view(array, *self.layout[name]) for name, array in arrays.items()]
+
+    @_logged
+    def forward(self, is_train, req, in_data, out_data, aux):
+        data, label, out, centers = self._arrays(
+            data=in_data[0], label=in_data[1], out=out_data[0], centers=aux[0])
+        with np.errstate(all='ignore'):  # what overflows shows in the loss
+            self.step.forward(is_train, req[0], data, label, out, centers)
+
+    @_logged
+    def backward(self, req, out_grad, in_data, out_data, in_grad, aux):
+        grad, centers = self._arrays(data=in_grad[0], centers=aux[0])
+        head = None
+        if self.step.params.need_top_grad:
+            head, = self._arrays(out=out_grad[0])
+        with np.errstate(all='ignore'):
+            self.step.backward(req[0], head, grad, centers)
+        if req[1] in ('write', 'inplace'):
+            label_grad, = self._arrays(label=in_grad[1])
+            label_grad[:] = 0
+
+
+def _dense(handle, writable=True, stype=None):  # pylint: disable=unused-argument
+    return mx.nd.NDArray(handle, writable=writable)
+
+
+def _register(prop):
+    """Register `prop`, its callbacks to get plain NDArrays whatever other operators do.
+
+    MXNet keeps one process-wide note of which arrays a backward pass reads, that of the
+    operator made last. Where another operator reads the gradient of its output and this one
+    does not, MXNet asks for the storage type of an array that is not there, and fails. All
+    arrays of this operator are dense, so there is nothing to ask.
+    """
+    with mock.patch.multiple(mx.operator, _ndarray_cls=_dense, _np_ndarray_cls=_dense):
+        return mx.operator.register(OP_TYPE)(prop)
+
+
+@_register
+class CenterLossProp(mx.operator.CustomOpProp):
+    """Center loss as ``op_type='centerloss'``.
+
+    Loss ½ ‖x_i − c_{y_i}‖² (reduced over the batch), gradient
+    scale · r · (x_i − c_{y_i}) with r = 1/M for 'mean' and 1 otherwise. The backward pass of
+    a training forward then moves the centers, once:
+    c_j ← c_j − α · Σ_{i: y_i=j} (c_j − x_i) / (1 + n_j).
+
+    Arguments (as attributes of the node)
+    -------------------------------------
+%s
+
+    Inputs
+    ------
+    data : (N, d), float16, float32 or float64
+        The features.
+    label : (N,) or (N, 1), any real type
+        Whole numbers from 0 to C − 1.
+
+    Auxiliary states
+    ----------------
+    center_bias : (C, d), float32, or float64 for float64 data
+        The centers. The name ends in ``_bias`` so that MXNet's initializers set it to zero.
+
+    Outputs
+    -------
+    output : (1,) or (N,), in the dtype of the centers
+
+    Source: Wen, Zhang, Li, Qiao, "A Discriminative Feature Learning Approach for Deep Face
+    Recognition", ECCV 2016, equations 2, 4, 5 and algorithm 1.
+    """
+
+    def __init__(self, **kwargs):
+        # An exception here would end the process: MXNet frees callbacks that it never got.
+        # list_arguments is the first callback that may raise.
+        self.error = None
+        try:
+            self.params = Params.of_node(kwargs)
+        except (TypeError, ValueError) as error:
+            self.error = error
+        super().__init__(need_top_grad=self.error is None and self.params.need_top_grad)
+
+    @_logged
+    def list_arguments(self):
+        if self.error is not None:
+            raise self.error
+        return ['data', 'label']
+
+    def list_outputs(self):
+        return ['output']
+
+    def list_auxiliary_states(self):
+        return ['center_bias']
+
+    @_logged
+    def infer_shape(self, in_shape):
+        data, label = in_shape
+        num_class, reduction = self.params.num_class, self.params.reduction
+        if not data:  # not known yet
+            return [data, label], [(1,) if reduction != 'none' else ()], [()]
+        if len(data) != 2:
+            raise ValueError('data must be 2-D, (batch, features), got shape %s; label has shape %s'
+                             % (tuple(data), tuple(label)))
+        batch, size = data
+        if num_class * size > _MAX_ELEMENTS:
+            raise ValueError('centers of shape (num_class=%d, features=%d) have %d elements, more '
+                             'than the %d that an MXNet array can have'
+                             % (num_class, size, num_class * size, _MAX_ELEMENTS))
+        if not label:
+            label = [batch]
+        # MXNet writes 0 for a size that is not known yet.
+        elif (len(label) > 2 or label[1:] not in ([], [1])
+              or (batch and label[0] and batch != label[0])):
+            raise ValueError('label must have shape (%d,) or (%d, 1) to fit data of shape %s, '
+                             'got shape %s' % (batch, batch, tuple(data), tuple(label)))
+        out = (1,) if reduction != 'none' else (batch,)
+        return [data, label], [out], [(num_class, size)]
+
+    @_logged
+    def infer_type(self, in_type):
+        data, label = in_type
+        if data is not None and data not in _DATA_TYPES:
+            raise TypeError('data must be float16, float32 or float64, got %s' % np.dtype(data))
+        if label is None:
+            label = data  # as SoftmaxOutput, so that one label variable can serve both
+        if label is not None:
+            largest = largest_exact(label)
+            if largest is not None and self.params.num_class - 1 > largest:
+                raise TypeError('a label of type %s cannot tell classes above %d apart, but '
+                                'num_class is %d: give the label another type, int32 for example'
+                                % (np.dtype(label), largest, self.params.num_class))
+        centers = {None: None, np.float64: np.float64}.get(data, np.float32)
+        return [data, label], [centers], [centers]
+
+    @_logged
+    def create_operator(self, ctx, in_shapes, in_dtypes):
+        backend = backend_for(ctx)
+        return CenterLoss(self.params, backend, in_shapes,
+                          [_DTYPE_MX_TO_NP[dtype] for dtype in in_dtypes])
+
+
+def backend_for(ctx):
+    """The arithmetic for a context: NumPy where it can reach the memory, NDArrays elsewhere."""
+    return Host() if ctx.device_type.startswith('cpu') else Device()
+
+
+if CenterLossProp.__doc__:  # not under python -OO
+    CenterLossProp.__doc__ %= DOC
+
+
+@atexit.register  # after MXNet's own hook, so run before it
+def _finish():
+    """Wait for every operator: a process that ends before a queued custom operator can hang."""
+    try:
+        mx.nd.waitall()
+    except mx.MXNetError:
+        pass  # it belongs to an operator whose error has been logged

@@ -1,0 +1,157 @@
+"""The arguments of the operator: documented, parsed and checked in this one place.
+
+MXNet hands a custom operator its arguments as text, Python users hand them over
+as numbers; both end up in :class:`Params`.
+"""
+import math
+import numbers
+from functools import lru_cache
+
+import numpy as np
+
+__all__ = ['Params', 'DOC']
+
+REDUCTIONS = ('mean', 'sum', 'none')
+
+DOC = """\
+    num_class : int
+        C, the number of classes: a positive integer.
+    alpha : float, default 0.5
+        α, the rate at which the centers move: finite and >= 0. 0 freezes them.
+    scale : float, default 1.0
+        λ, the weight of the gradient: finite and >= 0. The output is not scaled.
+    reduction : {'mean', 'sum', 'none'}, default 'mean'
+        What the output holds: the mean of the samples that count, shape (1,);
+        their sum, shape (1,); or one loss a sample, shape (N,).
+    use_ignore : bool, default False
+        Leave samples labelled `ignore_label` out of loss, gradient, counts and centers.
+    ignore_label : float, default -1
+        The label to leave out: any finite number. Used only with `use_ignore`.
+    need_top_grad : bool, default False
+        False: a loss layer that ignores the gradient of its output, as SoftmaxOutput
+        does. True: the gradient is multiplied by it, for use inside a larger loss.
+    batchsize : int, optional
+        Accepted and unused: the ported operator needed it."""
+
+
+def _number(name, value, kind, article):
+    """`value` as an int or a float, from a number or its text."""
+    if isinstance(value, str):
+        try:
+            return kind(value)
+        except ValueError:
+            raise ValueError('%s must be %s, got %r' % (name, article, value)) from None
+    wanted = numbers.Integral if kind is int else numbers.Real
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, wanted):
+        raise TypeError('%s must be %s, got %r' % (name, article, value))
+    return kind(value)
+
+
+def _positive_int(name, value):
+    number = _number(name, value, int, 'a positive integer')
+    if number <= 0:
+        raise ValueError('%s must be a positive integer, got %r' % (name, value))
+    return number
+
+
+def _finite(name, value):
+    number = _number(name, value, float, 'a finite number')
+    if not math.isfinite(number):
+        raise ValueError('%s must be a finite number, got %r' % (name, value))
+    return number
+
+
+def _rate(name, value):
+    article = 'a finite number >= 0'
+    number = _number(name, value, float, article)
+    if not (math.isfinite(number) and number >= 0):
+        raise ValueError('%s must be %s, got %r' % (name, article, value))
+    return number
+
+
+def _flag(name, value):
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    # The texts that MXNet's own operators take for a flag.
+    text = {'True': True, 'true': True, '1': True, 'False': False, 'false': False, '0': False}
+    if isinstance(value, str) and value in text:
+        return text[value]
+    kind = ValueError if isinstance(value, str) else TypeError
+    raise kind('%s must be True or False, got %r' % (name, value))
+
+
+def _reduction(name, value):
+    if not isinstance(value, str):
+        raise TypeError('%s must be one of %s, got %r' % (name, ', '.join(REDUCTIONS), value))
+    if value not in REDUCTIONS:
+        raise ValueError('%s must be one of %s, got %r' % (name, ', '.join(REDUCTIONS), value))
+    return value
+
+
+def _unused(name, value):  # pylint: disable=unused-argument
+    return None
+
+
+# name: (check, default); an argument without a default is required.
+_ARGUMENTS = {
+    'num_class': (_positive_int,),
+    'alpha': (_rate, 0.5),
+    'scale': (_rate, 1.0),
+    'reduction': (_reduction, 'mean'),
+    'use_ignore': (_flag, False),
+    'ignore_label': (_finite, -1.0),
+    'need_top_grad': (_flag, False),
+    'batchsize': (_unused, None),
+}
+
+
+class Params:
+    """Checked arguments of the operator, as attributes.
+
+    Parameters
+    ----------
+%s
+
+    Raises
+    ------
+    TypeError
+        For a missing or unknown argument, or one of the wrong type.
+    ValueError
+        For an argument of the right type whose value is impossible.
+    """
+    __slots__ = tuple(_ARGUMENTS)
+
+    def __init__(self, **arguments):
+        for name in arguments:
+            if name not in _ARGUMENTS:
+                raise TypeError('unknown argument %r, allowed are: %s'
+                                % (name, ', '.join(_ARGUMENTS)))
+        for name, (check, *default) in _ARGUMENTS.items():
+            if name not in arguments and not default:
+                raise TypeError('missing argument %r' % name)
+            setattr(self, name, check(name, arguments.get(name, *default)))
+
+    @classmethod
+    def of_node(cls, attributes):
+        """Params of a graph's node, whose attributes are text.
+
+        Attributes such as ``__ctx_group__`` and ``__lr_mult__`` are MXNet's own and may
+        stand on any node.
+        """
+        return _of_node(tuple(item for item in attributes.items()
+                              if not item[0].startswith('__')))
+
+    def items(self):
+        """The (name, value) pairs to write on a graph's node: what differs from the defaults."""
+        return [(name, getattr(self, name)) for name, (_, *default) in _ARGUMENTS.items()
+                if [getattr(self, name)] != default]
+
+
+# An imperative call makes its operator anew each time, and parsing is half of that.
+@lru_cache(maxsize=256)
+def _of_node(attributes):
+    return Params(**dict(attributes))
+
+
+if Params.__doc__:  # not under python -OO
+    Params.__doc__ %= DOC
