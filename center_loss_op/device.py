@@ -29,6 +29,11 @@ class Device:
     """NDArrays."""
 
     @staticmethod
+    def viewer(shape, dtype):  # pylint: disable=unused-argument
+        """A function from an NDArray to an array of the backend: the NDArray itself."""
+        return lambda array: array
+
+    @staticmethod
     def labels(label):
         """Labels as a NumPy array; the one thing that is read back."""
         if label.dtype == BFLOAT16:
@@ -36,7 +41,7 @@ class Device:
         return label.asnumpy()
 
     @staticmethod
-    def difference(data, centers, batch):
+    def difference(data, centers, batch, reuse=None):  # pylint: disable=unused-argument
         """x_i - c_{y_i}, 0 where a sample does not count: Held, (N, d)."""
         difference = data.astype(centers.dtype) - _take(centers, batch.classes)
         if batch.ignored is not None:
@@ -70,9 +75,9 @@ class Device:
         self.store(grad, req, value.astype(grad.dtype))
 
     @staticmethod
-    def finite(data, losses):  # pylint: disable=unused-argument
+    def finite(data, total):  # pylint: disable=unused-argument
         """Which samples hold finite features: (N, 1). Reading it back would cost a wait."""
-        return _finite_rows(data.astype(losses.dtype))
+        return _finite_rows(data.astype(total.dtype))
 
     @staticmethod
     def move(centers, difference, batch, finite, alpha):

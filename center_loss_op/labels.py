@@ -72,12 +72,13 @@ class Batch:
         if self.count == 0:
             return
         # As unsigned numbers the negative ones are the largest: one comparison for both ends.
-        if classes.view(np.uintp).max() < num_class:
-            whole = classes == labels
-            if self.ignored is not None:
-                whole |= self.ignored
-            if labels.dtype.kind in 'iub' or whole.all():
-                return
+        good = classes.view(np.uintp) < num_class
+        if labels.dtype.kind == 'f':
+            good &= classes == labels
+        if self.ignored is not None:
+            good |= self.ignored
+        if np.count_nonzero(good) == good.size:
+            return
         self._complain(labels, num_class, ignore_label)
 
     def _complain(self, labels, num_class, ignore_label):
@@ -134,15 +135,16 @@ class Groups:
     def __init__(self, order, sorted_classes):
         self.order = order
         size = order.size
-        begins = np.empty(size, bool)
-        begins[:1] = True
-        np.not_equal(sorted_classes[1:], sorted_classes[:-1], out=begins[1:])
-        self.starts = begins.nonzero()[0]
+        differs = sorted_classes[1:] != sorted_classes[:-1]
+        # Where each class begins, and after the last one, where it ends.
+        bounds = np.empty(np.count_nonzero(differs) + 1 + bool(size), np.intp)
+        bounds[0] = 0
+        bounds[1:-1] = differs.nonzero()[0]
+        bounds[1:-1] += 1
+        bounds[-1] = size
+        self.starts = bounds[:-1]
         self.classes = sorted_classes[self.starts]
-        counts = np.empty_like(self.starts)
-        np.subtract(self.starts[1:], self.starts[:-1], out=counts[:-1])
-        counts[-1:] = size - self.starts[-1:]
-        self.counts = counts
+        self.counts = bounds[1:] - self.starts
 
     @property
     def unique(self):
@@ -165,7 +167,7 @@ class Groups:
         starts : numpy.ndarray of intp
             Where in `members` each of them begins.
         """
-        which = np.flatnonzero(self.counts > 1)
+        which = (self.counts > 1).nonzero()[0]
         counts = self.counts[which]
         starts = counts.cumsum() - counts
         spread = np.repeat(self.starts[which] - starts, counts)
@@ -184,9 +186,12 @@ class Groups:
         counts = self.counts[self.counts > 1]
         rank = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)
         left = np.repeat(counts, counts) - rank
+        position = np.arange(rank.size)
         stride = 1
         while True:
-            into = np.flatnonzero((left > stride) & (rank % (2 * stride) == 0))
+            leads = (rank % (2 * stride) == 0).nonzero()[0]
+            position, rank, left = position[leads], rank[leads], left[leads]
+            into = position[left > stride]
             if not into.size:
                 return
             yield into, into + stride

@@ -1,5 +1,6 @@
 """Working memory of the steps, reused from one to the next."""
 import gc
+import math
 import threading
 
 import numpy as np
@@ -83,7 +84,7 @@ class Scratch:
     __slots__ = ('array', '_buffer', '_nbytes')
 
     def __init__(self, shape, dtype):
-        self._nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        self._nbytes = math.prod(shape) * np.dtype(dtype).itemsize
         self._buffer = _LEDGER.take(self._nbytes)
         self.array = self._buffer[:self._nbytes].view(dtype).reshape(shape)
 

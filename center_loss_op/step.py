@@ -49,18 +49,21 @@ class Step:
         params, backend = self.params, self.backend
         batch = Batch(backend.labels(label), params.num_class,
                       params.ignore_label if params.use_ignore else None)
-        difference = backend.difference(data, centers, batch)       # x_i - c_{y_i}
-        losses = backend.half_squares(difference)                   # l_i
+        # An inference must not overwrite what a training forward left for its backward.
+        reuse = self.difference if is_train else None
+        difference = backend.difference(data, centers, batch, reuse)    # x_i - c_{y_i}
+        losses = backend.half_squares(difference)                       # l_i
+        total = backend.total(losses)
         if params.reduction == 'none':
             loss = losses
+        elif params.reduction == 'mean' and batch.count > 1:
+            loss = total / batch.count
         else:
-            loss = backend.total(losses)
-            if params.reduction == 'mean' and batch.count > 1:
-                loss = loss / batch.count
+            loss = total
         backend.store(out, req, loss)
         if is_train:
             self.batch, self.difference = batch, difference
-            self.finite = backend.finite(data, losses)
+            self.finite = backend.finite(data, total)
             self.pending = True
 
     def backward(self, req, head, grad, centers):
