@@ -80,6 +80,27 @@ class Device:
         return _finite_rows(data.astype(total.dtype))
 
     @staticmethod
+    def samples(data, batch, dtype):
+        """A copy of the samples that count: features (M, d) in `dtype`, and classes (M,)."""
+        data = data.astype(dtype)
+        if batch.ignored is None:
+            return data, batch.classes
+        rows = (~batch.ignored).nonzero()[0]
+        return _take(data, rows), batch.classes[rows]
+
+    def update(self, centers, buffer, rows, batch, alpha):
+        """Equation 4 on an NDArray of centers that nobody else touches: see `move`.
+
+        The features are the leading numbers of some rows of `buffer`, an NDArray.
+        """
+        if not len(rows):
+            return
+        data = _take(buffer.reshape((-1, buffer.shape[-1])), rows)
+        data = nd.slice_axis(data, axis=1, begin=0, end=-1)
+        difference = self.difference(data, centers, batch)
+        self.move(centers, difference, batch, self.finite(data, data), alpha)
+
+    @staticmethod
     def move(centers, difference, batch, finite, alpha):
         """Equation 4: c_j ← c_j + α Σ_{y_i=j} (x_i - c_j) / (1 + n_j)."""
         groups = batch.groups()

@@ -3,9 +3,10 @@ import mxnet as mx
 from mxnet.gluon.loss import Loss, _apply_weighting
 
 from .operator import OP_TYPE
+from .parallel import Gatherer, open_store
 from .params import Params
 
-__all__ = ['CenterLoss']
+__all__ = ['CenterLoss', 'CenterTrainer']
 
 
 class _Centers(mx.gluon.Parameter):
@@ -100,6 +101,7 @@ class CenterLoss(Loss):
         super().__init__(weight, batch_axis, **kwargs)
         params = Params(num_class=classes, alpha=alpha, use_ignore=use_ignore,
                         ignore_label=ignore_label, reduction='none', need_top_grad=True)
+        self._operator_params = params
         self._attributes = dict(params.items())
         description = {'shape': (params.num_class, in_units), 'init': center_initializer,
                        'grad_req': 'null', 'differentiable': False, 'allow_deferred_init': True}
@@ -109,6 +111,11 @@ class CenterLoss(Loss):
                 self.params.update({name: _Centers(name, **description)})
             self.centers = self.params.get('center_bias', **description)
 
+    def leave_centers_to(self, key):
+        """Have a :class:`CenterTrainer` move the centers; called by it."""
+        self._attributes['key'] = key
+        self._clear_cached_op()
+
     def hybrid_forward(self, F, embedding, label, sample_weight=None, centers=None):
         # pylint: disable=arguments-differ
         loss = F.Custom(embedding, label, centers, op_type=OP_TYPE, name='fwd',
@@ -117,11 +124,73 @@ class CenterLoss(Loss):
             sample_weight = F.reshape_like(sample_weight, loss)
         return _apply_weighting(F, loss, self._weight, sample_weight)
 
+    @property
+    def alpha(self):
+        """α, the rate at which the centers move."""
+        return self._operator_params.alpha
+
     def cast(self, dtype):
         """Cast the block; the centers of float16 features stay float32."""
         super().cast('float32' if str(dtype) in ('float16', "<class 'numpy.float16'>") else dtype)
 
     def __repr__(self):
         return '{}(classes={}, in_units={}, alpha={}, w={})'.format(
-            type(self).__name__, *self.centers.shape, self._attributes.get('alpha', 0.5),
-            self._weight)
+            type(self).__name__, *self.centers.shape, self.alpha, self._weight)
+
+
+class CenterTrainer:
+    """Moves the centers of a :class:`CenterLoss` on several devices, or workers, as one.
+
+    Without it each context and each worker moves a copy of its own by its own samples, and
+    the copies part. With it, all copies move by equation 4 over the union of all samples
+    since the last step, and stay the same bit for bit.
+
+    Parameters
+    ----------
+    center_loss : CenterLoss
+        The loss. Create the trainer before its first forward pass: from then on the
+        operator leaves the centers alone.
+    kvstore : str or KVStore, default 'device'
+        Key-value store type for several devices of one worker, or for several workers the
+        store itself, which has to be the one of `gluon.Trainer`; that one needs
+        `update_on_kvstore=False`, for servers that run an optimizer cannot sum.
+
+    Raises
+    ------
+    ValueError
+        An asynchronous store, which cannot sum over the workers of a step; or the name of a
+        distributed one, of which MXNet allows one a process.
+
+    Examples
+    --------
+    >>> trainer = gluon.Trainer(net.collect_params(), 'sgd', kvstore=kv, update_on_kvstore=False)
+    >>> center_trainer = CenterTrainer(center_loss, kvstore=kv)
+    >>> ...
+    >>> trainer.step(batch_size)
+    >>> center_trainer.step()
+    """
+
+    def __init__(self, center_loss, kvstore='device'):
+        if not isinstance(center_loss, CenterLoss):
+            raise TypeError('center_loss must be a CenterLoss, got %r' % (center_loss,))
+        self._centers = center_loss.centers
+        self._gatherer = Gatherer(self._centers.name, open_store(kvstore))
+        self._alpha = center_loss.alpha
+        center_loss.leave_centers_to(self._centers.name)
+
+    def step(self):
+        """Move the centers by the samples of all backward passes since the last step.
+
+        Call it on every worker, once after each `Trainer.step`. The first call makes the
+        copies of all contexts and workers equal to that of rank 0's first context.
+
+        Raises
+        ------
+        RuntimeError
+            No worker had a sample: the loss is part of a hybridized net that ran before this
+            trainer was created. Or the store did not sum, see :class:`Gatherer`.
+        """
+        if not self._gatherer.step(self._centers.list_data(), self._alpha):
+            raise RuntimeError('no sample since the last step on any worker. Run a backward pass '
+                               'before step(), and create the CenterTrainer before the first '
+                               'forward pass of a hybridized net')

@@ -128,6 +128,27 @@ class Host:
             return None
         return np.isfinite(data).all(axis=1)
 
+    @staticmethod
+    def samples(data, batch, dtype):
+        """A copy of the samples that count: features (M, d) in `dtype`, and classes (M,)."""
+        if batch.ignored is None:
+            return data.astype(dtype), batch.classes
+        return data[~batch.ignored].astype(dtype), batch.classes[~batch.ignored]
+
+    def update(self, centers, buffer, rows, batch, alpha):
+        """Equation 4 on an NDArray of centers that nobody else touches: see `move`.
+
+        The features are the leading numbers of some rows of `buffer`, an NDArray.
+        """
+        buffer.wait_to_read()
+        buffer, centers = (_View(array.shape, array.dtype)(array) for array in (buffer, centers))
+        size = centers.shape[1]
+        data = buffer.reshape(-1, buffer.shape[-1]).take(rows, 0)[:, :size]
+        with np.errstate(all='ignore'):
+            difference = self.difference(data, centers, batch)
+            finite = self.finite(data, self.total(self.half_squares(difference)))
+            self.move(centers, difference, batch, finite, alpha)
+
     def move(self, centers, difference, batch, finite, alpha):
         """Equation 4: c_j ← c_j + α Σ_{y_i=j} (x_i - c_j) / (1 + n_j)."""
         groups = batch.groups(None if finite is None else ~finite)

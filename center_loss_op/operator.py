@@ -8,9 +8,8 @@ import mxnet as mx
 import numpy as np
 from mxnet.ndarray.ndarray import _DTYPE_MX_TO_NP
 
-from .device import Device
-from .host import Host
-from .labels import BFLOAT16, largest_exact
+from .backends import backend_for
+from .labels import largest_exact
 from .params import DOC, Params
 from .step import Step
 
@@ -51,13 +50,15 @@ class _Quiet:
 class CenterLoss(mx.operator.CustomOp):
     """The operator on one context, for one set of shapes: see :class:`CenterLossProp`."""
 
-    def __init__(self, params, backend, shapes, dtypes):
+    def __init__(self, params, context, shapes, dtypes):
         super().__init__()
-        self.step = Step(params, backend)
+        backend = backend_for(context)
+        self.step = Step(params, backend, context)
         (data, label, centers), (data_type, label_type, centers_type) = shapes, dtypes
         out = (1,) if params.reduction != 'none' else data[:1]
         self.data = backend.viewer(data, data_type)
         self.label = backend.viewer(label, label_type)
+        self.grad = backend.viewer(data, data_type)
         self.centers = backend.viewer(centers, centers_type)
         self.out = backend.viewer(out, centers_type)
 
@@ -71,7 +72,7 @@ class CenterLoss(mx.operator.CustomOp):
     def backward(self, req, out_grad, in_data, out_data, in_grad, aux):
         head = self.out(out_grad[0]) if self.step.params.need_top_grad else None
         with _Quiet():
-            self.step.backward(req[0], head, self.data(in_grad[0]), self.centers(aux[0]))
+            self.step.backward(req[0], head, self.grad(in_grad[0]), self.centers(aux[0]))
         if req[1] in ('write', 'inplace'):
             self.label(in_grad[1])[:] = 0
 
@@ -189,14 +190,8 @@ class CenterLossProp(mx.operator.CustomOpProp):
 
     @_logged
     def create_operator(self, ctx, in_shapes, in_dtypes):
-        backend = backend_for(ctx)
-        return CenterLoss(self.params, backend, in_shapes,
+        return CenterLoss(self.params, ctx, in_shapes,
                           [_DTYPE_MX_TO_NP[dtype] for dtype in in_dtypes])
-
-
-def backend_for(ctx):
-    """The arithmetic for a context: NumPy where it can reach the memory, NDArrays elsewhere."""
-    return Host() if ctx.device_type.startswith('cpu') else Device()
 
 
 if CenterLossProp.__doc__:  # not under python -OO

@@ -30,6 +30,9 @@ DOC = """\
     need_top_grad : bool, default False
         False: a loss layer that ignores the gradient of its output, as SoftmaxOutput
         does. True: the gradient is multiplied by it, for use inside a larger loss.
+    key : str, default ''
+        '': the operator moves the centers itself. A name: it leaves them to the
+        `CenterTrainer` of that name, which moves the copies of all devices and workers.
     batchsize : int, optional
         Accepted and unused: the ported operator needed it."""
 
@@ -88,6 +91,12 @@ def _reduction(name, value):
     return value
 
 
+def _name(name, value):
+    if not isinstance(value, str):
+        raise TypeError('%s must be a string, got %r' % (name, value))
+    return value
+
+
 def _unused(name, value):  # pylint: disable=unused-argument
     return None
 
@@ -101,6 +110,7 @@ _ARGUMENTS = {
     'use_ignore': (_flag, False),
     'ignore_label': (_finite, -1.0),
     'need_top_grad': (_flag, False),
+    'key': (_name, ''),
     'batchsize': (_unused, None),
 }
 

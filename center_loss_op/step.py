@@ -5,6 +5,7 @@ them and stores a result; what is gathered, added and stored is said here.
 """
 import threading
 
+from . import parallel
 from .labels import Batch
 
 __all__ = ['Step']
@@ -21,13 +22,17 @@ class Step:
     ----------
     params : center_loss_op.params.Params
     backend : center_loss_op.host.Host or center_loss_op.device.Device
+    context : mxnet.Context, optional
+        Where it runs; needed with a `key`.
     """
-    __slots__ = ('params', 'backend', 'batch', 'difference', 'finite', 'pending')
+    __slots__ = ('params', 'backend', 'context', 'batch', 'difference', 'finite', 'pending',
+                 'samples')
 
-    def __init__(self, params, backend):
+    def __init__(self, params, backend, context=None):
         self.params = params
         self.backend = backend
-        self.batch = self.difference = self.finite = None
+        self.context = context
+        self.batch = self.difference = self.finite = self.samples = None
         self.pending = False
 
     def forward(self, is_train, req, data, label, out, centers):
@@ -63,11 +68,16 @@ class Step:
         backend.store(out, req, loss)
         if is_train:
             self.batch, self.difference = batch, difference
-            self.finite = backend.finite(data, total)
             self.pending = True
+            if params.key:
+                self.samples = parallel.ticket(), *backend.samples(data, batch, centers.dtype)
+            else:
+                self.finite = backend.finite(data, total)
 
     def backward(self, req, head, grad, centers):
         """Write the gradient to `grad` and, once a forward, move the centers.
+
+        With a `key`, the samples are noted instead, and move them later.
 
         Parameters
         ----------
@@ -88,6 +98,9 @@ class Step:
             backend.store_scaled(grad, req, self.difference, factor, head)
         if self.pending:
             self.pending = False
-            if params.alpha:
+            if params.key:
+                parallel.note(params.key, self.context, *self.samples)
+                self.samples = None
+            elif params.alpha:
                 with _ONE_UPDATE_AT_A_TIME:
                     backend.move(centers, self.difference, self.batch, self.finite, params.alpha)

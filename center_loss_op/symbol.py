@@ -8,7 +8,7 @@ __all__ = ['center_loss']
 
 
 def center_loss(data, label, num_class, alpha=0.5, scale=1.0, reduction='mean', use_ignore=False,
-                ignore_label=-1, need_top_grad=False, name=None):
+                ignore_label=-1, need_top_grad=False, key='', name=None):
     """Center loss as a node of a symbol graph.
 
     The output is the loss, ½ ‖x_i − c_{y_i}‖² reduced over the batch; the gradient is
@@ -50,7 +50,8 @@ def center_loss(data, label, num_class, alpha=0.5, scale=1.0, reduction='mean', 
         if not isinstance(symbol, mx.sym.Symbol):
             raise TypeError('%s must be a Symbol, got %r' % (role, symbol))
     params = Params(num_class=num_class, alpha=alpha, scale=scale, reduction=reduction,
-                    use_ignore=use_ignore, ignore_label=ignore_label, need_top_grad=need_top_grad)
+                    use_ignore=use_ignore, ignore_label=ignore_label, need_top_grad=need_top_grad,
+                    key=key)
     return mx.sym.Custom(data=data, label=label, op_type=OP_TYPE, name=name,
                          **dict(params.items()))
 

@@ -1,0 +1,220 @@
+"""One set of centers across devices and workers.
+
+Each device keeps a copy of the centers. A node with a `key` leaves its copy alone and
+notes the samples of its backward passes here; once a step, a :class:`Gatherer` brings the
+samples of all devices and workers together, in one order, and applies equation 4 once over
+their union on each copy. So every copy moves as the centers of one device would that saw
+the whole global batch, and all stay the same bit for bit.
+
+Gathering is a sum: each device puts its samples into its own slot of a buffer of zeros, and
+MXNet's key-value store adds the buffers up. That works on any store that sums over the
+workers of a step, and its traffic grows with the batch, not with the number of classes.
+"""
+import itertools
+import threading
+
+import mxnet as mx
+import numpy as np
+
+from .backends import backend_for
+from .labels import Batch, largest_exact
+
+__all__ = ['Gatherer', 'note', 'open_store', 'ticket']
+
+# Passes without a step that no gradient accumulation has: the samples are being hoarded.
+_TOO_MANY = 1000
+# Elements a broadcast of the centers moves at a time.
+_CHUNK = 1 << 20
+
+_lock = threading.Lock()
+_notes = {}
+_tickets = itertools.count()
+
+
+def ticket():
+    """A number that tells which of two forward passes on one context came first."""
+    return next(_tickets)
+
+
+def note(key, context, order, features, classes):
+    """Note the samples of one backward pass on one context, for the Gatherer of `key`.
+
+    Raises
+    ------
+    RuntimeError
+        Nothing gathers for `key`, or it was not asked to for a long time.
+    """
+    with _lock:
+        if key not in _notes:
+            raise RuntimeError(
+                'nothing moves the centers of key=%r: create its CenterTrainer before the first '
+                'step, or leave `key` away to let the operator move them' % key)
+        notes = _notes[key].setdefault(context, [])
+        if len(notes) >= _TOO_MANY:
+            raise RuntimeError('%d backward passes of key=%r on %s since the last step of its '
+                               'CenterTrainer: call its step() once after each step of the '
+                               'optimizer' % (len(notes), key, context))
+        notes.append((order, features, classes))
+
+
+def open_store(kvstore):
+    """The key-value store for a type or a store, as MXNet's trainers take it."""
+    if not isinstance(kvstore, str):
+        return kvstore
+    if 'dist' in kvstore:
+        raise ValueError("kvstore=%r: a process can have one distributed store. Create it, "
+                         "kv = mx.kv.create(%r), and give it to both trainers"
+                         % (kvstore, kvstore))
+    return mx.kv.create(kvstore)
+
+
+class Gatherer:
+    """Gathers the samples of `key` from all contexts and workers, and moves the centers.
+
+    Parameters
+    ----------
+    key : str
+        As on the nodes; the same on all workers.
+    store : KVStore
+        A store that sums over the workers of a step: 'local', 'device', 'dist_sync' or one
+        of the same interface (`broadcast`, `pushpull`, `rank`, `num_workers`, `type`), such
+        as Horovod's.
+
+    Raises
+    ------
+    ValueError
+        A store that makes no such promise.
+    """
+
+    def __init__(self, key, store):
+        self.key = key
+        self._room = 0              # how many samples a slot holds
+        self._steps = 0
+        self.use(store)
+        with _lock:
+            _notes[key] = {}
+
+    def use(self, store):
+        """Gather through `store` from now on."""
+        if 'async' in store.type:
+            raise ValueError('the key-value store is %r, which applies the push of each worker on '
+                             'its own; the centers need the sum over all workers of a step, as '
+                             "'dist_sync' gives it" % store.type)
+        self._store = store
+        self._known_names = set()   # what the store has been told of
+
+    def step(self, centers, alpha):
+        """Equation 4 over the samples of all contexts and workers since the last step.
+
+        Every worker has to call it, one without samples too. The first call makes the
+        copies equal: those of rank 0's first context go to all.
+
+        Parameters
+        ----------
+        centers : list of NDArray
+            The copies, (C, d), one a context; as many on every worker.
+        alpha : float
+            α of equation 4.
+
+        Returns
+        -------
+        int
+            How many samples that was, over all contexts and workers.
+
+        Raises
+        ------
+        RuntimeError
+            The store does not return the sum over the workers of this step.
+        ValueError
+            The store's numbers cannot hold the labels.
+        """
+        num_class = centers[0].shape[0]
+        largest = largest_exact(centers[0].dtype)
+        if num_class - 1 > largest:
+            raise ValueError('%d classes of %s centers: labels above %d do not survive the '
+                             'key-value store' % (num_class, centers[0].dtype.__name__, largest))
+        # All backward passes have made their notes then, and none reads the copies any more.
+        mx.nd.waitall()
+        if self._steps == 0:
+            self._equalize(centers)
+        self._steps += 1
+        buffers, rows, classes = self._gather(centers)
+        batch = Batch(classes, num_class)
+        for copy, buffer in zip(centers, buffers):
+            backend_for(copy.context).update(copy, buffer, rows, batch, alpha)
+        return batch.count
+
+    def _gather(self, centers):
+        """The samples of all slots: a buffer a context, and where in it which class is."""
+        with _lock:
+            notes, _notes[self.key] = _notes[self.key], {}
+        samples = [sorted(notes.pop(copy.context, []), key=lambda one: one[0]) for copy in centers]
+        if notes:
+            raise RuntimeError('samples of key=%r on %s, where there is no copy of the centers'
+                               % (self.key, ', '.join(map(str, notes))))
+        size = centers[0].shape[1]
+        while True:
+            buffers = [self._slot(slot, notes, len(centers), size, copy)
+                       for slot, (notes, copy) in enumerate(zip(samples, centers))]
+            self._sum('samples/%d' % self._room, buffers)
+            heads = buffers[0][:, 0, :2].asnumpy()
+            if not np.array_equal(heads[:, 1], self._marks(len(heads))):
+                raise RuntimeError(
+                    'the key-value store did not return the sum over all workers of step %d. '
+                    'Either it runs the optimizer: use update_on_kvstore=False with Trainer, '
+                    'MXNET_UPDATE_ON_KVSTORE=0 with Module; or a worker has left out a step'
+                    % self._steps)
+            most = int(heads[:, 0].max())
+            if most <= self._room:
+                break
+            # All workers read the same heads, so all make the same room and try again.
+            self._room = max(most, 2 * self._room)
+        labels = buffers[0][:, :, size].asnumpy()
+        taken = np.arange(labels.shape[1])
+        rows = ((taken > 0) & (taken <= heads[:, :1])).reshape(-1).nonzero()[0]
+        return buffers, rows, labels.reshape(-1)[rows]
+
+    def _slot(self, slot, samples, contexts, size, like):
+        """A buffer of zeros, (slots, 1 + room, d + 1), with the samples of one context in its
+        slot: a head (count, mark), then a row of features and label a sample."""
+        slot += self._store.rank * contexts
+        slots = self._store.num_workers * contexts
+        buffer = mx.nd.zeros((slots, 1 + self._room, size + 1), like.context, like.dtype)
+        count = sum(len(classes) for _, _, classes in samples)
+        buffer[slot, 0, :2] = np.array([count, self._marks(slots)[slot]], like.dtype)
+        if count <= self._room:
+            first = 1
+            for _, features, classes in samples:
+                if len(classes):
+                    rows = slice(first, first + len(classes))
+                    buffer[slot, rows, :size] = features
+                    buffer[slot, rows, size] = classes.astype(like.dtype)
+                    first += len(classes)
+        return buffer
+
+    def _marks(self, slots):
+        """What the heads must hold if every slot is of this step and was added once."""
+        return (self._steps * slots + np.arange(slots)) % (1 << 20) + 1.0
+
+    def _equalize(self, centers):
+        """Rank 0's first copy goes to all, a part of bounded size at a time."""
+        flat = [copy.reshape((-1,)) for copy in centers]
+        size = min(flat[0].size, _CHUNK)
+        for first in range(0, flat[0].size, size):
+            last = min(first + size, flat[0].size)
+            parts = [mx.nd.zeros(size, copy.context, dtype=copy.dtype) for copy in centers]
+            if self._store.rank == 0:
+                parts[0][:last - first] = flat[0][first:last]
+            self._sum('centers', parts)
+            for copy, part in zip(flat, parts):
+                copy[first:last] = part[:last - first]
+        mx.nd.waitall()
+
+    def _sum(self, name, arrays):
+        """Replace each array by the sum over all contexts and workers."""
+        name = 'center_loss/%s/%s' % (self.key, name)
+        if name not in self._known_names:
+            self._known_names.add(name)
+            self._store.broadcast(name, mx.nd.zeros_like(arrays[0]),
+                                  out=[mx.nd.zeros_like(array) for array in arrays])
+        self._store.pushpull(name, arrays, out=arrays)
