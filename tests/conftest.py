@@ -1,0 +1,77 @@
+"""What the tests share."""
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
+from unittest import mock
+
+os.environ.setdefault('MXNET_SUBGRAPH_VERBOSE', '0')  # read when a graph is bound
+# MXNet 1.9.1 uses names that NumPy and SciPy have deprecated since.
+warnings.filterwarnings('ignore', category=DeprecationWarning, module='mxnet')
+
+import hypothesis
+import mxnet as mx
+import pytest
+
+from center_loss_op.device import Device
+from center_loss_op.host import Host
+
+# Random tests are repeatable; `-m soak` gives them more examples (see soak_profile).
+hypothesis.settings.register_profile(
+    'default', deadline=None, max_examples=40, derandomize=True, database=None,
+    suppress_health_check=list(hypothesis.HealthCheck))
+hypothesis.settings.register_profile(
+    'soak', hypothesis.settings.get_profile('default'), max_examples=1500, derandomize=False,
+    print_blob=True)
+
+
+def pytest_configure(config):
+    config.addinivalue_line('filterwarnings', 'ignore::DeprecationWarning:mxnet')
+    soak = config.getoption('markexpr', '').strip() == 'soak'
+    hypothesis.settings.load_profile('soak' if soak else 'default')
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """`-m soak` runs the random tests too, with more examples."""
+    if hypothesis.settings.default is hypothesis.settings.get_profile('soak'):
+        for item in items:
+            if hypothesis.is_hypothesis_test(item.obj):
+                item.add_marker('soak')
+
+
+@pytest.fixture(params=['host', 'device'])
+def backend(request):
+    """The arithmetic that operators made during the test use; on the CPU, both of them."""
+    made = {'host': Host, 'device': Device}[request.param]
+    with mock.patch('center_loss_op.operator.backend_for', lambda ctx: made()):
+        yield request.param
+        mx.nd.waitall()
+
+
+@pytest.fixture
+def log(caplog):
+    """The text that the package has logged: a function, called after the fact."""
+    caplog.set_level(logging.WARNING, logger='center_loss_op')
+
+    def text():
+        return '\n'.join(record.getMessage() for record in caplog.records
+                         if record.name == 'center_loss_op')
+    return text
+
+
+def run_child(code, *args, timeout=120, **environment):
+    """Run Python code in a process of its own, from another folder: its CompletedProcess."""
+    with tempfile.TemporaryDirectory() as folder:
+        return subprocess.run([sys.executable, '-c', code, *map(str, args)], timeout=timeout,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False,
+                              universal_newlines=True, cwd=folder,
+                              env={**os.environ, **{k: str(v) for k, v in environment.items()}})
+
+
+@pytest.fixture(name='child', scope='session')
+def child_fixture():
+    """:func:`run_child`."""
+    return run_child
