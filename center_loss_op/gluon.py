@@ -174,7 +174,7 @@ class CenterTrainer:
         if not isinstance(center_loss, CenterLoss):
             raise TypeError('center_loss must be a CenterLoss, got %r' % (center_loss,))
         self._centers = center_loss.centers
-        self._gatherer = Gatherer(self._centers.name, open_store(kvstore))
+        self._gatherer = Gatherer(self._centers.name, open_store(kvstore), int_keys=True)
         self._alpha = center_loss.alpha
         center_loss.leave_centers_to(self._centers.name)
 
@@ -188,9 +188,7 @@ class CenterTrainer:
         ------
         RuntimeError
             No worker had a sample: the loss is part of a hybridized net that ran before this
-            trainer was created. Or the store did not sum, see :class:`Gatherer`.
+            trainer was created. Or the store did not sum: see
+            :class:`center_loss_op.parallel.Gatherer`.
         """
-        if not self._gatherer.step(self._centers.list_data(), self._alpha):
-            raise RuntimeError('no sample since the last step on any worker. Run a backward pass '
-                               'before step(), and create the CenterTrainer before the first '
-                               'forward pass of a hybridized net')
+        self._gatherer.step(self._centers.list_data(), self._alpha)

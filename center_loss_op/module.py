@@ -1,5 +1,6 @@
 """Center loss for the Module API: one set of centers on several devices and workers."""
 import os
+import re
 
 from .operator import OP_TYPE
 from .parallel import Gatherer, open_store
@@ -74,7 +75,9 @@ class CenterTrainer:
 
     def _attach(self, module):
         key = self._gatherer.key
-        for name, attributes in module.symbol.attr_dict().items():
+        nodes = module.symbol.attr_dict()
+        for state in module.symbol.list_auxiliary_states():
+            attributes = nodes.get(re.sub('_center_bias$', '', state), {})
             if attributes.get('op_type') == OP_TYPE and attributes.get('key') == key:
                 break
         else:
@@ -82,5 +85,5 @@ class CenterTrainer:
         if getattr(module._kvstore, 'type', '').startswith('dist'):
             self._gatherer.use(module._kvstore)
         self._module = module
-        self._centers = name + '_center_bias'
-        self._alpha = Params.of_node({k: v for k, v in attributes.items() if k != 'op_type'}).alpha
+        self._centers = state
+        self._alpha = Params(num_class=1, alpha=attributes.get('alpha', 0.5)).alpha

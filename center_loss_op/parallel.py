@@ -12,6 +12,7 @@ workers of a step, and its traffic grows with the batch, not with the number of 
 """
 import itertools
 import threading
+import zlib
 
 import mxnet as mx
 import numpy as np
@@ -79,6 +80,9 @@ class Gatherer:
         A store that sums over the workers of a step: 'local', 'device', 'dist_sync' or one
         of the same interface (`broadcast`, `pushpull`, `rank`, `num_workers`, `type`), such
         as Horovod's.
+    int_keys : bool
+        Name things by numbers in the store. A store takes either numbers or strings, and
+        `gluon.Trainer` names its parameters by numbers, Module by strings.
 
     Raises
     ------
@@ -86,8 +90,9 @@ class Gatherer:
         A store that makes no such promise.
     """
 
-    def __init__(self, key, store):
+    def __init__(self, key, store, int_keys=False):
         self.key = key
+        self._int_keys = int_keys
         self._room = 0              # how many samples a slot holds
         self._steps = 0
         self.use(store)
@@ -116,15 +121,11 @@ class Gatherer:
         alpha : float
             α of equation 4.
 
-        Returns
-        -------
-        int
-            How many samples that was, over all contexts and workers.
-
         Raises
         ------
         RuntimeError
-            The store does not return the sum over the workers of this step.
+            The store does not return the sum over the workers of this step; or there was no
+            backward pass on any of them.
         ValueError
             The store's numbers cannot hold the labels.
         """
@@ -135,14 +136,13 @@ class Gatherer:
                              'key-value store' % (num_class, centers[0].dtype.__name__, largest))
         # All backward passes have made their notes then, and none reads the copies any more.
         mx.nd.waitall()
-        if self._steps == 0:
-            self._equalize(centers)
         self._steps += 1
         buffers, rows, classes = self._gather(centers)
+        if self._steps == 1:  # and the store has just shown that it sums
+            self._equalize(centers)
         batch = Batch(classes, num_class)
         for copy, buffer in zip(centers, buffers):
             backend_for(copy.context).update(copy, buffer, rows, batch, alpha)
-        return batch.count
 
     def _gather(self, centers):
         """The samples of all slots: a buffer a context, and where in it which class is."""
@@ -165,6 +165,11 @@ class Gatherer:
                     'MXNET_UPDATE_ON_KVSTORE=0 with Module; or a worker has left out a step'
                     % self._steps)
             most = int(heads[:, 0].max())
+            if most < 0:
+                raise RuntimeError(
+                    'no backward pass of key=%r on any worker since the last step. If the loss '
+                    'is part of a hybridized net, create the CenterTrainer before the first '
+                    'forward pass' % self.key)
             if most <= self._room:
                 break
             # All workers read the same heads, so all make the same room and try again.
@@ -176,11 +181,14 @@ class Gatherer:
 
     def _slot(self, slot, samples, contexts, size, like):
         """A buffer of zeros, (slots, 1 + room, d + 1), with the samples of one context in its
-        slot: a head (count, mark), then a row of features and label a sample."""
+        slot: a head (count, mark), then a row of features and label a sample.
+
+        The count is -1 where there was no backward pass: that is not an empty batch.
+        """
         slot += self._store.rank * contexts
         slots = self._store.num_workers * contexts
         buffer = mx.nd.zeros((slots, 1 + self._room, size + 1), like.context, like.dtype)
-        count = sum(len(classes) for _, _, classes in samples)
+        count = sum(len(classes) for _, _, classes in samples) if samples else -1
         buffer[slot, 0, :2] = np.array([count, self._marks(slots)[slot]], like.dtype)
         if count <= self._room:
             first = 1
@@ -213,6 +221,8 @@ class Gatherer:
     def _sum(self, name, arrays):
         """Replace each array by the sum over all contexts and workers."""
         name = 'center_loss/%s/%s' % (self.key, name)
+        if self._int_keys:  # the same on all workers, and far above those of parameters
+            name = (1 << 30) + zlib.crc32(name.encode()) % (1 << 30)
         if name not in self._known_names:
             self._known_names.add(name)
             self._store.broadcast(name, mx.nd.zeros_like(arrays[0]),
