@@ -4,9 +4,9 @@ Importing this package registers the operator ``centerloss``. On Python 3.12 imp
 ``mxnet``, which cannot be imported there without it (see :mod:`center_loss_op._compat`).
 """
 from . import _compat  # before anything imports MXNet
-from . import gluon, module, operator, symbol
+from . import gluon, legacy, module, operator, symbol
 from .labels import LabelError
 
-__all__ = ['LabelError', 'gluon', 'module', 'symbol', '__version__']
+__all__ = ['LabelError', 'gluon', 'legacy', 'module', 'symbol', '__version__']
 
 __version__ = '1.0.0'
