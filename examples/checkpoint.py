@@ -1,0 +1,352 @@
+"""Checkpoints that survive a kill at any moment, and files that are whole or not there.
+
+A checkpoint is a folder ``checkpoints/step-<updates>`` with
+
+- ``model-symbol.json`` and ``model-0000.params``: network and centers, as
+  ``mx.model.load_checkpoint('…/model', 0)`` and Gluon's ``load_parameters`` read them;
+- ``optimizer.params``: the optimizer's arrays, by the names of their parameters;
+- ``state.json``: options, position in the data, history;
+- ``SHA256SUMS``: the checksums of the others, as ``sha256sum --check`` reads them.
+
+It is written under another name and renamed when it is complete and on disk. The last two
+are kept. A checkpoint is data: nothing in it is unpickled or run.
+"""
+import hashlib
+import json
+import os
+import re
+import shutil
+import struct
+from typing import NamedTuple
+
+import mxnet as mx
+import numpy as np
+
+_NAME = 'step-%08d'
+_PATTERN = re.compile(r'step-(\d{8,})')
+_UNFINISHED = '.unfinished-'
+_SYMBOL, _MODEL, _OPTIMIZER, _STATE, _SUMS = (
+    'model-symbol.json', 'model-0000.params', 'optimizer.params', 'state.json', 'SHA256SUMS')
+_KEPT = 2
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be written or read."""
+
+
+class Checkpoint(NamedTuple):
+    """What a checkpoint holds."""
+    path: str
+    arg_params: dict
+    aux_params: dict
+    optimizer_states: dict
+    state: dict
+
+
+def write_file(path, content):
+    """Write text or bytes so that `path` is the old file or the new one, never a part."""
+    unfinished = '%s.unfinished' % path
+    try:
+        with open(unfinished, 'wb') as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    except OSError as error:
+        _remove(unfinished)
+        raise CheckpointError('cannot write %s: %s' % (path, error.strerror)) from None
+
+
+def begin(folder):
+    """Make `folder` ready for a new run; checkpoints of an earlier one are set aside.
+
+    Returns
+    -------
+    str or None
+        Where to, if there were any.
+    """
+    aside = None
+    try:
+        os.makedirs(folder, exist_ok=True)
+        if _paths(folder):
+            aside = _home(folder) + '-earlier'
+            _remove(aside)
+            os.rename(_home(folder), aside)
+    except OSError as error:
+        raise CheckpointError('cannot write to %s: %s' % (folder, error.strerror)) from None
+    return aside
+
+
+def save(folder, updates, symbol, arg_params, aux_params, optimizer_states, state):
+    """Write the checkpoint after so many updates; it is there in full or not at all.
+
+    Parameters
+    ----------
+    folder : str
+        The output folder.
+    updates : int
+    symbol : Symbol
+    arg_params, aux_params, optimizer_states : dict of str to NDArray
+    state : dict
+        Anything that JSON can hold.
+
+    Returns
+    -------
+    str
+        The path of the checkpoint.
+
+    Raises
+    ------
+    CheckpointError
+        It could not be written; earlier ones are as they were.
+    """
+    path = os.path.join(_home(folder), _NAME % updates)
+    unfinished = os.path.join(_home(folder), _UNFINISHED + _NAME % updates)
+    mx.nd.waitall()  # centers move in the backward pass, which nothing else waits for
+    arrays = {'arg:' + name: array for name, array in arg_params.items()}
+    arrays.update(('aux:' + name, array) for name, array in aux_params.items())
+    try:
+        os.makedirs(_home(folder), exist_ok=True)
+        for name in os.listdir(_home(folder)):
+            if name.startswith(_UNFINISHED):
+                _remove(os.path.join(_home(folder), name))
+        os.mkdir(unfinished)
+        for name, content in ((_SYMBOL, symbol.tojson()), (_STATE, json.dumps(state))):
+            with open(os.path.join(unfinished, name), 'w', encoding='utf-8') as file:
+                file.write(content)
+        for name, content in ((_MODEL, arrays), (_OPTIMIZER, optimizer_states)):
+            _save_arrays(os.path.join(unfinished, name), content)
+        sums = ''.join('%s  %s\n' % (_checksum(os.path.join(unfinished, name)), name)
+                       for name in (_SYMBOL, _MODEL, _OPTIMIZER, _STATE))
+        with open(os.path.join(unfinished, _SUMS), 'w', encoding='utf-8') as file:
+            file.write(sums)
+        for name in (_SYMBOL, _MODEL, _OPTIMIZER, _STATE, _SUMS, ''):
+            _to_disk(os.path.join(unfinished, name))
+        if os.path.exists(path):  # one that could not be read, or one of the same step
+            os.rename(path, os.path.join(_home(folder), _UNFINISHED + 'replaced'))
+        os.rename(unfinished, path)
+        _to_disk(_home(folder))
+        _prune(folder, updates)
+    except (OSError, mx.MXNetError) as error:
+        _remove(unfinished)
+        last = _paths(folder)
+        raise CheckpointError('cannot write %s: %s; %s' % (
+            path, getattr(error, 'strerror', None) or str(error).rsplit('\n', maxsplit=1)[-1],
+            'the last checkpoint is %s' % last[-1] if last else 'there is no earlier one')
+            ) from None
+    return path
+
+
+def load(folder, warn):
+    """The last checkpoint in an output folder that is whole, or None where there is none.
+
+    Parameters
+    ----------
+    folder : str
+    warn : callable
+        Gets a line of text for each checkpoint that is not whole.
+
+    Raises
+    ------
+    CheckpointError
+        There are checkpoints, but not one of them is whole.
+    """
+    paths = _paths(folder)
+    for path in reversed(paths):
+        try:
+            return read(path)
+        except CheckpointError as error:
+            others = [other for other in paths if other < path]
+            warn('%s; %s' % (error, 'continuing from the one before it, %s' % others[-1]
+                             if others else 'there is none before it'))
+    if paths:
+        raise CheckpointError('no checkpoint in %s can be read: start again without --resume'
+                              % _home(folder))
+    return None
+
+
+def latest(folder):
+    """The path of the newest checkpoint in an output folder, or None."""
+    paths = _paths(folder)
+    return paths[-1] if paths else None
+
+
+def read(path):
+    """The Checkpoint at `path`, checked from end to end.
+
+    Raises
+    ------
+    CheckpointError
+        Names the checkpoint and what is wrong with it.
+    """
+    try:
+        with open(os.path.join(path, _SUMS), encoding='utf-8') as file:
+            sums = dict(line.split()[::-1] for line in file)
+        for name in (_SYMBOL, _MODEL, _OPTIMIZER, _STATE):
+            if sums.get(name) != _checksum(os.path.join(path, name)):
+                raise ValueError('the checksum of %s is not that in %s' % (name, _SUMS))
+        model = _load_arrays(os.path.join(path, _MODEL))
+        optimizer_states = _load_arrays(os.path.join(path, _OPTIMIZER))
+        with open(os.path.join(path, _STATE), encoding='utf-8') as file:
+            state = json.load(file)
+    except OSError as error:
+        raise CheckpointError('checkpoint %s cannot be read: %s: %s'
+                              % (path, os.path.basename(error.filename), error.strerror)) from None
+    except (ValueError, struct.error) as error:
+        raise CheckpointError('checkpoint %s is corrupt: %s' % (path, error)) from None
+    kinds = {kind: {name[4:]: array for name, array in model.items() if name[:4] == kind}
+             for kind in ('arg:', 'aux:')}
+    return Checkpoint(path, kinds['arg:'], kinds['aux:'], optimizer_states, state)
+
+
+def optimizer_states(updater, names, copies=1):
+    """The arrays of an mx.optimizer.Updater by the names of their parameters.
+
+    Parameters
+    ----------
+    updater : mxnet.optimizer.Updater
+    names : list of str
+        The names of the parameters in the order of their indices.
+    copies : int
+        How many indices each parameter has; all copies are alike, the first is taken.
+    """
+    arrays = {}
+    for index, name in enumerate(names):
+        state = updater.states.get(index * copies)
+        if isinstance(state, (tuple, list)):
+            arrays.update(('%s.%d' % (name, part), array) for part, array in enumerate(state))
+        elif state is not None:
+            arrays[name] = state
+    return arrays
+
+
+def restore_optimizer(updater, names, arrays, copies=1):
+    """Give an mx.optimizer.Updater what :func:`optimizer_states` has taken from another."""
+    states = {}
+    for key in sorted(arrays):
+        name, _, part = key.partition('.')
+        if part:
+            states.setdefault(name, []).append(arrays[key])
+        else:
+            states[name] = arrays[key]
+    for index, name in enumerate(names):
+        for copy in range(index * copies, (index + 1) * copies):
+            state = states.get(name)
+            # The updater takes it to the device of the parameter when it is needed first.
+            updater.states[copy] = tuple(state) if isinstance(state, list) else state
+            updater.states_synced[copy] = False
+
+
+def _home(folder):
+    return os.path.join(folder, 'checkpoints')
+
+
+def _paths(folder):
+    """The paths of the finished checkpoints, oldest first."""
+    try:
+        names = os.listdir(_home(folder))
+    except OSError:
+        return []
+    names = sorted((name for name in names if _PATTERN.fullmatch(name)), key=_updates)
+    return [os.path.join(_home(folder), name) for name in names]
+
+
+def _updates(path):
+    return int(_PATTERN.fullmatch(os.path.basename(path)).group(1))
+
+
+def _prune(folder, updates):
+    """Keep the last two; what lies beyond `updates` is of a future that did not come."""
+    paths = _paths(folder)
+    past = [path for path in paths if _updates(path) <= updates]
+    for path in set(paths) - set(past[-_KEPT:]):
+        # Renamed first: a folder that is half gone must not look like a checkpoint.
+        removed = os.path.join(_home(folder), _UNFINISHED + 'removed')
+        _remove(removed)
+        os.rename(path, removed)
+        _remove(removed)
+    _remove(os.path.join(_home(folder), _UNFINISHED + 'replaced'))
+
+
+def _remove(path):
+    if os.path.isdir(path):
+        shutil.rmtree(path, ignore_errors=True)
+    elif os.path.exists(path):
+        os.remove(path)
+
+
+def _to_disk(path):
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _checksum(path):
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        for chunk in iter(lambda: file.read(1 << 20), b''):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _save_arrays(path, arrays):
+    """mx.nd.save, and a look at what is there: a full disk can go unnoticed by MXNet."""
+    mx.nd.save(path, {name: array.as_in_context(mx.cpu()) for name, array in arrays.items()})
+    try:
+        _check_arrays(path)
+    except (ValueError, struct.error):
+        raise OSError(None, 'the file system did not take all of %s' % os.path.basename(path)
+                      ) from None
+
+
+def _load_arrays(path):
+    _check_arrays(path)
+    return mx.nd.load(path) if os.path.getsize(path) > _EMPTY else {}
+
+
+_HEADER = struct.Struct('<QQQ')         # magic, reserved, number of arrays
+_ARRAY = struct.Struct('<IiI')          # magic, storage type, dimensions
+_DEVICE_AND_TYPE = struct.Struct('<iii')
+_COUNT = struct.Struct('<Q')
+_EMPTY = _HEADER.size + _COUNT.size
+_MAGIC, _ARRAY_MAGICS, _DENSE = 0x112, (0xF993fac9, 0xF993faca), 0
+_ITEM_SIZES = {0: 4, 1: 8, 2: 2, 3: 1, 4: 4, 5: 1, 6: 8}    # by MXNet's number of a type
+
+
+def _check_arrays(path):
+    """Raise ValueError unless the sizes in a file of mx.nd.save are those of the file.
+
+    MXNet takes the memory that a header asks for before it looks whether the file has as
+    much: 14 GB for a file of 133 bytes.
+    """
+    name = os.path.basename(path)
+    size = os.path.getsize(path)
+    with open(path, 'rb') as file:
+        def take(layout):
+            return layout.unpack(file.read(layout.size))
+
+        def skip(count):
+            if count < 0 or file.seek(count, os.SEEK_CUR) > size:
+                raise ValueError('%s ends before its arrays do' % name)
+
+        magic, _, arrays = take(_HEADER)
+        if magic != _MAGIC:
+            raise ValueError('%s is not a file of arrays' % name)
+        for _ in range(arrays):
+            magic, storage, dimensions = take(_ARRAY)
+            if magic not in _ARRAY_MAGICS or storage != _DENSE or not 0 < dimensions <= 32:
+                raise ValueError('%s holds something other than dense arrays' % name)
+            shape = take(struct.Struct('<%dq' % dimensions))
+            *_, number = take(_DEVICE_AND_TYPE)
+            if number not in _ITEM_SIZES or min(shape) < 1:
+                raise ValueError('%s holds an array of no known type or shape' % name)
+            skip(int(np.prod(shape, dtype=object)) * _ITEM_SIZES[number])
+        names, = take(_COUNT)
+        if names != arrays:
+            raise ValueError('%s has %d arrays, but %d names' % (name, arrays, names))
+        for _ in range(names):
+            skip(take(_COUNT)[0])
+        if file.tell() != size:
+            raise ValueError('%s goes on after its end' % name)

@@ -1,0 +1,154 @@
+"""The digits that the examples train on: scikit-learn's own, or MNIST's files.
+
+Files are data: what a header promises is compared with the file before memory is taken.
+"""
+import gzip
+import os
+import struct
+import zlib
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+CLASSES = 10
+DATASETS = ('digits', 'mnist')
+
+_UNSIGNED_BYTE = 0x08
+# Deflate cannot shrink data by more than this: a compressed file has its limits, too.
+_LARGEST_RATIO = 1032
+_CHUNK = 1 << 20
+
+
+class DataError(Exception):
+    """A data set that is not there, or not what it should be."""
+
+
+class Split(NamedTuple):
+    """Images, (N, 1, height, width) float32 from 0 to 1, and labels, (N,) float32."""
+    images: np.ndarray
+    labels: np.ndarray
+
+
+def load(dataset, data_dir=None):
+    """The training and the test split of 'digits' or of 'mnist' in `data_dir`.
+
+    Raises
+    ------
+    DataError
+        For a file that is missing or corrupt.
+    """
+    return _mnist(data_dir) if dataset == 'mnist' else _digits()
+
+
+def batches(split, batch_size, seed, epoch, start=0):
+    """The batches of an epoch from number `start` on, as (images, labels) in NumPy.
+
+    The order follows from `seed` and `epoch` alone, so that a resumed run meets the batches
+    that it would have met. What does not fill a batch waits for the next epoch's order.
+    """
+    order = np.random.RandomState((seed, epoch)).permutation(len(split.labels))
+    for batch in range(start, len(order) // batch_size):
+        rows = order[batch * batch_size:(batch + 1) * batch_size]
+        yield split.images[rows], split.labels[rows]
+
+
+def _digits():
+    """1,797 digits of 8 x 8 pixels, a fixed fifth of every class for the test."""
+    images, labels = load_digits(return_X_y=True)
+    images = (images / 16).astype(np.float32).reshape(-1, 1, 8, 8)
+    parts = train_test_split(images, labels.astype(np.float32), test_size=0.2, random_state=0,
+                             stratify=labels)
+    return Split(parts[0], parts[2]), Split(parts[1], parts[3])
+
+
+def _mnist(folder):
+    """60,000 and 10,000 digits of 28 x 28 pixels, from the four files of the data set."""
+    if folder is None:
+        raise DataError('MNIST is read from files: give their folder with --data-dir')
+    splits = []
+    for part in 'train', 't10k':
+        image_file, images = _read(folder, part + '-images-idx3-ubyte', (28, 28))
+        label_file, labels = _read(folder, part + '-labels-idx1-ubyte', ())
+        if len(images) != len(labels):
+            raise DataError('%s has %d images, but %s has %d labels'
+                            % (image_file, len(images), label_file, len(labels)))
+        if len(labels) and labels.max() >= CLASSES:
+            raise DataError('%s is corrupt: label %d, but digits go from 0 to 9'
+                            % (label_file, labels.max()))
+        splits.append(Split((images / np.float32(255)).reshape(-1, 1, 28, 28),
+                            labels.astype(np.float32)))
+    return tuple(splits)
+
+
+def _read(folder, name, item_shape):
+    """(path, array) of `name` or `name`.gz in `folder`."""
+    for path in os.path.join(folder, name), os.path.join(folder, name + '.gz'):
+        if os.path.exists(path):
+            return path, read_idx(path, item_shape)
+    raise DataError('%s not found in %s, neither as it is nor as .gz' % (name, folder))
+
+
+def read_idx(path, item_shape):
+    """The unsigned bytes of an idx file, gzipped when its name ends in .gz.
+
+    Parameters
+    ----------
+    path : str
+    item_shape : tuple of int
+        What every item of the file must look like: (28, 28) for images, () for labels.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8, (number of items,) + item_shape.
+
+    Raises
+    ------
+    DataError
+        Names the file and what is wrong with it.
+    """
+    compressed = path.endswith('.gz')
+    try:
+        room = os.path.getsize(path) * (_LARGEST_RATIO if compressed else 1)
+        with gzip.open(path) if compressed else open(path, 'rb') as file:
+            shape = _read_header(path, file, item_shape)
+            size = int(np.prod(shape, dtype=object))
+            if size > room:
+                raise DataError('%s is corrupt: its header promises %d bytes of data, more than '
+                                'the file can hold' % (path, size))
+            content = bytearray()
+            # One byte beyond the end, so that gzip checks its checksum and nothing is left over.
+            while len(content) <= size:
+                chunk = file.read(min(_CHUNK, size + 1 - len(content)))
+                if not chunk:
+                    break
+                content += chunk
+    except OSError as error:
+        if error.errno is None:  # what gzip says of the content
+            raise DataError('%s is corrupt: %s' % (path, error)) from None
+        raise DataError('cannot read %s: %s' % (path, error.strerror)) from None
+    except (EOFError, zlib.error) as error:
+        raise DataError('%s is corrupt: %s' % (path, error)) from None
+    if len(content) != size:
+        raise DataError('%s is corrupt: its header promises %d bytes of data, it has %s'
+                        % (path, size, 'more' if len(content) > size else len(content)))
+    return np.frombuffer(content, np.uint8).reshape(shape)
+
+
+def _read_header(path, file, item_shape):
+    dimensions = 1 + len(item_shape)
+    magic = bytes((0, 0, _UNSIGNED_BYTE, dimensions))
+    header = file.read(4 + 4 * dimensions)
+    if header[:4] != magic:
+        raise DataError('%s is corrupt: an idx file of %d-dimensional bytes begins with %s, '
+                        'this one with %s'
+                        % (path, dimensions, magic.hex(), header[:4].hex() or 'nothing'))
+    if len(header) < 4 + 4 * dimensions:
+        raise DataError('%s is corrupt: it ends within its header' % path)
+    shape = struct.unpack('>%dI' % dimensions, header[4:])
+    if shape[1:] != item_shape:
+        raise DataError('%s is corrupt: its items should have shape %s, its header says %s'
+                        % (path, item_shape, shape[1:]))
+    return shape

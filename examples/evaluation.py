@@ -1,0 +1,61 @@
+"""What the examples measure on the test set."""
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.metrics import pairwise_distances, pairwise_distances_argmin
+
+
+class Evaluation(NamedTuple):
+    """The features of a set, (N, d), with labels, (N,), centers, (C, d), and metrics by name."""
+    embedding: np.ndarray
+    labels: np.ndarray
+    centers: np.ndarray
+    metrics: dict
+
+
+def evaluate(embedding, scores, labels, centers):
+    """Evaluation of a set of features, with these metrics.
+
+    - accuracy: share of the samples with the highest score at their label
+    - nearest_center_accuracy: share of the samples whose nearest center (Euclidean) is their own
+    - intra_class_distance: root of the mean squared distance of a feature to its class mean
+    - inter_class_distance: smallest distance between two class means
+    - compactness: the former divided by the latter, so smaller is better; None where two
+      class means are the same
+
+    Parameters
+    ----------
+    embedding : numpy.ndarray, (N, d)
+    scores : numpy.ndarray, (N, C)
+    labels : numpy.ndarray, (N,)
+    centers : numpy.ndarray, (C, d)
+    """
+    features = embedding.astype(np.float64)
+    classes, of_sample = np.unique(labels, return_inverse=True)
+    means = np.stack([features[labels == label].mean(axis=0) for label in classes])
+    intra = float(np.sqrt(((features - means[of_sample]) ** 2).sum(axis=1).mean()))
+    between = pairwise_distances(means)
+    inter = float(between[np.triu_indices(len(classes), k=1)].min())
+    nearest = pairwise_distances_argmin(features, centers.astype(np.float64))
+    return Evaluation(embedding, labels, centers, {
+        'accuracy': float((scores.argmax(axis=1) == labels).mean()),
+        'nearest_center_accuracy': float((nearest == labels).mean()),
+        'intra_class_distance': intra,
+        'inter_class_distance': inter,
+        'compactness': intra / inter if inter else None,
+    })
+
+
+def table(rows):
+    """Metrics of several runs, {title: metrics}, as text: a line for each metric.
+
+    The runs stand side by side.
+    """
+    lines = [['', *rows]]
+    for metric in next(iter(rows.values())):
+        values = [metrics[metric] for metrics in rows.values()]
+        lines.append([metric, *('-' if value is None else '%.4g' % value for value in values)])
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return '\n'.join('  '.join([line[0].ljust(widths[0]),
+                                *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))])
+                     for line in lines)

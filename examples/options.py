@@ -1,0 +1,115 @@
+"""The command line of the examples."""
+import argparse
+import math
+
+import center_loss_op  # before mxnet, for Python 3.12; pylint: disable=unused-import
+import mxnet as mx
+
+from data import DATASETS
+
+LOSSES = ('joint', 'softmax', 'center')
+
+# What to do with a data set unless an option says otherwise; the same for every loss.
+RECIPES = {
+    'digits': {'epochs': 40, 'batch_size': 64, 'lr': 0.05, 'center_weight': 0.1, 'alpha': 0.5},
+    'mnist': {'epochs': 15, 'batch_size': 128, 'lr': 0.05, 'center_weight': 0.1, 'alpha': 0.5},
+}
+# What may not change when a run is resumed: the numbers would be those of neither run.
+FIXED = ('dataset', 'loss', 'center_weight', 'alpha', 'embedding_size', 'batch_size', 'lr', 'seed')
+
+
+class OptionError(Exception):
+    """Options that are right by themselves, but not here."""
+
+
+def _whole(minimum, maximum=2 ** 31 - 1):
+    def whole_number(text):
+        number = int(text)
+        if not minimum <= number <= maximum:
+            raise argparse.ArgumentTypeError('must be from %d to %d, got %s'
+                                             % (minimum, maximum, text))
+        return number
+    return whole_number
+
+
+def _number(text):
+    number = float(text)
+    if not (math.isfinite(number) and number >= 0):
+        raise argparse.ArgumentTypeError('must be finite and >= 0, got %s' % text)
+    return number
+
+
+def _devices(text):
+    return [_whole(0)(number) for number in text.split(',')] if text else []
+
+
+def parser(description):
+    """The options that both training scripts share: an argparse.ArgumentParser."""
+    result = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add = result.add_argument
+
+    def add_of_recipe(name, **kwargs):
+        key = name.strip('-').replace('-', '_')
+        values = ', '.join('%s for %s' % (recipe[key], dataset)
+                           for dataset, recipe in RECIPES.items())
+        add(name, default=argparse.SUPPRESS, **{**kwargs, 'help': '%s (default: %s)' % (
+            kwargs['help'], values)})
+
+    add('--dataset', choices=DATASETS, default='digits',
+        help="scikit-learn's bundled digits, or MNIST's files from --data-dir")
+    add('--data-dir', metavar='DIR', help="the folder of MNIST's four idx files, gzipped or not")
+    add('--loss', choices=LOSSES, default='joint',
+        help='softmax and center loss together, softmax alone, or center loss alone')
+    add_of_recipe('--center-weight', type=_number, metavar='λ',
+                  help='the weight of center loss beside softmax')
+    add_of_recipe('--alpha', type=_number, metavar='α', help='the rate at which centers move')
+    add('--embedding-size', type=_whole(1), default=2, metavar='D',
+        help='features of an image; 2 can be drawn as they are')
+    add_of_recipe('--epochs', type=_whole(1), metavar='N',
+                  help='how often to see the training set')
+    add_of_recipe('--batch-size', type=_whole(1), metavar='N', help='images a step')
+    add_of_recipe('--lr', type=_number, metavar='RATE', help='the highest learning rate')
+    add('--seed', type=_whole(0), default=0, metavar='N',
+        help='of initial values and data order; the same seed gives the same numbers')
+    add('--gpus', type=_devices, default=[], metavar='0,1', help='GPUs to train on instead of '
+        'the CPU')
+    add('--output-dir', default='out', metavar='DIR',
+        help='where checkpoints, history.csv, metrics.json and pictures go')
+    add('--resume', action='store_true',
+        help='continue from the last checkpoint in --output-dir, if there is one')
+    return result
+
+
+def parse(arguments=None, description=None):
+    """The options as an argparse.Namespace, the recipe's values where nothing is given.
+
+    Beside the options it has `contexts`, the devices to train on, and `weights`, those of the
+    softmax and the center loss.
+    """
+    options = parser(description).parse_args(arguments)
+    for name, value in RECIPES[options.dataset].items():
+        vars(options).setdefault(name, value)
+    options.contexts = [mx.gpu(number) for number in options.gpus] or [mx.cpu()]
+    # With weight 0 a loss has no gradient, but center loss still moves its centers: softmax
+    # alone can be measured by the same centers.
+    options.weights = {'joint': (1., options.center_weight), 'softmax': (1., 0.),
+                       'center': (0., options.center_weight)}[options.loss]
+    return options
+
+
+def check(options, training_size):
+    """Raise OptionError where the devices or the training set are less than is asked for."""
+    present = mx.context.num_gpus()
+    missing = [number for number in options.gpus if number >= present]
+    if missing:
+        raise OptionError('--gpus asks for GPU %s, but MXNet finds %d GPUs here'
+                            % (', '.join(map(str, missing)), present))
+    if options.batch_size > training_size:
+        raise OptionError('--batch-size must be at most %d, the size of the training set, got %d'
+                            % (training_size, options.batch_size))
+
+
+def fixed(options):
+    """The options that a resumed run must share with the one it continues."""
+    return {name: getattr(options, name) for name in FIXED}

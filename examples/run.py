@@ -1,0 +1,104 @@
+"""The beginning and the end of a training run, which the examples have in common."""
+import json
+import math
+import os
+import sys
+
+from tqdm import tqdm
+
+import checkpoint
+import evaluation
+import plots
+from data import DataError
+from options import FIXED, OptionError
+
+
+class TrainingError(Exception):
+    """A training run that cannot go on."""
+
+
+def fixed(options):
+    """The options that a resumed run must share with the one it continues."""
+    return {name: getattr(options, name) for name in FIXED}
+
+
+def begin(options):
+    """The checkpoint to continue from with --resume, if there is one; else an empty folder.
+
+    Returns
+    -------
+    checkpoint.Checkpoint or None
+    """
+    saved = checkpoint.load(options.output_dir, _say) if options.resume else None
+    if saved is None:
+        aside = checkpoint.begin(options.output_dir)
+        if aside:
+            _say('the checkpoints of an earlier run are in %s now' % aside)
+        return None
+    for name, value in fixed(options).items():
+        before = saved.state['options'].get(name)
+        if before != value:
+            raise OptionError(
+                '%s was written with --%s %s, got %s: give the same to resume, or another '
+                '--output-dir' % (saved.path, name.replace('_', '-'), before, value))
+    _say('continuing from %s' % saved.path)
+    return saved
+
+
+def progress(options, steps, updates):
+    """A bar over all batches of the run, of which `updates` are done."""
+    return tqdm(total=options.epochs * steps, initial=updates, desc=options.loss, unit=' batches',
+                mininterval=0.1 if sys.stderr.isatty() else 5)
+
+
+def check_finite(history):
+    """Raise TrainingError when the loss of the epoch under way is no number any more."""
+    loss = history.totals()['loss']
+    if not math.isfinite(loss):
+        raise TrainingError('the loss is %s in epoch %d: try a smaller --lr or --center-weight'
+                            % (loss, history.epoch + 1))
+
+
+def leave(received, path):
+    """End the process as the signal would have, now that the checkpoint at `path` is written."""
+    _say('%s: saved %s, continue with --resume' % (received.name, path))
+    sys.exit(128 + received)
+
+
+def finish(options, history, evaluated):
+    """Write metrics.json, history.csv and the pictures; show the metrics as a table.
+
+    Returns
+    -------
+    evaluation.Evaluation
+        `evaluated` with seconds_per_epoch among its metrics.
+    """
+    metrics = {**evaluated.metrics, 'seconds_per_epoch': history.seconds_per_epoch()}
+    title = {'joint': 'softmax + %g · center loss' % options.center_weight,
+             'softmax': 'softmax alone', 'center': 'center loss alone'}[options.loss]
+    evaluated = evaluated._replace(metrics=metrics)
+    write(options, 'history.csv', history.csv())
+    write(options, 'metrics.json', json.dumps(metrics, indent=2) + '\n')
+    write(options, 'embedding.png', plots.png(plots.embedding_figure({title: evaluated})))
+    write(options, 'curves.png', plots.png(plots.curves_figure(history.rows)))
+    print(evaluation.table({title: metrics}))
+    return evaluated
+
+
+def write(options, name, content):
+    """Write a file of the output folder."""
+    checkpoint.write_file(os.path.join(options.output_dir, name), content)
+
+
+def script(main):
+    """Run `main`; what a user can put right ends it with one line, not with a traceback."""
+    try:
+        main()
+    except (checkpoint.CheckpointError, DataError, OptionError, TrainingError) as error:
+        sys.exit('%s: error: %s' % (os.path.basename(sys.argv[0]), error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _say(line):
+    print(line, file=sys.stderr, flush=True)
