@@ -1,10 +1,11 @@
 """Center loss for Gluon."""
 import mxnet as mx
 from mxnet.gluon.loss import Loss, _apply_weighting
+from mxnet.util import is_np_array
 
-from .operator import OP_TYPE
+from .operator import OP_TYPE, check_elements
 from .parallel import Gatherer, open_store
-from .params import Params
+from .params import Params, rate, unknown_or_size
 
 __all__ = ['CenterLoss', 'CenterTrainer']
 
@@ -54,7 +55,7 @@ class CenterLoss(Loss):
     alpha : float, default 0.5
         α, the rate at which the centers move. 0 freezes them.
     weight : float or None
-        λ, a global scalar weight for the loss.
+        λ, a global scalar weight for the loss: finite and >= 0.
     batch_axis : int, default 0
         The axis that represents mini-batch; 0 is the only one.
     center_initializer : str or Initializer, default 'zeros'
@@ -98,9 +99,11 @@ class CenterLoss(Loss):
                  center_initializer='zeros', use_ignore=False, ignore_label=-1, **kwargs):
         if batch_axis != 0:
             raise ValueError('batch_axis must be 0, got %r' % (batch_axis,))
-        super().__init__(weight, batch_axis, **kwargs)
+        super().__init__(None if weight is None else rate('weight', weight), batch_axis, **kwargs)
         params = Params(num_class=classes, alpha=alpha, use_ignore=use_ignore,
                         ignore_label=ignore_label, reduction='none', need_top_grad=True)
+        in_units = unknown_or_size('in_units', in_units)
+        check_elements(params.num_class, in_units)
         self._operator_params = params
         self._attributes = dict(params.items())
         description = {'shape': (params.num_class, in_units), 'init': center_initializer,
@@ -109,20 +112,31 @@ class CenterLoss(Loss):
             if kwargs.get('params') is None:
                 name = self.params.prefix + 'center_bias'
                 self.params.update({name: _Centers(name, **description)})
-            self.centers = self.params.get('center_bias', **description)
+            # Saved under this attribute's name, which must be the parameter's own: load_parameters
+            # of a block that has no children looks for that.
+            self.center_bias = self.params.get('center_bias', **description)
 
     def leave_centers_to(self, key):
         """Have a :class:`CenterTrainer` move the centers; called by it."""
         self._attributes['key'] = key
         self._clear_cached_op()
 
-    def hybrid_forward(self, F, embedding, label, sample_weight=None, centers=None):
+    def hybrid_forward(self, F, embedding, label, sample_weight=None, center_bias=None):
         # pylint: disable=arguments-differ
-        loss = F.Custom(embedding, label, centers, op_type=OP_TYPE, name='fwd',
-                        **self._attributes)
+        inputs = (embedding, label, center_bias)
+        if is_np_array():  # mx.npx has no custom operators; this is the same array
+            inputs = (array.as_nd_ndarray() for array in inputs)
+        loss = F.Custom(*inputs, op_type=OP_TYPE, name='fwd', **self._attributes)
+        if is_np_array():
+            loss, F = loss.as_np_ndarray(), F.npx
         if sample_weight is not None:
             sample_weight = F.reshape_like(sample_weight, loss)
         return _apply_weighting(F, loss, self._weight, sample_weight)
+
+    @property
+    def centers(self):
+        """The centers, a Parameter."""
+        return self.center_bias
 
     @property
     def alpha(self):

@@ -13,7 +13,7 @@ from .labels import largest_exact
 from .params import DOC, Params
 from .step import Step
 
-__all__ = ['OP_TYPE', 'CenterLoss', 'CenterLossProp']
+__all__ = ['OP_TYPE', 'CenterLoss', 'CenterLossProp', 'check_elements']
 
 OP_TYPE = 'centerloss'
 # MXNet counts the elements of an array in 32 bits.
@@ -33,6 +33,14 @@ def _logged(callback):
             logger.error('%s: %s', type(error).__name__, error)
             raise
     return logging_callback
+
+
+def check_elements(num_class, size):
+    """ValueError where centers of shape (num_class, size) are more than MXNet can hold."""
+    if num_class * size > _MAX_ELEMENTS:
+        raise ValueError('centers of shape (num_class=%d, features=%d) have %d elements, more '
+                         'than the %d that an MXNet array can have'
+                         % (num_class, size, num_class * size, _MAX_ELEMENTS))
 
 
 class _Quiet:
@@ -158,10 +166,7 @@ class CenterLossProp(mx.operator.CustomOpProp):
             raise ValueError('data must be 2-D, (batch, features), got shape %s; label has shape %s'
                              % (tuple(data), tuple(label)))
         batch, size = data
-        if num_class * size > _MAX_ELEMENTS:
-            raise ValueError('centers of shape (num_class=%d, features=%d) have %d elements, more '
-                             'than the %d that an MXNet array can have'
-                             % (num_class, size, num_class * size, _MAX_ELEMENTS))
+        check_elements(num_class, size)
         if not label:
             label = [batch]
         # MXNet writes 0 for a size that is not known yet.

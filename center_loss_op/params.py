@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
-__all__ = ['Params', 'DOC']
+__all__ = ['Params', 'DOC', 'rate', 'unknown_or_size']
 
 REDUCTIONS = ('mean', 'sum', 'none')
 
@@ -57,6 +57,15 @@ def _positive_int(name, value):
     return number
 
 
+def unknown_or_size(name, value):
+    """`value` as an int >= 0, 0 for not known yet; `name` is for the error."""
+    article = 'an integer >= 0'
+    number = _number(name, value, int, article)
+    if number < 0:
+        raise ValueError('%s must be %s, got %r' % (name, article, value))
+    return number
+
+
 def _finite(name, value):
     number = _number(name, value, float, 'a finite number')
     if not math.isfinite(number):
@@ -64,7 +73,8 @@ def _finite(name, value):
     return number
 
 
-def _rate(name, value):
+def rate(name, value):
+    """`value` as a finite float >= 0; `name` is for the error."""
     article = 'a finite number >= 0'
     number = _number(name, value, float, article)
     if not (math.isfinite(number) and number >= 0):
@@ -104,8 +114,8 @@ def _unused(name, value):  # pylint: disable=unused-argument
 # name: (check, default); an argument without a default is required.
 _ARGUMENTS = {
     'num_class': (_positive_int,),
-    'alpha': (_rate, 0.5),
-    'scale': (_rate, 1.0),
+    'alpha': (rate, 0.5),
+    'scale': (rate, 1.0),
     'reduction': (_reduction, 'mean'),
     'use_ignore': (_flag, False),
     'ignore_label': (_finite, -1.0),

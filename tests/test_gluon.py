@@ -1,0 +1,437 @@
+"""The Gluon block: as any other loss of Gluon, with centers that move."""
+import copy
+import pickle
+import re
+
+import mxnet as mx
+import numpy as np
+import pytest
+from mxnet import autograd, gluon
+from numpy.testing import assert_allclose, assert_array_equal
+
+from center_loss_op.gluon import CenterLoss
+from entries import array, block, run_block
+from oracle import center_loss, tolerance
+from test_params import BAD, message
+from test_step import batch
+
+DATA, LABEL, CENTERS = batch(6, 3, 4)
+HYBRIDIZE = pytest.mark.parametrize('hybridize', [False, True, 'static'])
+
+
+def bound(loss, **arguments):
+    """Centers as they are now."""
+    return loss.centers.data(**arguments).asnumpy()
+
+
+# -- the block's own mathematics
+
+
+@HYBRIDIZE
+@pytest.mark.parametrize('dtype', ['float16', 'float32', 'float64'])
+@pytest.mark.parametrize('weight', [None, 0.1])
+@pytest.mark.usefixtures('backend')
+def test_against_the_oracle(weight, dtype, hybridize):
+    data, label, centers = batch(6, 3, 4, dtype)
+    got = run_block(block(centers, hybridize, weight=weight, alpha=.3), data, label)
+    want = center_loss(data, label, centers, .3, weight or 1, 'none')
+    assert_allclose(got.loss, want.loss * (weight or 1), **tolerance('float32', data, centers))
+    assert_allclose(got.grad, want.grad, **tolerance(dtype, data, centers))
+    assert_allclose(got.centers, want.centers, **tolerance('float32', data, centers))
+    assert got.loss.shape == (6,)
+    assert got.loss.dtype == got.centers.dtype == centers.dtype
+
+
+@HYBRIDIZE
+@pytest.mark.parametrize('shape', [(6,), (6, 1)])
+@pytest.mark.parametrize('label_shape', [(6,), (6, 1)])
+def test_sample_weight(label_shape, shape, hybridize):
+    """It weighs loss and gradient; a center counts every sample alike."""
+    weights = np.array([0, 1, .5, 2, 3, 4], 'float32').reshape(shape)
+    loss = block(CENTERS, hybridize)
+    data = array(DATA)
+    data.attach_grad()
+    with autograd.record():
+        out = loss(data, array(LABEL.reshape(label_shape)), array(weights))
+    out.backward()
+    want = center_loss(DATA, LABEL, CENTERS, reduction='none', head=weights.reshape(-1))
+    assert_allclose(out.asnumpy(), want.loss * weights.reshape(-1), rtol=1e-5)
+    assert_allclose(data.grad.asnumpy(), want.grad, rtol=1e-5)
+    assert_allclose(bound(loss), want.centers, rtol=1e-5)
+
+
+@HYBRIDIZE
+@pytest.mark.parametrize('ignore_label', [-1, 255, 2])
+def test_ignored(ignore_label, hybridize):
+    label = LABEL.copy()
+    label[1:3] = ignore_label
+    loss = block(CENTERS, hybridize, use_ignore=True, ignore_label=ignore_label)
+    got = run_block(loss, DATA, label)
+    want = center_loss(DATA, label, CENTERS, reduction='none', ignore_label=ignore_label)
+    for value, expected in zip(got, want):
+        assert_allclose(value, expected, rtol=1e-5)
+    assert got.loss[1] == got.loss[2] == 0
+
+
+@HYBRIDIZE
+@pytest.mark.parametrize('dtype', ['bool', 'uint8', 'int8', 'int32', 'int64', 'float16', 'float64'])
+def test_label_types(dtype, hybridize):
+    label = LABEL.clip(0, 1).astype(dtype)
+    got = run_block(block(CENTERS, hybridize), DATA, label)
+    assert_allclose(got.loss, center_loss(DATA, label, CENTERS, reduction='none').loss, rtol=1e-5)
+
+
+@HYBRIDIZE
+def test_batches_of_changing_size(hybridize):
+    loss, want = block(CENTERS, hybridize), CENTERS
+    for step, samples in enumerate([5, 9, 1, 64, 5, 2]):
+        data, label, _ = batch(samples, 3, 4, seed=step)
+        got = run_block(loss, data, label)
+        expected = center_loss(data, label, want, reduction='none')
+        want = expected.centers
+        for value, right in zip(got, expected):
+            assert_allclose(value, right, rtol=1e-4, atol=1e-6)
+
+
+@HYBRIDIZE
+def test_forward_alone_moves_nothing(hybridize):
+    loss = block(CENTERS, hybridize)
+    loss(array(DATA), array(LABEL))
+    with autograd.record():
+        loss(array(DATA), array(LABEL))
+    with autograd.predict_mode():
+        loss(array(DATA), array(LABEL))
+    assert_array_equal(bound(loss), CENTERS)
+
+
+@HYBRIDIZE
+def test_second_backward(hybridize):
+    loss = block(CENTERS, hybridize)
+    data = array(DATA)
+    data.attach_grad()
+    with autograd.record():
+        out = loss(data, array(LABEL))
+    out.backward(retain_graph=True)
+    grad, centers = data.grad.asnumpy(), bound(loss)
+    data.grad[:] = 0
+    out.backward()
+    assert_array_equal(data.grad.asnumpy(), grad)
+    assert_array_equal(bound(loss), centers)
+
+
+@HYBRIDIZE
+@pytest.mark.parametrize('req', ['write', 'add'])
+def test_grad_req(req, hybridize):
+    loss = block(CENTERS, hybridize, alpha=0)
+    data = array(DATA)
+    data.attach_grad(req)
+    for _ in range(2):
+        with autograd.record():
+            out = loss(data, array(LABEL))
+        out.backward()
+    want = center_loss(DATA, LABEL, CENTERS, reduction='none').grad
+    assert_allclose(data.grad.asnumpy(), want * (2 if req == 'add' else 1), rtol=1e-5)
+
+
+@HYBRIDIZE
+def test_autograd_grad(hybridize):
+    loss = block(CENTERS, hybridize)
+    data = array(DATA)
+    data.attach_grad()
+    with autograd.record():
+        out = loss(data, array(LABEL)).mean()
+    grad, = autograd.grad(out, [data])
+    assert_allclose(grad.asnumpy(), center_loss(DATA, LABEL, CENTERS).grad, rtol=1e-5)
+
+
+def test_two_batches_before_their_backward():
+    """Gradient accumulation: both move the centers, from where they were."""
+    loss = block(CENTERS)
+    other = batch(8, 3, 4, seed=5)
+    one, two = array(DATA), array(other[0])
+    one.attach_grad()
+    two.attach_grad()
+    with autograd.record():
+        losses = [loss(one, array(LABEL)), loss(two, array(other[1]))]
+    autograd.backward(losses)
+    a, b = center_loss(DATA, LABEL, CENTERS), center_loss(*other[:2], CENTERS)
+    assert_allclose(bound(loss), a.centers + b.centers - CENTERS, rtol=1e-4, atol=1e-6)
+
+
+def test_two_blocks_share_their_centers():
+    first = block(CENTERS)
+    second = CenterLoss(4, in_units=3, params=first.params)
+    assert second.centers is first.centers
+    want = CENTERS
+    for loss in (first, second, first):
+        run_block(loss, DATA, LABEL)
+        want = center_loss(DATA, LABEL, want).centers
+    assert_allclose(bound(second), want, rtol=1e-4, atol=1e-6)
+
+
+# -- the parameter
+
+
+@HYBRIDIZE
+@pytest.mark.parametrize('dtype', ['float16', 'float32', 'float64'])
+def test_size_is_inferred_at_the_first_batch(dtype, hybridize):
+    loss = CenterLoss(4)
+    loss.initialize()
+    loss.cast(dtype)
+    if hybridize:
+        loss.hybridize()
+    data = DATA.astype(dtype)
+    got = run_block(loss, data, LABEL)
+    want = center_loss(data, LABEL, np.zeros((4, 3)))
+    assert loss.centers.shape == (4, 3)
+    assert_allclose(got.centers, want.centers, **tolerance('float32', data, CENTERS))
+    assert got.grad.dtype == dtype
+    assert got.centers.dtype == ('float64' if dtype == 'float64' else 'float32')
+
+
+def test_no_read_before_the_size_is_known():
+    loss = CenterLoss(4)
+    loss.initialize()
+    with pytest.raises(gluon.parameter.DeferredInitializationError):
+        loss.centers.data()
+
+
+@pytest.mark.parametrize('initializer, test', [
+    ('zeros', lambda c: not c.any()), ('ones', lambda c: (c == 1).all()),
+    (mx.init.Normal(), lambda c: c.std() > 0), (mx.init.Constant(3), lambda c: (c == 3).all())])
+def test_initializer(initializer, test):
+    loss = CenterLoss(4, in_units=3, center_initializer=initializer)
+    loss.initialize(mx.init.Xavier())
+    assert test(bound(loss))
+
+
+def test_no_gradient_no_optimizer():
+    loss = block(CENTERS)
+    assert loss.centers.grad_req == 'null'
+    assert list(loss.collect_params()) == [loss.centers.name]
+    gluon.Trainer(loss.collect_params(), 'sgd', {'wd': .1, 'learning_rate': 1}).step(1)
+    assert_array_equal(bound(loss), CENTERS)
+
+
+@HYBRIDIZE
+def test_centers_are_fresh_when_read(hybridize):
+    """`centers.data()` waits for the update: MXNet would not, for a state that backward writes."""
+    data, label, centers = batch(512, 256, 2000)
+    loss = block(centers, hybridize)
+    want = centers
+    for _ in range(5):
+        features = array(data)
+        features.attach_grad()
+        with autograd.record():
+            out = loss(features, array(label))
+        out.backward()
+        before, want = want, loss.centers.data().asnumpy()
+        assert (before != want).any(axis=1).sum() == np.unique(label).size
+        assert_array_equal(loss.centers.list_data()[0].asnumpy(), want)
+
+
+# -- saved and loaded
+
+
+@HYBRIDIZE
+def test_save_and_load_parameters(tmp_path, hybridize):
+    loss = block(CENTERS, hybridize)
+    run_block(loss, DATA, LABEL)
+    loss.save_parameters(str(tmp_path / 'loss.params'))
+    other = CenterLoss(4)
+    other.load_parameters(str(tmp_path / 'loss.params'))
+    assert_array_equal(bound(other), bound(loss))
+    for value, expected in zip(run_block(other, DATA, LABEL), run_block(loss, DATA, LABEL)):
+        assert_array_equal(value, expected)
+
+
+def test_load_of_another_number_of_classes(tmp_path):
+    block(CENTERS).save_parameters(str(tmp_path / 'loss.params'))
+    with pytest.raises(AssertionError, match=r'shape .*\(5, 3\).*\(4, 3\)'):
+        CenterLoss(5, in_units=3).load_parameters(str(tmp_path / 'loss.params'))
+
+
+@pytest.mark.parametrize('static', [False, True])
+@pytest.mark.parametrize('arguments', [{}, {'weight': .1, 'alpha': .2, 'use_ignore': True}])
+def test_export_and_import(tmp_path, arguments, static):
+    """The exported graph trains on: its centers are an auxiliary state and move."""
+    loss = block(CENTERS, 'static' if static else True, **arguments)
+    run_block(loss, DATA, LABEL)
+    loss.export(str(tmp_path / 'loss'), epoch=3)
+    state = mx.nd.load(str(tmp_path / 'loss-0003.params'))
+    assert [name.split(':')[0] for name in state] == ['aux']
+    names = mx.sym.load(str(tmp_path / 'loss-symbol.json')).list_arguments()
+    loaded = gluon.SymbolBlock.imports(str(tmp_path / 'loss-symbol.json'), names,
+                                       str(tmp_path / 'loss-0003.params'))
+    for _ in range(2):
+        want = run_block(loss, DATA, LABEL)
+        data = array(DATA)
+        data.attach_grad()
+        with autograd.record():
+            out = loaded(data, array(LABEL))
+        out.backward()
+        mx.nd.waitall()
+        assert_array_equal(out.asnumpy(), want.loss)
+        assert_array_equal(data.grad.asnumpy(), want.grad)
+        centers, = loaded.collect_params().values()
+        assert_array_equal(centers.data().asnumpy(), want.centers)
+
+
+def test_symbolic_call():
+    """A hybrid block takes symbols: the graph has MXNet's own names."""
+    loss = CenterLoss(4, prefix='mine_')
+    out = loss(mx.sym.var('data'), mx.sym.var('label'))
+    assert out.list_auxiliary_states() == ['mine_center_bias']
+    assert out.list_arguments() == ['data', 'label']
+
+
+@pytest.mark.parametrize('duplicate', [copy.deepcopy, lambda b: pickle.loads(pickle.dumps(b))])
+@pytest.mark.parametrize('hybridize', [False, True])
+def test_copy(hybridize, duplicate):
+    """A copy trains as its original did, with centers of its own."""
+    loss = block(CENTERS, hybridize, alpha=.3)
+    other = duplicate(loss)
+    want = run_block(loss, DATA, LABEL)
+    assert_array_equal(bound(other), CENTERS)
+    for value, expected in zip(run_block(other, DATA, LABEL), want):
+        assert_array_equal(value, expected)
+
+
+def test_repr():
+    assert repr(CenterLoss(4, alpha=.1, weight=3)) == \
+        'CenterLoss(classes=4, in_units=0, alpha=0.1, w=3.0)'
+
+
+# -- casts
+
+
+@HYBRIDIZE
+@pytest.mark.parametrize('dtype, centers', [
+    ('float16', 'float32'), (np.float16, 'float32'), (np.dtype('float16'), 'float32'),
+    ('float32', 'float32'), ('float64', 'float64'), (np.float64, 'float64')], ids=str)
+def test_cast(dtype, centers, hybridize):
+    loss = block(CENTERS, hybridize)
+    loss.cast(dtype)
+    data = DATA.astype(dtype)
+    got = run_block(loss, data, LABEL)
+    assert got.centers.dtype == got.loss.dtype == centers
+    assert got.grad.dtype == data.dtype
+    want = center_loss(data, LABEL, CENTERS)
+    assert_allclose(got.centers, want.centers, **tolerance('float32', data, CENTERS))
+
+
+def test_cast_of_a_net_around_it():
+    """The centers of a net that becomes float16 stay float32."""
+    class Net(gluon.nn.HybridBlock):
+        """An embedding and its loss."""
+
+        def __init__(self):
+            super().__init__()
+            with self.name_scope():
+                self.embedding = gluon.nn.PReLU()
+                self.loss = CenterLoss(4)
+
+        def hybrid_forward(self, F, x, label):  # pylint: disable=arguments-differ
+            return self.loss(self.embedding(x), label)
+    net = Net()
+    net.initialize()
+    net.cast('float16')
+    net.hybridize()
+    with autograd.record():
+        out = net(array(DATA.astype('float16')), array(LABEL))
+    out.backward()
+    assert bound(net.loss).dtype == np.float32 and bound(net.loss).any()
+    gradient = net.embedding.alpha.grad()
+    assert gradient.dtype == np.float16 and np.isfinite(gradient.asnumpy()).all()
+
+
+# -- arguments
+
+
+@pytest.mark.parametrize('name, given, article, error', [
+    bad for bad in BAD if bad[0] in ('num_class', 'alpha', 'use_ignore', 'ignore_label')])
+def test_bad_argument(name, given, article, error):
+    arguments = {'classes': 4, **{'classes' if name == 'num_class' else name: given}}
+    with pytest.raises(error, match='^%s$' % re.escape(message(name, given, article))):
+        CenterLoss(**arguments)
+
+
+@pytest.mark.parametrize('given, error', [
+    (-1, ValueError), ('x', ValueError), (2.5, TypeError), (None, TypeError), (True, TypeError)])
+def test_bad_in_units(given, error):
+    with pytest.raises(error, match='^in_units must be an integer >= 0, got %s$'
+                       % re.escape(repr(given))):
+        CenterLoss(4, in_units=given)
+
+
+@pytest.mark.parametrize('given, error', [
+    ('x', ValueError), (float('nan'), ValueError), (float('inf'), ValueError), (-1, ValueError),
+    ([1], TypeError), (True, TypeError)])
+def test_bad_weight(given, error):
+    with pytest.raises(error, match='^weight must be a finite number >= 0, got %s$'
+                       % re.escape(repr(given))):
+        CenterLoss(4, weight=given)
+
+
+def test_bad_batch_axis():
+    with pytest.raises(ValueError, match='^batch_axis must be 0, got 1$'):
+        CenterLoss(4, batch_axis=1)
+
+
+def test_too_many_elements():
+    """At once where the size of a feature is known."""
+    with pytest.raises(ValueError, match=re.escape(
+            'centers of shape (num_class=1073741824, features=2) have 2147483648 elements, more '
+            'than the 2147483647 that an MXNet array can have')):
+        CenterLoss(2 ** 30, in_units=2)
+
+
+def test_too_many_elements_at_the_first_batch(log):
+    loss = CenterLoss(2 ** 30)
+    loss.initialize()
+    with pytest.raises((ValueError, mx.MXNetError)):
+        loss(mx.nd.zeros((2, 2)), mx.nd.array([0, 1], dtype='int32'))
+    assert ('centers of shape (num_class=1073741824, features=2) have 2147483648 elements'
+            in log())
+
+
+@pytest.mark.parametrize('arguments, error', [
+    ({}, 'classes'), ({'classes': 4, 'classses': 3}, 'classses')])
+def test_missing_and_unknown(arguments, error):
+    with pytest.raises(TypeError, match=error):
+        CenterLoss(**arguments)
+
+
+# -- in training
+
+
+@HYBRIDIZE
+def test_training(hybridize):
+    """Joint training makes the classes compact and keeps them apart."""
+    def compactness(weight):
+        mx.random.seed(3)
+        np.random.seed(3)
+        label = np.arange(96) % 3
+        data = mx.nd.array(np.eye(3, 5)[label] * 3 + np.random.randn(96, 5) * .6)
+        label = mx.nd.array(label)
+        embedding, classifier = gluon.nn.HybridSequential(), gluon.nn.Dense(3, use_bias=False)
+        embedding.add(gluon.nn.Dense(32, activation='tanh'), gluon.nn.Dense(2))
+        softmax, center = gluon.loss.SoftmaxCrossEntropyLoss(), CenterLoss(3, weight=weight)
+        for part in (embedding, classifier, center):
+            part.initialize(mx.init.Xavier())
+            if hybridize:
+                part.hybridize(static_alloc=hybridize == 'static')
+        trainer = gluon.Trainer({**embedding.collect_params(), **classifier.collect_params()},
+                                'sgd', {'learning_rate': .5})
+        for _ in range(150):
+            with autograd.record():
+                features = embedding(data)
+                loss = softmax(classifier(features), label) + center(features, label)
+            loss.backward()
+            trainer.step(96)
+        found = features.asnumpy().reshape(32, 3, 2)
+        means = found.mean(0)
+        within = np.sqrt(((found - means) ** 2).sum(-1).mean())
+        apart = min(np.linalg.norm(means[a] - means[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
+        return within / apart
+    assert compactness(.3) < .7 * compactness(0)

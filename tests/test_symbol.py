@@ -1,0 +1,214 @@
+"""The symbol builder, and the Module API around it."""
+import logging
+import re
+
+import mxnet as mx
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from center_loss_op.symbol import center_loss
+from entries import bind, run
+import oracle
+from test_params import BAD, message
+from test_step import batch
+
+DATA, LABEL, CENTERS = batch(6, 3, 4)
+
+
+def node(**arguments):
+    """The loss of variables."""
+    return center_loss(mx.sym.var('data'), mx.sym.var('label'), **{'num_class': 4, **arguments})
+
+
+def attributes(symbol):
+    """The operator's arguments in a graph."""
+    found = symbol.attr_dict()[symbol.name]
+    return {name: value for name, value in found.items() if name != 'op_type'}
+
+
+@pytest.mark.parametrize('given, written', [
+    ({}, {}), ({'alpha': 0.5, 'reduction': 'mean'}, {}),
+    ({'alpha': .1}, {'alpha': '0.1'}), ({'scale': 3}, {'scale': '3.0'}),
+    ({'use_ignore': True, 'ignore_label': 255}, {'use_ignore': 'True', 'ignore_label': '255.0'}),
+    ({'reduction': 'none', 'need_top_grad': True},
+     {'reduction': 'none', 'need_top_grad': 'True'})])
+def test_attributes(given, written):
+    """What differs from the defaults, and nothing else, is in the graph."""
+    assert attributes(node(**given)) == {'num_class': '4', **written}
+
+
+def test_name():
+    assert node(name='mine').list_auxiliary_states() == ['mine_center_bias']
+    with mx.name.Prefix('net_'):
+        assert node(name='mine').name == 'net_mine'
+
+
+@pytest.mark.parametrize('name, given, article, error', BAD)
+def test_bad_argument(name, given, article, error):
+    """At once, with the one line that says it."""
+    with pytest.raises(error, match='^%s$' % re.escape(message(name, given, article))):
+        node(**{name: given})
+
+
+@pytest.mark.parametrize('arguments, error', [
+    ({'data': mx.nd.zeros((2, 2)), 'label': mx.sym.var('label')}, 'data must be a Symbol, got'),
+    ({'data': mx.sym.var('data'), 'label': None}, 'label must be a Symbol, got None'),
+    ({'data': mx.sym.var('data'), 'label': [1, 2]}, r'label must be a Symbol, got \[1, 2\]')])
+def test_inputs_that_are_no_symbols(arguments, error):
+    with pytest.raises(TypeError, match=error):
+        center_loss(num_class=3, **arguments)
+
+
+@pytest.mark.parametrize('arguments, error', [
+    ({'num_classes': 3}, 'num_classes'), ({}, 'num_class'), ({'num_class': 3, 'beta': 1}, 'beta')])
+def test_unknown_and_missing(arguments, error):
+    with pytest.raises(TypeError, match=error):
+        center_loss(mx.sym.var('data'), mx.sym.var('label'), **arguments)
+
+
+def test_docstring_has_every_argument():
+    for name in ('num_class', 'alpha', 'scale', 'reduction', 'use_ignore', 'need_top_grad'):
+        assert '    %s : ' % name in center_loss.__doc__
+
+
+def test_one_label_variable_serves_both_losses():
+    label = mx.sym.var('softmax_label')
+    scores = mx.sym.FullyConnected(mx.sym.var('data'), num_hidden=4, name='fc')
+    both = mx.sym.Group([mx.sym.SoftmaxOutput(scores, label, name='softmax'),
+                         center_loss(scores, label, num_class=4, name='center')])
+    assert both.list_arguments() == ['data', 'fc_weight', 'fc_bias', 'softmax_label']
+    executor = both.simple_bind(mx.cpu(), data=(6, 3))
+    assert executor.arg_dict['softmax_label'].shape == (6,)
+    assert executor.aux_dict['center_center_bias'].shape == (4, 4)
+
+
+# -- Module
+
+
+def network(**arguments):
+    """A linear embedding of two numbers, a classifier, both losses."""
+    label = mx.sym.var('softmax_label')
+    embedding = mx.sym.FullyConnected(mx.sym.var('data'), num_hidden=2, name='embedding')
+    scores = mx.sym.FullyConnected(embedding, num_hidden=3, no_bias=True, name='classifier')
+    return mx.sym.Group([
+        mx.sym.SoftmaxOutput(scores, label, normalization='batch', name='softmax'),
+        center_loss(embedding, label, num_class=3, name='center', **arguments)])
+
+
+def blobs(samples=96, seed=0):
+    """Three classes in five dimensions, as an iterator in batches of 16."""
+    random = np.random.RandomState(seed)
+    label = random.randint(0, 3, samples)
+    data = np.eye(3, 5)[label] * 3 + random.randn(samples, 5) * .3
+    return mx.io.NDArrayIter(data, label, batch_size=16)
+
+
+def module(epochs, prefix=None, seed=1, **fit):
+    """A trained module."""
+    mx.random.seed(seed)
+    np.random.seed(seed)
+    net = mx.mod.Module(network(scale=.1), logger=logging.getLogger('quiet'))
+    metrics = mx.metric.CompositeEvalMetric([
+        mx.metric.Accuracy(output_names=['softmax_output'], label_names=['softmax_label']),
+        mx.metric.Loss(output_names=['center_output'], label_names=[])])
+    net.fit(blobs(), eval_metric=metrics, num_epoch=epochs, initializer=mx.init.Xavier(),
+            optimizer_params={'learning_rate': .1, 'momentum': .9},
+            batch_end_callback=lambda _: mx.nd.waitall(),
+            epoch_end_callback=prefix and mx.callback.module_checkpoint(
+                net, prefix, save_optimizer_states=True), **fit)
+    return net, dict(metrics.get_name_value())
+
+
+def params_of(net):
+    """All arguments and auxiliary states as NumPy arrays."""
+    mx.nd.waitall()
+    return {name: value.asnumpy() for part in net.get_params() for name, value in part.items()}
+
+
+def test_module_trains():
+    """Samples are near their centers, the centers near the class means."""
+    net, metrics = module(20)
+    assert metrics['accuracy'] > .95
+    centers = params_of(net)['center_center_bias']
+    data = blobs()
+    embedding = net.symbol.get_internals()['embedding_output']
+    features = mx.mod.Module(embedding, label_names=None)
+    features.bind(data.provide_data, for_training=False)
+    features.set_params(*net.get_params(), allow_extra=True)
+    found = features.predict(data).asnumpy()
+    label = data.label[0][1].asnumpy().astype(int)
+    for j in range(3):
+        mean = found[label == j].mean(0)
+        spread = np.linalg.norm(found - found.mean(0), axis=1).mean()
+        assert np.linalg.norm(centers[j] - mean) < .3 * spread
+    assert metrics['loss'] == pytest.approx(
+        .5 * ((found - centers[label]) ** 2).sum(1).mean(), rel=.5)
+
+
+def test_module_checkpoint(tmp_path):
+    """Two epochs, saved, loaded, two more: the same as four, to the last bit."""
+    whole, _ = module(4)
+    module(2, str(tmp_path / 'net'))
+    net = mx.mod.Module.load(str(tmp_path / 'net'), 2, load_optimizer_states=True,
+                             logger=logging.getLogger('quiet'))
+    net.fit(blobs(), begin_epoch=2, num_epoch=4,
+            optimizer_params={'learning_rate': .1, 'momentum': .9},
+            eval_metric=mx.metric.Loss(output_names=['center_output'], label_names=[]),
+            batch_end_callback=lambda _: mx.nd.waitall())
+    want = params_of(whole)
+    for name, value in params_of(net).items():
+        assert_array_equal(value, want[name], err_msg=name)
+    assert want['center_center_bias'].any()
+
+
+def test_checkpoint_has_the_centers_as_an_auxiliary_state(tmp_path):
+    module(1, str(tmp_path / 'net'))
+    symbol, _, aux = mx.model.load_checkpoint(str(tmp_path / 'net'), 1)
+    assert list(aux) == ['center_center_bias'] == symbol.list_auxiliary_states()
+    assert aux['center_center_bias'].shape == (3, 2)
+
+
+def test_score_and_predict_move_nothing():
+    net, _ = module(1)
+    before = params_of(net)
+    net.score(blobs(), mx.metric.Loss(output_names=['center_output'], label_names=[]))
+    net.predict(blobs())
+    assert_array_equal(params_of(net)['center_center_bias'], before['center_center_bias'])
+
+
+def test_last_batch_is_smaller():
+    """A module that is bound anew for another batch size keeps its centers."""
+    net = mx.mod.Module(node(name='center'), label_names=['label'])
+    net.bind([('data', (6, 3))], [('label', (6,))], inputs_need_grad=True)
+    net.init_params(mx.init.Zero())
+    want = np.zeros((4, 3))
+    for samples in (6, 4, 6):
+        data, label, _ = batch(samples, 3, 4, seed=samples)
+        net.forward_backward(mx.io.DataBatch([mx.nd.array(data)], [mx.nd.array(label)]))
+        mx.nd.waitall()
+        want = oracle.center_loss(data, label, want).centers
+        assert_allclose(net._exec_group.execs[0].aux_arrays[0].asnumpy(), want, rtol=1e-5,
+                        atol=1e-6)
+
+
+def test_several_centers_in_one_graph():
+    """Two losses of one net, each with a state of its own."""
+    data, label = mx.sym.var('data'), mx.sym.var('label')
+    group = mx.sym.Group([center_loss(data, label, num_class=4, name='a', alpha=0),
+                          center_loss(data, label, num_class=4, name='b')])
+    executor = group.simple_bind(mx.cpu(), data=(6, 3), grad_req={'data': 'write', 'label': 'null'})
+    executor.forward(is_train=True, data=DATA, label=LABEL)
+    executor.backward()
+    mx.nd.waitall()
+    assert not executor.aux_dict['a_center_bias'].asnumpy().any()
+    want = oracle.center_loss(DATA, LABEL, np.zeros((4, 3)))
+    assert_allclose(executor.aux_dict['b_center_bias'].asnumpy(), want.centers, rtol=1e-5)
+    assert_allclose(executor.grad_dict['data'].asnumpy(), 2 * want.grad, rtol=1e-5)
+
+
+def test_of_the_built_node():
+    got = run(bind(node(alpha=.3, scale=.2), DATA, LABEL, CENTERS))
+    want = oracle.center_loss(DATA, LABEL, CENTERS, .3, .2)
+    for value, expected in zip(got, want):
+        assert_allclose(value, expected, rtol=1e-5)
