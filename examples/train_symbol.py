@@ -1,0 +1,138 @@
+"""Softmax and center loss on digits with Module: the same as train_gluon.py, as a symbol graph.
+
+    python examples/train_symbol.py --output-dir out/joint
+    python examples/train_symbol.py --loss softmax --output-dir out/softmax
+    python examples/train_symbol.py --dataset mnist --data-dir DIR --output-dir out/mnist
+"""
+import os
+
+# Optimizer and its state stay with the module, where a checkpoint can reach them.
+os.environ['MXNET_UPDATE_ON_KVSTORE'] = '0'
+os.environ.setdefault('MXNET_SUBGRAPH_VERBOSE', '0')
+
+from center_loss_op.symbol import center_loss  # before mxnet, for Python 3.12
+import mxnet as mx
+
+import checkpoint
+import data
+import networks
+import options as cli
+import recipe
+import run
+from evaluation import evaluate
+from history import History
+from interrupts import Interrupts
+
+CENTERS = 'center_loss_center_bias'
+
+
+def graph(options):
+    """Images and labels → class probabilities, center loss of each sample, embedding."""
+    embedding, scores = networks.network(mx.sym.var('data'), data.CLASSES, options.embedding_size)
+    label = mx.sym.var('label')
+    softmax_weight, center_weight = options.weights
+    softmax = mx.sym.SoftmaxOutput(scores, label, grad_scale=softmax_weight, name='softmax')
+    # One loss a sample, so that Module can cut a batch for several devices and join the rest.
+    center = center_loss(embedding, label, data.CLASSES, alpha=options.alpha, scale=center_weight,
+                         reduction='none', name='center_loss')
+    return mx.sym.Group([softmax, center, mx.sym.BlockGrad(embedding, name='features')])
+
+
+def train(options):
+    """Train as the options say and leave the results in the output folder.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        From `options.parse`.
+
+    Returns
+    -------
+    evaluation.Evaluation
+        Of the test set.
+    """
+    train_set, test_set = data.load(options.dataset, options.data_dir)
+    cli.check(options, len(train_set.labels))
+    steps = len(train_set.labels) // options.batch_size  # of an epoch
+
+    # The network and the losses.
+    module = mx.mod.Module(graph(options), data_names=['data'], label_names=['label'],
+                           context=options.contexts)
+    module.bind([('data', (options.batch_size,) + train_set.images.shape[1:])],
+                [('label', (options.batch_size,))])
+    history = History(
+        options.weights,
+        mx.metric.CrossEntropy(output_names=['softmax_output'], label_names=['label']),
+        mx.metric.Loss(output_names=['center_loss_output'], label_names=[]),
+        mx.metric.Accuracy(output_names=['softmax_output'], label_names=['label']))
+
+    # Initial values, or where an earlier run stopped.
+    saved = run.begin(options)
+    if saved is None:
+        mx.random.seed(options.seed)
+        module.init_params(networks.initializer())
+    else:
+        module.set_params(saved.arg_params, saved.aux_params)
+        history.restore(saved.state['history'])
+
+    # The optimizer.
+    schedule = recipe.schedule(options.lr, options.epochs * steps)
+    updates = history.epoch * steps + history.batch
+    optimizer = recipe.optimizer(options.batch_size, begin_num_update=updates)
+    module.init_optimizer(optimizer=optimizer)
+    names = [name for name in module.symbol.list_arguments() if name not in ('data', 'label')]
+    updater, copies = module._updater, len(options.contexts)  # pylint: disable=protected-access
+    if saved is not None:
+        checkpoint.restore_optimizer(updater, names, saved.optimizer_states, copies)
+
+    def save():
+        mx.nd.waitall()  # the last update of the centers may be under way
+        arg_params, aux_params = module.get_params()
+        return checkpoint.save(
+            options.output_dir, updates, module.symbol, arg_params, aux_params,
+            checkpoint.optimizer_states(updater, names, copies),
+            state={'options': run.fixed(options), 'history': history.state()})
+
+    # Training. Module.fit begins every epoch at its first batch; a run that goes on where it was
+    # interrupted needs a loop of its own.
+    with Interrupts() as interrupts, run.progress(options, steps, updates) as bar:
+        while history.epoch < options.epochs:
+            history.start()
+            for images, labels in data.batches(train_set, options.batch_size, options.seed,
+                                               history.epoch, start=history.batch):
+                batch = mx.io.DataBatch([mx.nd.array(images)], [mx.nd.array(labels)])
+                module.forward_backward(batch)
+                updates += 1
+                optimizer.set_learning_rate(schedule(updates))
+                module.update()
+                module.update_metric(history.metrics, batch.label)
+                history.step()
+                bar.set_postfix(history.short(), refresh=False)
+                bar.update()
+                if interrupts.received:
+                    run.leave(interrupts.received, save())
+            run.check_finite(history)
+            _, probabilities = predict(module, test_set, options.batch_size)
+            history.end_epoch(float((probabilities.argmax(axis=1) == test_set.labels).mean()),
+                              optimizer.learning_rate)
+            path = save()
+            run.write(options, 'history.csv', history.csv())
+            if interrupts.received:
+                run.leave(interrupts.received, path)
+
+    # Results.
+    embedding, probabilities = predict(module, test_set, options.batch_size)
+    centers = module.get_params()[1][CENTERS].asnumpy()
+    return run.finish(options, history, evaluate(embedding, probabilities, test_set.labels,
+                                                 centers))
+
+
+def predict(module, split, batch_size):
+    """The embeddings and the class probabilities of a split, as NumPy arrays."""
+    batches = mx.io.NDArrayIter(split.images, split.labels, batch_size, label_name='label')
+    probabilities, _, embedding = module.predict(batches)
+    return embedding.asnumpy(), probabilities.asnumpy()
+
+
+if __name__ == '__main__':
+    run.script(lambda: train(cli.parse(description=__doc__.splitlines()[0])))
