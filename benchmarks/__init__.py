@@ -1,0 +1,1 @@
+"""What center loss costs: `python -m benchmarks`."""

@@ -1,0 +1,45 @@
+"""Medians of things that run in turns in one process."""
+import time
+
+import numpy as np
+
+# Steps at the start of a turn that do not count: caches fill, and the threads of the
+# one before, which spin for a while, come to rest.
+WARM_UP = 8
+
+
+def medians(things, turns, burst):
+    """Median seconds of each of `things`, run in turns of `burst` steps.
+
+    Parameters
+    ----------
+    things : dict of str to (callable or (callable, int))
+        What to time; with a number, that many turns of one counted step: for slow ones.
+    turns, burst : int
+
+    Returns
+    -------
+    dict of str to float
+    """
+    times = {name: [] for name in things}
+    for turn in range(turns):
+        for name, thing in things.items():
+            thing, slow = thing if isinstance(thing, tuple) else (thing, None)
+            if slow is not None and turn >= slow:
+                continue
+            for step in range(1 if slow else WARM_UP + burst):
+                start = time.perf_counter()
+                thing()
+                end = time.perf_counter()
+                if slow or step >= WARM_UP:
+                    times[name].append(end - start)
+    return {name: float(np.median(taken)) for name, taken in times.items()}
+
+
+def table(head, rows):
+    """Print rows of text, columns aligned."""
+    rows = [head] + rows
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    for row in rows:
+        print('  '.join([row[0].ljust(widths[0])]
+                        + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:])]))
