@@ -22,25 +22,27 @@ class OptionError(Exception):
     """Options that are right by themselves, but not here."""
 
 
-def _whole(minimum, maximum=2 ** 31 - 1):
+def whole(minimum, maximum=2 ** 31 - 1):
+    """An argparse type: a whole number within these bounds."""
     def whole_number(text):
-        number = int(text)
-        if not minimum <= number <= maximum:
+        value = int(text)
+        if not minimum <= value <= maximum:
             raise argparse.ArgumentTypeError('must be from %d to %d, got %s'
                                              % (minimum, maximum, text))
-        return number
+        return value
     return whole_number
 
 
-def _number(text):
-    number = float(text)
-    if not (math.isfinite(number) and number >= 0):
+def number(text):
+    """An argparse type: a finite number >= 0."""
+    value = float(text)
+    if not (math.isfinite(value) and value >= 0):
         raise argparse.ArgumentTypeError('must be finite and >= 0, got %s' % text)
-    return number
+    return value
 
 
 def _devices(text):
-    return [_whole(0)(number) for number in text.split(',')] if text else []
+    return [whole(0)(gpu) for gpu in text.split(',')] if text else []
 
 
 def parser(description):
@@ -61,16 +63,16 @@ def parser(description):
     add('--data-dir', metavar='DIR', help="the folder of MNIST's four idx files, gzipped or not")
     add('--loss', choices=LOSSES, default='joint',
         help='softmax and center loss together, softmax alone, or center loss alone')
-    add_of_recipe('--center-weight', type=_number, metavar='λ',
+    add_of_recipe('--center-weight', type=number, metavar='λ',
                   help='the weight of center loss beside softmax')
-    add_of_recipe('--alpha', type=_number, metavar='α', help='the rate at which centers move')
-    add('--embedding-size', type=_whole(1), default=2, metavar='D',
+    add_of_recipe('--alpha', type=number, metavar='α', help='the rate at which centers move')
+    add('--embedding-size', type=whole(1), default=2, metavar='D',
         help='features of an image; 2 can be drawn as they are')
-    add_of_recipe('--epochs', type=_whole(1), metavar='N',
+    add_of_recipe('--epochs', type=whole(1), metavar='N',
                   help='how often to see the training set')
-    add_of_recipe('--batch-size', type=_whole(1), metavar='N', help='images a step')
-    add_of_recipe('--lr', type=_number, metavar='RATE', help='the highest learning rate')
-    add('--seed', type=_whole(0), default=0, metavar='N',
+    add_of_recipe('--batch-size', type=whole(1), metavar='N', help='images a step')
+    add_of_recipe('--lr', type=number, metavar='RATE', help='the highest learning rate')
+    add('--seed', type=whole(0), default=0, metavar='N',
         help='of initial values and data order; the same seed gives the same numbers')
     add('--gpus', type=_devices, default=[], metavar='0,1', help='GPUs to train on instead of '
         'the CPU')
@@ -90,7 +92,7 @@ def parse(arguments=None, description=None):
     options = parser(description).parse_args(arguments)
     for name, value in RECIPES[options.dataset].items():
         vars(options).setdefault(name, value)
-    options.contexts = [mx.gpu(number) for number in options.gpus] or [mx.cpu()]
+    options.contexts = [mx.gpu(gpu) for gpu in options.gpus] or [mx.cpu()]
     # With weight 0 a loss has no gradient, but center loss still moves its centers: softmax
     # alone can be measured by the same centers.
     options.weights = {'joint': (1., options.center_weight), 'softmax': (1., 0.),
@@ -101,7 +103,7 @@ def parse(arguments=None, description=None):
 def check(options, training_size):
     """Raise OptionError where the devices or the training set are less than is asked for."""
     present = mx.context.num_gpus()
-    missing = [number for number in options.gpus if number >= present]
+    missing = [gpu for gpu in options.gpus if gpu >= present]
     if missing:
         raise OptionError('--gpus asks for GPU %s, but MXNet finds %d GPUs here'
                             % (', '.join(map(str, missing)), present))
