@@ -6,7 +6,9 @@ Importing this package registers the operator ``centerloss``. On Python 3.12 imp
 from . import _compat  # before anything imports MXNet
 from . import gluon, legacy, module, operator, symbol
 from .labels import LabelError
+from .nearest import nearest_center
 
-__all__ = ['LabelError', 'gluon', 'legacy', 'module', 'symbol', '__version__']
+__all__ = ['LabelError', 'gluon', 'legacy', 'module', 'nearest_center', 'symbol',
+           '__version__']
 
 __version__ = '1.0.0'
