@@ -232,9 +232,12 @@ def restore_optimizer(updater, names, arrays, copies=1):
     for index, name in enumerate(names):
         for copy in range(index * copies, (index + 1) * copies):
             state = states.get(name)
+            if isinstance(state, list):
+                state = tuple(array.copy() for array in state)
+            elif state is not None:
+                state = state.copy()
             # The updater takes it to the device of the parameter when it is needed first.
-            updater.states[copy] = tuple(state) if isinstance(state, list) else state
-            updater.states_synced[copy] = False
+            updater.states[copy], updater.states_synced[copy] = state, False
 
 
 def _home(folder):
