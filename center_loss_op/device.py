@@ -20,6 +20,11 @@ def _take(array, rows):
     return nd.take(array, _indices(rows, array), axis=0, mode='clip')
 
 
+def _scalar(number):
+    """`number` as MXNet's operators take one: they refuse a subnormal."""
+    return number if abs(number) >= np.finfo(np.float64).tiny else 0.0
+
+
 def _finite_rows(array):
     """1 for a row of finite numbers, 0 for another: (n, 1) in the dtype of `array`."""
     return nd.contrib.isfinite(array).min(axis=1, keepdims=True).astype(array.dtype)
@@ -69,7 +74,7 @@ class Device:
 
     def store_scaled(self, grad, req, difference, factor, head):
         """grad ← factor · head_i · difference_i, or added to it, in the dtype of grad."""
-        value = difference.array * factor
+        value = difference.array * _scalar(factor)
         if head is not None:
             value = nd.broadcast_mul(value, head.reshape((-1, 1)))
         self.store(grad, req, value.astype(grad.dtype))
@@ -119,7 +124,7 @@ class Device:
         counts = nd.slice_axis(sums, axis=1, begin=-1, end=None)
         sums = nd.slice_axis(sums, axis=1, begin=0, end=-1)
         old = _take(centers, groups.classes)
-        new = old + nd.broadcast_mul(sums, alpha / (counts + 1))
+        new = old + nd.broadcast_mul(sums, _scalar(alpha) / (counts + 1))
         # A class without a finite sample, or whose sum overflows, keeps its center.
         moved = _finite_rows(new) * (counts > 0)
         centers[_indices(groups.classes, centers)] = nd.where(moved.reshape(-1), new, old)

@@ -18,8 +18,9 @@ import pytest
 
 from center_loss_op.device import Device
 from center_loss_op.host import Host
+from entries import settle
 
-# Random tests are repeatable; `-m soak` gives them more examples (see soak_profile).
+# Random tests are repeatable; `-m soak` gives them more examples.
 hypothesis.settings.register_profile(
     'default', deadline=None, max_examples=40, derandomize=True, database=None,
     suppress_health_check=list(hypothesis.HealthCheck))
@@ -43,13 +44,20 @@ def pytest_collection_modifyitems(items):
                 item.add_marker('soak')
 
 
+@pytest.fixture(name='settle', autouse=True)
+def settle_fixture():
+    """No exception that is still queued after a test reaches the next one."""
+    yield
+    settle()
+
+
 @pytest.fixture(params=['host', 'device'])
 def backend(request):
     """The arithmetic that operators made during the test use; on the CPU, both of them."""
     made = {'host': Host, 'device': Device}[request.param]
     with mock.patch('center_loss_op.operator.backend_for', lambda ctx: made()):
         yield request.param
-        mx.nd.waitall()
+        settle()
 
 
 @pytest.fixture

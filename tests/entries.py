@@ -6,6 +6,7 @@ loss, the gradient and the moved centers as NumPy arrays.
 import collections
 
 import mxnet as mx
+import numpy as np
 
 from center_loss_op.gluon import CenterLoss
 from center_loss_op.operator import CenterLossProp
@@ -17,6 +18,14 @@ Result = collections.namedtuple('Result', 'loss grad centers')
 def array(values):
     """An NDArray of the dtype of `values`."""
     return mx.nd.array(values, dtype=values.dtype)
+
+
+def settle():
+    """Wait for everything, whatever becomes of it: no queued exception reaches what follows."""
+    try:
+        mx.nd.waitall()
+    except mx.MXNetError:
+        pass
 
 
 def custom(data, label, centers, **arguments):
@@ -38,7 +47,7 @@ def imperative(data, label, centers, head=None, **arguments):
 def bind(symbol, data, label, centers, grad_req='write', grad=None):
     """An executor of a symbol with the arguments data and label and one auxiliary state."""
     args = {'data': array(data), 'label': array(label)}
-    grads = {'data': array(data * 0 if grad is None else grad)}
+    grads = {'data': array(np.zeros_like(data) if grad is None else grad)}
     return symbol.bind(mx.cpu(), args, grads, {'data': grad_req, 'label': 'null'},
                        [array(centers)])
 
