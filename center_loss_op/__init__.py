@@ -4,7 +4,7 @@ Importing this package registers the operator ``centerloss``. On Python 3.12 imp
 ``mxnet``, which cannot be imported there without it (see :mod:`center_loss_op._compat`).
 """
 from . import _compat  # before anything imports MXNet
-from . import gluon, legacy, module, operator, symbol
+from . import gluon, legacy, lifecycle, module, operator, symbol
 from .labels import LabelError
 from .nearest import nearest_center
 

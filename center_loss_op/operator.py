@@ -1,5 +1,4 @@
 """MXNet's side of the operator: names, shapes, types, and the callbacks."""
-import atexit
 import logging
 from functools import wraps
 from unittest import mock
@@ -201,12 +200,3 @@ class CenterLossProp(mx.operator.CustomOpProp):
 
 if CenterLossProp.__doc__:  # not under python -OO
     CenterLossProp.__doc__ %= DOC
-
-
-@atexit.register  # after MXNet's own hook, so run before it
-def _finish():
-    """Wait for every operator: a process that ends before a queued custom operator can hang."""
-    try:
-        mx.nd.waitall()
-    except mx.MXNetError:
-        pass  # it belongs to an operator whose error has been logged

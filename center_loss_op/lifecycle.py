@@ -1,0 +1,55 @@
+"""A process that ends or forks while operators are queued: without this, it can hang.
+
+A callback of a custom operator needs Python's lock. MXNet's shutdown, and its preparation of
+a fork, hold that lock while they wait for the threads that run callbacks.
+"""
+import atexit
+import ctypes
+import logging
+import os
+import sys
+import time
+
+import mxnet as mx
+from mxnet.base import _LIB
+
+__all__ = ['settle']
+
+logger = logging.getLogger('center_loss_op')
+
+
+def settle():
+    """Wait for every queued operator, and for the threads that run callbacks to end.
+
+    MXNet starts new ones when it needs them. What failed is logged, not raised.
+    """
+    try:
+        mx.nd.waitall()
+    except mx.MXNetError as error:
+        logger.error('a queued operator failed: %s', error)
+    # A thread whose callback is done may have yet to free it, which takes the lock again.
+    # These are what MXNet calls in the midst of a fork, before it and after. Called through
+    # ctypes, they give up the lock while they wait.
+    try:
+        initializer = _LIB['_ZN5mxnet18LibraryInitializer3GetEv']
+        stop = _LIB['_ZN5mxnet18LibraryInitializer14atfork_prepareEv']
+        start = _LIB['_ZN5mxnet18LibraryInitializer13atfork_parentEv']
+    except AttributeError:  # another build of MXNet
+        time.sleep(0.01)    # time enough, if the machine is not very busy
+        return
+    initializer.restype = ctypes.c_void_p
+    this = ctypes.c_void_p(initializer())
+    stop(this)
+    start(this)
+
+
+def _before_subprocess(event, args):  # pylint: disable=unused-argument
+    if event == 'subprocess.Popen':
+        settle()
+
+
+atexit.register(settle)  # after MXNet's own hook, so run before it
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(before=settle)
+    if sys.version_info < (3, 10):  # later ones start a program without the handlers of a fork
+        sys.addaudithook(_before_subprocess)

@@ -1,0 +1,172 @@
+"""Processes that end, fork or start others while operators are queued: none hangs.
+
+Each case is a program of its own with a time limit. The default run tries each once; `-m soak`
+has 297 ends and 147 forks.
+"""
+import pytest
+
+LIMIT = 60  # seconds; a run takes two or three
+
+HEAD = '''
+import os, subprocess, sys, threading
+import center_loss_op
+import mxnet as mx
+import numpy as np
+
+data = mx.nd.random.normal(shape=(256, 512))
+data.attach_grad()
+label, centers = mx.nd.zeros(256), mx.nd.zeros((10, 512))
+
+def steps(number=3):
+    for _ in range(number):
+        with mx.autograd.record():
+            loss = mx.nd.Custom(data, label, centers, op_type='centerloss', num_class=10)
+        loss.backward()
+    return loss
+
+def good():
+    return np.isfinite(steps().asnumpy()).all()
+'''
+
+ENDS = {
+    'return': 'steps()',
+    'inference': '''
+for _ in range(20):
+    mx.nd.Custom(data, label, centers, op_type='centerloss', num_class=10)
+''',
+    'exception': 'steps(); raise SystemError("meant")',
+    'exit': 'steps(); sys.exit(0)',
+    'thread': '''
+thread = threading.Thread(target=steps)
+thread.start()
+thread.join()
+''',
+    'exit in a thread': '''
+def run():
+    steps()
+    sys.exit(0)
+threading.Thread(target=run).start()
+steps()
+''',
+    'daemon thread': 'threading.Thread(target=steps, args=(10,), daemon=True).start(); steps()',
+    'bad label': 'label[:] = 99; steps()',
+    'module': '''
+node = mx.sym.Custom(mx.sym.Variable('data'), mx.sym.Variable('label'), op_type='centerloss',
+                     num_class=10)
+executor = node.simple_bind(mx.cpu(), data=(256, 512), label=(256,))
+for _ in range(5):
+    executor.forward(is_train=True)
+    executor.backward()
+''',
+}
+
+FORKS = {
+    'fork': '''
+steps()
+child = os.fork()
+if child == 0:
+    os._exit(0 if good() else 1)
+steps()
+assert os.waitpid(child, 0)[1] == 0
+assert good()
+''',
+    'fork of an idle parent': '''
+assert good()
+child = os.fork()
+if child == 0:
+    os._exit(0 if good() else 1)
+assert os.waitpid(child, 0)[1] == 0
+assert good()
+''',
+    'process': '''
+import multiprocessing
+steps()
+process = multiprocessing.get_context('fork').Process(target=good)
+process.start()
+steps()
+process.join()
+assert process.exitcode == 0
+assert good()
+''',
+    'data loader': '''
+images = mx.gluon.data.ArrayDataset(np.ones((64, 512), np.float32), np.zeros(64, np.float32))
+for _ in range(2):
+    steps()
+    for data, label in mx.gluon.data.DataLoader(images, batch_size=16, num_workers=2):
+        data.attach_grad()
+        steps(1)
+assert good()
+''',
+    'subprocess': '''
+for _ in range(5):
+    steps()
+    subprocess.run([sys.executable, '-c', ''], check=True)
+assert good()
+''',
+    'threads': '''
+def run():
+    with mx.autograd.record():
+        for _ in range(10):
+            mx.nd.Custom(data, label, centers, op_type='centerloss', num_class=10)
+threads = [threading.Thread(target=run) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert good()
+''',
+    'executors': '''
+node = mx.sym.Custom(mx.sym.Variable('data'), mx.sym.Variable('label'), op_type='centerloss',
+                     num_class=10)
+executors = [node.simple_bind(mx.cpu(), data=(256, 512), label=(256,)) for _ in range(4)]
+for _ in range(10):
+    for executor in executors:
+        executor.forward(is_train=True)
+        executor.backward()
+mx.nd.waitall()
+first = executors[0].aux_dict.values()
+for executor in executors[1:]:
+    for one, other in zip(first, executor.aux_dict.values()):
+        assert (one.asnumpy() == other.asnumpy()).all()
+''',
+}
+
+SETTINGS = {
+    'usual': {},
+    'naive engine': {'MXNET_ENGINE_TYPE': 'NaiveEngine'},
+    'one worker': {'MXNET_CPU_WORKER_NTHREADS': '1'},
+}
+
+
+def check(child, name, settings='usual', times=1):
+    """Run a program: it ends, and with the exit code it should."""
+    # This engine runs an operator at once, so its error ends the program.
+    fails = name == 'exception' or (name, settings) == ('bad label', 'naive engine')
+    for _ in range(times):
+        done = child(HEAD + {**ENDS, **FORKS}[name], timeout=LIMIT, **SETTINGS[settings])
+        assert done.returncode == (1 if fails else 0), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize('name', [*ENDS, *FORKS])
+def test_no_hang(name, child):
+    check(child, name)
+
+
+@pytest.mark.parametrize('settings', ['naive engine', 'one worker'])
+@pytest.mark.parametrize('name', ['return', 'bad label', 'fork', 'threads'])
+def test_no_hang_on_other_engines(name, settings, child):
+    check(child, name, settings)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize('settings', SETTINGS)
+@pytest.mark.parametrize('name', ENDS)
+def test_ends_many_times(name, settings, child):
+    check(child, name, settings, 23 if settings == 'usual' else 5)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize('settings', SETTINGS)
+@pytest.mark.parametrize('name', FORKS)
+def test_forks_many_times(name, settings, child):
+    check(child, name, settings, 15 if settings == 'usual' else 3)
