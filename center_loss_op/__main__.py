@@ -1,0 +1,58 @@
+"""What a bug report needs: ``python -m center_loss_op``."""
+import os
+import platform
+import sys
+
+import mxnet as mx
+import numpy as np
+
+from . import __version__, _compat
+from .gluon import CenterLoss
+
+TESTED_MXNET = '1.9.1'
+
+
+def report():
+    """The environment, what the package has changed in it, and what a user should: lines."""
+    features = [feature.name for feature in mx.runtime.feature_list() if feature.enabled]
+    variables = ['%s=%s' % item for item in sorted(os.environ.items())
+                 if item[0].startswith(('MXNET_', 'DMLC_', 'OMP_', 'KMP_'))]
+    yield 'center_loss_op  %s in %s' % (__version__, os.path.dirname(__file__))
+    yield 'Python          %s in %s' % (platform.python_version(), sys.executable)
+    yield 'NumPy           %s in %s' % (np.__version__, os.path.dirname(np.__file__))
+    yield 'MXNet           %s in %s' % (mx.__version__, os.path.dirname(mx.__file__))
+    yield 'MXNet has       %s' % ', '.join(features)
+    yield 'GPUs            %d' % mx.context.num_gpus()
+    yield 'platform        %s, %d processors' % (platform.platform(), os.cpu_count())
+    yield 'environment     %s' % (' '.join(variables) or 'no variable set')
+    yield 'a step is       %s' % trained_step()
+    yield 'was changed     %s' % (
+        '%s: MXNet reads them, NumPy %s has them no more' % (
+            ', '.join('numpy.%s = %s' % (name, name) for name in _compat.LENT), np.__version__)
+        if _compat.LENT else 'nothing')
+    yield 'to change       %s' % (
+        'nothing' if mx.__version__ == TESTED_MXNET else
+        'MXNet %s is not the tested release: pip install mxnet==%s' % (mx.__version__,
+                                                                      TESTED_MXNET))
+
+
+def trained_step():
+    """Whether a training step computes here what it should."""
+    loss = CenterLoss(classes=2)
+    loss.initialize(mx.init.Zero())
+    embedding, label = mx.nd.array([[2, 4], [4, 8]]), mx.nd.array([1, 1])
+    embedding.attach_grad()
+    with mx.autograd.record():
+        value = loss(embedding, label)
+    value.backward()
+    centers = loss.centers.data().asnumpy()
+    # ½ ‖x‖²; x; and half the sum of both over 1 + 2.
+    right = (value.asnumpy().tolist() == [10, 40]
+             and embedding.grad.asnumpy().tolist() == [[2, 4], [4, 8]]
+             and np.allclose(centers, [[0, 0], [1, 2]]))
+    return 'right' if right else 'WRONG: loss %s, gradient %s, centers %s' % tuple(
+        array.tolist() for array in (value.asnumpy(), embedding.grad.asnumpy(), centers))
+
+
+if __name__ == '__main__':
+    print('\n'.join(report()))
