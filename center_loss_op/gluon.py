@@ -1,4 +1,6 @@
 """Center loss for Gluon."""
+from typing import Any, Optional, Union
+
 import mxnet as mx
 from mxnet.gluon.loss import Loss, _apply_weighting
 from mxnet.util import is_np_array
@@ -95,8 +97,10 @@ class CenterLoss(Loss):
     >>> loss.backward()
     """
 
-    def __init__(self, classes, in_units=0, alpha=0.5, weight=None, batch_axis=0,
-                 center_initializer='zeros', use_ignore=False, ignore_label=-1, **kwargs):
+    def __init__(self, classes: int, in_units: int = 0, alpha: float = 0.5,
+                 weight: Optional[float] = None, batch_axis: int = 0,
+                 center_initializer: Union[str, mx.init.Initializer] = 'zeros',
+                 use_ignore: bool = False, ignore_label: float = -1, **kwargs: Any) -> None:
         if batch_axis != 0:
             raise ValueError('batch_axis must be 0, got %r' % (batch_axis,))
         super().__init__(None if weight is None else rate('weight', weight), batch_axis, **kwargs)
@@ -134,16 +138,16 @@ class CenterLoss(Loss):
         return _apply_weighting(F, loss, self._weight, sample_weight)
 
     @property
-    def centers(self):
+    def centers(self) -> mx.gluon.Parameter:
         """The centers, a Parameter."""
         return self.center_bias
 
     @property
-    def alpha(self):
+    def alpha(self) -> float:
         """α, the rate at which the centers move."""
         return self._operator_params.alpha
 
-    def cast(self, dtype):
+    def cast(self, dtype: Any) -> None:
         """Cast the block; the centers of float16 features stay float32."""
         super().cast('float32' if str(dtype) in ('float16', "<class 'numpy.float16'>") else dtype)
 
@@ -184,7 +188,8 @@ class CenterTrainer:
     >>> center_trainer.step()
     """
 
-    def __init__(self, center_loss, kvstore='device'):
+    def __init__(self, center_loss: CenterLoss,
+                 kvstore: Union[str, mx.kvstore.KVStoreBase] = 'device') -> None:
         if not isinstance(center_loss, CenterLoss):
             raise TypeError('center_loss must be a CenterLoss, got %r' % (center_loss,))
         self._centers = center_loss.centers
@@ -192,7 +197,7 @@ class CenterTrainer:
         self._alpha = center_loss.alpha
         center_loss.leave_centers_to(self._centers.name)
 
-    def step(self):
+    def step(self) -> None:
         """Move the centers by the samples of all backward passes since the last step.
 
         Call it on every worker, once after each `Trainer.step`. The first call makes the

@@ -5,12 +5,15 @@ working memory, and `<name>_center_bias`, the centers. Its graphs hold all three
 the node, in that order; MXNet cannot know which of them the operator of this package has left.
 """
 import json
+from typing import Dict, Tuple
 
 import mxnet as mx
 
 from .operator import OP_TYPE
 
 __all__ = ['load_checkpoint', 'load_symbol']
+
+NDArrays = Dict[str, mx.nd.NDArray]
 
 _PORTED_INPUTS = ('data', 'label', 'diff_bias', 'center_bias', 'sum_bias')
 
@@ -21,7 +24,7 @@ def _is_ported(node):
             and len(node['inputs']) == len(_PORTED_INPUTS))
 
 
-def load_symbol(fname):
+def load_symbol(fname: str) -> mx.sym.Symbol:
     """Load a symbol of the ported implementation; any other, as `mx.sym.load` does.
 
     Parameters
@@ -52,7 +55,7 @@ def load_symbol(fname):
     return mx.sym.load_json(json.dumps(graph))
 
 
-def load_checkpoint(prefix, epoch):
+def load_checkpoint(prefix: str, epoch: int) -> Tuple[mx.sym.Symbol, NDArrays, NDArrays]:
     """Load a checkpoint of the ported implementation, or any other.
 
     Takes and returns what `mx.model.load_checkpoint` does, so what comes back fits

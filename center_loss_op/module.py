@@ -1,6 +1,9 @@
 """Center loss for the Module API: one set of centers on several devices and workers."""
 import os
 import re
+from typing import Union
+
+import mxnet as mx
 
 from .operator import OP_TYPE
 from .parallel import Gatherer, open_store
@@ -40,18 +43,19 @@ class CenterTrainer:
     >>> mod.fit(train, batch_end_callback=CenterTrainer('faces'), num_epoch=10)
     """
 
-    def __init__(self, key, kvstore='device'):
+    def __init__(self, key: str,
+                 kvstore: Union[str, mx.kvstore.KVStoreBase] = 'device') -> None:
         os.environ.setdefault('MXNET_UPDATE_ON_KVSTORE', '0')
         self._gatherer = Gatherer(key, open_store(kvstore))
         self._module = None
         self._centers = None
         self._alpha = None
 
-    def __call__(self, param):
+    def __call__(self, param: mx.model.BatchEndParam) -> None:
         """As a `batch_end_callback` of `Module.fit`."""
         self.step(param.locals['self'])
 
-    def step(self, module):
+    def step(self, module: mx.mod.Module) -> None:
         """Move the centers by the samples of all backward passes since the last step.
 
         Parameters

@@ -1,4 +1,6 @@
 """Center loss for symbol graphs."""
+from typing import Optional
+
 import mxnet as mx
 
 from .operator import OP_TYPE
@@ -7,8 +9,10 @@ from .params import DOC, Params
 __all__ = ['center_loss']
 
 
-def center_loss(data, label, num_class, alpha=0.5, scale=1.0, reduction='mean', use_ignore=False,
-                ignore_label=-1, need_top_grad=False, key='', name=None):
+def center_loss(data: mx.sym.Symbol, label: mx.sym.Symbol, num_class: int, alpha: float = 0.5,
+                scale: float = 1.0, reduction: str = 'mean', use_ignore: bool = False,
+                ignore_label: float = -1, need_top_grad: bool = False, key: str = '',
+                name: Optional[str] = None) -> mx.sym.Symbol:
     """Center loss as a node of a symbol graph.
 
     The output is the loss, ½ ‖x_i − c_{y_i}‖² reduced over the batch; the gradient is

@@ -1,0 +1,41 @@
+"""Type hints of the public API, for editors and type checkers: complete, and py.typed says so."""
+import inspect
+import os
+import typing
+
+import pytest
+
+import center_loss_op
+from center_loss_op import gluon, legacy, module, symbol
+
+PUBLIC = [symbol.center_loss, center_loss_op.nearest_center, legacy.load_symbol,
+          legacy.load_checkpoint, gluon.CenterLoss.__init__, gluon.CenterLoss.cast,
+          gluon.CenterLoss.centers.fget, gluon.CenterLoss.alpha.fget,
+          gluon.CenterTrainer.__init__, gluon.CenterTrainer.step, module.CenterTrainer.__init__,
+          module.CenterTrainer.__call__, module.CenterTrainer.step]
+
+
+@pytest.mark.parametrize('function', PUBLIC, ids=lambda function: function.__qualname__)
+def test_every_parameter_and_result_has_a_type(function):
+    hints = typing.get_type_hints(function)
+    names = set(inspect.signature(function).parameters) - {'self'}
+    assert names | {'return'} == set(hints)
+
+
+def test_defaults_have_the_type_of_the_hint():
+    for function in PUBLIC:
+        for name, parameter in inspect.signature(function).parameters.items():
+            hint = typing.get_type_hints(function).get(name)
+            if parameter.default not in (parameter.empty, None) and isinstance(hint, type):
+                allowed = (int, float) if hint is float else hint
+                assert isinstance(parameter.default, allowed), (function, name)
+
+
+def test_the_public_names_are_all_listed():
+    listed = {function.__qualname__.split('.')[0] for function in PUBLIC}
+    public = {name for part in (gluon, legacy, module, symbol) for name in part.__all__}
+    assert public | {'nearest_center'} == listed
+
+
+def test_py_typed():
+    assert os.path.exists(os.path.join(os.path.dirname(center_loss_op.__file__), 'py.typed'))
