@@ -1,0 +1,132 @@
+"""Memory is flat after a warm-up, whatever changes from step to step."""
+import gc
+
+import mxnet as mx
+import numpy as np
+import psutil
+import pytest
+
+from center_loss_op.gluon import CenterLoss
+
+SIZE, CLASSES = 64, 1000
+SIZES = (7, 64, 33, 128, 1, 96)  # batches; the largest is 32 KiB of features
+
+
+def imperative():
+    """A new operator each step, batches of changing sizes."""
+    centers = mx.nd.zeros((CLASSES, SIZE))
+
+    def step(number):
+        size = SIZES[number % len(SIZES)]
+        data = mx.nd.ones((size, SIZE))
+        data.attach_grad()
+        with mx.autograd.record():
+            loss = mx.nd.Custom(data, mx.nd.zeros(size), centers, op_type='centerloss',
+                                num_class=CLASSES)
+        loss.backward()
+    return step
+
+
+def module():
+    """An executor that is bound anew for each new batch size."""
+    node = mx.sym.Custom(mx.sym.Variable('data'), mx.sym.Variable('label'), op_type='centerloss',
+                         num_class=CLASSES)
+    executor = [node.simple_bind(mx.cpu(), data=(64, SIZE), label=(64,))]
+    executor[0].arg_dict['label'][:] = 0
+
+    def step(number):
+        if number % 50 == 0:
+            size = SIZES[number // 50 % len(SIZES)]
+            executor[0] = executor[0].reshape(data=(size, SIZE), label=(size,),
+                                              allow_up_sizing=True)
+            executor[0].arg_dict['label'][:] = 0
+        executor[0].forward(is_train=True)
+        executor[0].backward()
+    return step
+
+
+def gluon():
+    """A block that is hybridized again and again."""
+    loss = CenterLoss(CLASSES, in_units=SIZE)
+    loss.initialize()
+
+    def step(number):
+        if number % 100 == 0:
+            loss.hybridize(number % 200 == 0, static_alloc=number % 400 == 0)
+        size = SIZES[number % len(SIZES)]
+        data = mx.nd.ones((size, SIZE))
+        data.attach_grad()
+        with mx.autograd.record():
+            value = loss(data, mx.nd.zeros(size))
+        value.backward()
+    return step
+
+
+def forward_only():
+    """Training forwards whose backward never comes."""
+    centers = mx.nd.zeros((CLASSES, SIZE))
+    data, label = mx.nd.ones((128, SIZE)), mx.nd.zeros(128)
+    data.attach_grad()
+
+    def step(number):  # pylint: disable=unused-argument
+        with mx.autograd.record():
+            mx.nd.Custom(data, label, centers, op_type='centerloss', num_class=CLASSES)
+    return step
+
+
+def growth(step, steps):
+    """Bytes by which the process grew in the second half of `steps`, after a quarter of them."""
+    process = psutil.Process()
+
+    def run(first, last):
+        sizes = []
+        for number in range(first, last):
+            step(number)
+            if number % 50 == 49:
+                mx.nd.waitall()
+                gc.collect()
+                sizes.append(process.memory_info().rss)
+        return np.median(sizes)
+
+    run(0, steps // 4)
+    middle = run(steps // 4, steps * 5 // 8)
+    return run(steps * 5 // 8, steps) - middle
+
+
+CASES = [imperative, module, gluon, forward_only]
+
+
+@pytest.mark.parametrize('case', CASES, ids=lambda case: case.__name__)
+def test_flat(case):
+    # A leak of one batch of 128 features every other step would be 12 MiB.
+    assert growth(case(), 2000) < 4 << 20
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize('case', CASES, ids=lambda case: case.__name__)
+def test_flat_for_long(case):
+    assert growth(case(), 20000) < 4 << 20
+
+
+def test_large_batches_do_not_wait_for_the_garbage_collector():
+    """Dead operators hold a batch each, in reference cycles: more than a few are too many."""
+    process = psutil.Process()
+    data, label = mx.nd.ones((2048, 512)), mx.nd.zeros(2048)  # 4 MiB
+    centers = mx.nd.zeros((10, 512))
+    data.attach_grad()
+
+    def steps(number):
+        for _ in range(number):
+            with mx.autograd.record():
+                loss = mx.nd.Custom(data, label, centers, op_type='centerloss', num_class=10)
+            loss.backward()
+            mx.nd.waitall()
+    steps(5)
+    before = process.memory_info().rss
+    thresholds = gc.get_threshold()
+    gc.set_threshold(1000000)  # as in a process with so many objects that it hardly collects
+    try:
+        steps(100)
+    finally:
+        gc.set_threshold(*thresholds)
+    assert process.memory_info().rss - before < 200 << 20
