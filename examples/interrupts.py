@@ -9,8 +9,7 @@ class Interrupts:
     Attributes
     ----------
     received : signal.Signals or None
-        What has come; a loop that sees it saves its work and exits with 128 + number, as a
-        process that the signal has ended.
+        What has come; a loop that sees it saves its work and ends.
     """
     _SIGNALS = signal.SIGINT, signal.SIGTERM
 

@@ -13,7 +13,7 @@ SLOPE = 0.25
 
 def initializer():
     """For all weights; biases start at 0, centers too."""
-    return mx.init.Xavier(rnd_type='gaussian', factor_type='in', magnitude=2)
+    return mx.init.Xavier()
 
 
 class Network(nn.HybridBlock):

@@ -1,11 +1,16 @@
 """How the examples learn: optimizer and learning rate, for both of them."""
 import mxnet as mx
 
+_WARMUP = 50
+
 
 def schedule(lr, updates):
-    """The learning rate: a short warm-up, then down to 0 along a cosine."""
-    return mx.lr_scheduler.CosineScheduler(updates, base_lr=lr, warmup_steps=updates // 20,
-                                           warmup_begin_lr=lr / 20)
+    """The learning rate of update 1 to `updates`: a warm-up, then down to 0 along a cosine.
+
+    Without the warm-up the first steps can throw the features so far out that none comes back.
+    """
+    return mx.lr_scheduler.CosineScheduler(updates, base_lr=lr, warmup_begin_lr=lr / _WARMUP,
+                                           warmup_steps=min(_WARMUP, updates // 2))
 
 
 def optimizer(batch_size, begin_num_update=0):

@@ -17,6 +17,10 @@ class TrainingError(Exception):
     """A training run that cannot go on."""
 
 
+class Interrupted(Exception):
+    """A training run that a signal has ended: the signal, and the checkpoint it left."""
+
+
 def fixed(options):
     """The options that a resumed run must share with the one it continues."""
     return {name: getattr(options, name) for name in FIXED}
@@ -60,9 +64,8 @@ def check_finite(history):
 
 
 def leave(received, path):
-    """End the process as the signal would have, now that the checkpoint at `path` is written."""
-    _say('%s: saved %s, continue with --resume' % (received.name, path))
-    sys.exit(128 + received)
+    """End a run that a signal asks to end, now that the checkpoint at `path` is written."""
+    raise Interrupted(received, path)
 
 
 def finish(options, history, evaluated):
@@ -96,6 +99,10 @@ def script(main):
         main()
     except (checkpoint.CheckpointError, DataError, OptionError, TrainingError) as error:
         sys.exit('%s: error: %s' % (os.path.basename(sys.argv[0]), error))
+    except Interrupted as interrupt:
+        received, path = interrupt.args
+        _say('%s: saved %s, continue with --resume' % (received.name, path))
+        sys.exit(128 + received)  # as a process that the signal has ended
     except KeyboardInterrupt:
         sys.exit(130)
 
