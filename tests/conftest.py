@@ -25,7 +25,7 @@ hypothesis.settings.register_profile(
     'default', deadline=None, max_examples=40, derandomize=True, database=None,
     suppress_health_check=list(hypothesis.HealthCheck))
 hypothesis.settings.register_profile(
-    'soak', hypothesis.settings.get_profile('default'), max_examples=1500, derandomize=False,
+    'soak', hypothesis.settings.get_profile('default'), max_examples=600, derandomize=False,
     print_blob=True)
 
 
@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(items):
     """`-m soak` runs the random tests too, with more examples."""
     if hypothesis.settings.default is hypothesis.settings.get_profile('soak'):
         for item in items:
-            if hypothesis.is_hypothesis_test(item.obj):
+            if getattr(getattr(item, 'obj', None), 'is_hypothesis_test', False):
                 item.add_marker('soak')
 
 
