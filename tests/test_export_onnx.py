@@ -87,7 +87,7 @@ def test_the_centers_beside_it(trained):
                                       saved.aux_params['center_loss_center_bias'].asnumpy())
 
 
-def test_a_threshold_is_part_of_the_file(trained, capsys):
+def test_a_threshold_is_part_of_the_file(trained):
     folder, _ = trained
     _, test_set = data.load('digits')
     _, distances = by_hand(folder, test_set.images)
