@@ -13,7 +13,6 @@ warnings.filterwarnings('ignore', category=DeprecationWarning, module='mxnet')
 
 import center_loss_op  # before mxnet, for Python 3.12; pylint: disable=unused-import
 import hypothesis
-import mxnet as mx
 import pytest
 
 from center_loss_op.device import Device

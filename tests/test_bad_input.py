@@ -116,7 +116,8 @@ class Training:
 
     def __init__(self, hybridize):
         mx.random.seed(1)
-        self.embedding, self.classifier = gluon.nn.Dense(3, in_units=3), gluon.nn.Dense(4, in_units=3)
+        self.embedding = gluon.nn.Dense(3, in_units=3)
+        self.classifier = gluon.nn.Dense(4, in_units=3)
         self.softmax, self.center = gluon.loss.L2Loss(), CenterLoss(4, in_units=3, weight=.5)
         for part in (self.embedding, self.classifier, self.center):
             part.initialize(mx.init.Xavier())
@@ -257,7 +258,8 @@ def steps(draw):
     good = st.integers(0, classes - 1)
     bad = st.sampled_from([-1, classes, 255, .5, float('nan'), float('inf'), -2 ** 31, 1e30])
     label_type = draw(st.sampled_from(['float32', 'float64', 'int32', 'int64', 'float16', 'uint8']))
-    each = good if draw(st.booleans()) else good | (bad if ignore is None else bad | st.just(ignore))
+    other = bad if ignore is None else bad | st.just(ignore)
+    each = good if draw(st.booleans()) else good | other
     label = draw(st.lists(each, min_size=samples, max_size=samples))
     if label_type[0] != 'f':
         label = [value if value == value and abs(value) < 2 ** 15 else -1 for value in label]
