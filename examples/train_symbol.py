@@ -5,9 +5,8 @@
     python examples/train_symbol.py --dataset mnist --data-dir DIR --output-dir out/mnist
 """
 import os
+from unittest import mock
 
-# Optimizer and its state stay with the module, where a checkpoint can reach them.
-os.environ['MXNET_UPDATE_ON_KVSTORE'] = '0'
 os.environ.setdefault('MXNET_SUBGRAPH_VERBOSE', '0')
 
 from center_loss_op.symbol import center_loss  # before mxnet, for Python 3.12
@@ -79,7 +78,9 @@ def train(options):
     schedule = recipe.schedule(options.lr, options.epochs * steps)
     updates = history.epoch * steps + history.batch
     optimizer = recipe.optimizer(options.batch_size, begin_num_update=updates)
-    module.init_optimizer(optimizer=optimizer)
+    # Optimizer and its state stay with the module, where a checkpoint can reach them.
+    with mock.patch.dict(os.environ, MXNET_UPDATE_ON_KVSTORE='0'):
+        module.init_optimizer(optimizer=optimizer)
     names = [name for name in module.symbol.list_arguments() if name not in ('data', 'label')]
     updater, copies = module._updater, len(options.contexts)  # pylint: disable=protected-access
     if saved is not None:
