@@ -17,6 +17,8 @@ import json
 import math
 import os
 
+os.environ.setdefault('MXNET_SUBGRAPH_VERBOSE', '0')
+
 from center_loss_op import nearest_center  # before mxnet, for Python 3.12
 import mxnet as mx
 import mxnet.onnx
@@ -73,8 +75,10 @@ def export(options):
     centers, = saved.aux_params.values()
     np.savez(os.path.join(options.run_dir, 'centers.npz'), centers=centers.asnumpy())
 
-    outputs = run_onnx(path, test_set.images, options.batch_size)
-    differences = compare(outputs, run_mxnet(symbol, params, test_set.images))
+    images = [test_set.images[begin:begin + options.batch_size]
+              for begin in range(0, len(test_set.images), options.batch_size)]
+    outputs = run_onnx(path, images)
+    differences = compare(outputs, run_mxnet(symbol, params, images))
     accuracy = float((outputs[OUTPUTS.index('label')] == test_set.labels).mean())
     print('%s: %.2f %% of the test set right; largest difference to MXNet %.1e'
           % (path, 100 * accuracy, max(differences.values())))
@@ -140,18 +144,22 @@ def rename(graph, old, new):
     return new
 
 
-def run_onnx(path, images, batch_size):
-    """What ONNX Runtime makes of the images: embedding, label, distance."""
+def run_onnx(path, batches):
+    """What ONNX Runtime makes of batches of images: embedding, label, distance."""
     session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
-    parts = [session.run(OUTPUTS, {'data': images[begin:begin + batch_size]})
-             for begin in range(0, len(images), batch_size)]
-    return [np.concatenate(part) for part in zip(*parts)]
+    return joined(session.run(OUTPUTS, {'data': images}) for images in batches)
 
 
-def run_mxnet(symbol, params, images):
+def run_mxnet(symbol, params, batches):
     """What MXNet makes of them."""
-    executor = symbol.bind(mx.cpu(), {**params, 'data': mx.nd.array(images)}, grad_req='null')
-    return [output.asnumpy() for output in executor.forward(is_train=False)]
+    return joined([output.asnumpy() for output in symbol.bind(
+        mx.cpu(), {**params, 'data': mx.nd.array(images)}, grad_req='null').forward()]
+        for images in batches)
+
+
+def joined(parts):
+    """Outputs batch by batch as one array for each output."""
+    return [np.concatenate(part) for part in zip(*parts)]
 
 
 def compare(outputs, expected):
