@@ -2,6 +2,7 @@
 import csv
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -35,6 +36,12 @@ def example(script, *arguments, timeout=120, code=0):
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
     assert done.returncode == code, done.stderr
     return done
+
+
+def trained(script, *arguments):
+    """Run what a script runs in this process: its Evaluation."""
+    train = {'train_gluon.py': train_gluon.train, 'train_symbol.py': train_symbol.train}[script]
+    return train(options.parse(list(map(str, arguments))))
 
 
 def contents(folder, name):
@@ -128,7 +135,7 @@ def test_mxnet_loads_the_checkpoint_and_computes_the_same(short_run):
 @pytest.mark.parametrize('script', SCRIPTS)
 def test_every_option_arrives(script, tmp_path):
     """A run with no option at its default, of the class of losses that collapses."""
-    example(script, '--dataset', 'digits', '--loss', 'center', '--center-weight', 0.5,
+    trained(script, '--dataset', 'digits', '--loss', 'center', '--center-weight', 0.5,
             '--alpha', 0.25, '--embedding-size', 5, '--epochs', 1, '--batch-size', 100,
             '--lr', 0.02, '--seed', 3, '--output-dir', tmp_path)
     (path,) = (tmp_path / 'checkpoints').iterdir()
@@ -144,24 +151,20 @@ def test_every_option_arrives(script, tmp_path):
 
 
 def test_both_examples_give_the_same_kind_of_results(tmp_path):
-    """From the same initial values, in the same order, they train alike to the last epoch."""
-    for script in SCRIPTS:
-        example(script, '--epochs', 1, '--batch-size', 100, '--output-dir', tmp_path / script)
-    # The symbol example goes on where the Gluon example stopped, and the other way round.
+    """Each goes on where the other stopped, as itself would."""
     for first, second in (SCRIPTS, SCRIPTS[::-1]):
-        folder = tmp_path / first
-        os.rename(str(folder), str(tmp_path / 'start'))
+        common = ('--batch-size', 100, '--output-dir', tmp_path / 'run')
+        trained(first, '--epochs', 1, *common)
         results = []
         for script in first, second:
-            subprocess.run(['cp', '-r', str(tmp_path / 'start'), str(tmp_path / 'next')],
-                           check=True)
-            example(script, '--epochs', 2, '--batch-size', 100, '--resume', '--output-dir',
-                    tmp_path / 'next')
-            rows = list(csv.DictReader(contents(tmp_path / 'next', 'history.csv').splitlines()))
+            shutil.copytree(str(tmp_path / 'run'), str(tmp_path / 'start'))
+            trained(script, '--epochs', 2, '--resume', *common)
+            rows = list(csv.DictReader(contents(tmp_path / 'run', 'history.csv').splitlines()))
             results.append([float(rows[-1][name]) for name in ('softmax_loss', 'center_loss')])
-            subprocess.run(['rm', '-r', str(tmp_path / 'next')], check=True)
+            shutil.rmtree(str(tmp_path / 'run'))
+            (tmp_path / 'start').rename(tmp_path / 'run')
+        shutil.rmtree(str(tmp_path / 'run'))
         assert results[0] == pytest.approx(results[1], rel=1e-2)
-        os.rename(str(tmp_path / 'start'), str(folder))
 
 
 def mnist_files(folder, count=40):
@@ -179,7 +182,7 @@ def mnist_files(folder, count=40):
 @pytest.mark.parametrize('script', SCRIPTS)
 def test_mnist_trains_from_files(script, tmp_path):
     mnist_files(tmp_path)
-    example(script, '--dataset', 'mnist', '--data-dir', tmp_path, '--epochs', 1, '--batch-size',
+    trained(script, '--dataset', 'mnist', '--data-dir', tmp_path, '--epochs', 1, '--batch-size',
             20, '--output-dir', tmp_path / 'out')
     assert json.loads(contents(tmp_path / 'out', 'metrics.json'))['accuracy'] <= 1
 
