@@ -210,4 +210,5 @@ class CenterTrainer:
             trainer was created. Or the store did not sum: see
             :class:`center_loss_op.parallel.Gatherer`.
         """
-        self._gatherer.step(self._centers.list_data(), self._alpha)
+        self._gatherer.step([copy.as_nd_ndarray() for copy in self._centers.list_data()],
+                            self._alpha)

@@ -5,7 +5,7 @@ import pytest
 from mxnet import autograd, gluon
 from mxnet.gluon.contrib.estimator import BatchProcessor, Estimator
 
-from center_loss_op.gluon import CenterLoss
+from center_loss_op.gluon import CenterLoss, CenterTrainer
 from oracle import center_loss as oracle, tolerance
 
 SAMPLES, SIZE, EMBEDDING, CLASSES, WEIGHT = 8, 5, 3, 4, 0.1
@@ -324,6 +324,22 @@ other.add(CenterLoss(4, in_units=3))
 net.save_parameters('net.params')
 other.load_parameters('net.params')
 assert (other[0].centers.data() == loss.centers.data()).all()
+# Two contexts as one.
+contexts = [mx.cpu(0), mx.cpu(1)]
+loss = CenterLoss(4, in_units=3)
+loss.initialize(ctx=contexts)
+trainer = CenterTrainer(loss)
+parts = gluon.utils.split_and_load(x, contexts)
+for part in parts:
+    part.attach_grad()
+with autograd.record():
+    losses = [loss(part, mx.np.array(half, ctx=part.ctx))
+              for part, half in zip(parts, (classes[:4], classes[4:]))]
+autograd.backward(losses)
+trainer.step()
+for context in contexts:
+    np.testing.assert_allclose(loss.centers.data(context).asnumpy(),
+                               oracle(values, classes, np.zeros((4, 3))).centers, rtol=1e-5)
 data, label = mx.sym.var('data').as_np_ndarray(), mx.sym.var('label').as_np_ndarray()
 try:
     mx.sym.Custom(data, label, op_type='centerloss', num_class=4)
