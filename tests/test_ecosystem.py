@@ -5,7 +5,7 @@ import pytest
 from mxnet import autograd, gluon
 from mxnet.gluon.contrib.estimator import BatchProcessor, Estimator
 
-from center_loss_op.gluon import CenterLoss, CenterTrainer
+from center_loss_op.gluon import CenterLoss
 from oracle import center_loss as oracle, tolerance
 
 SAMPLES, SIZE, EMBEDDING, CLASSES, WEIGHT = 8, 5, 3, 4, 0.1
@@ -111,11 +111,11 @@ def test_estimator():
     np.testing.assert_array_equal(centers_of(net), before)
 
 
-# amp.init patches MXNet for the rest of the process: each run has one of its own.
+# amp.init patches MXNet for the rest of the process.
 AMP = '''
 import sys
 sys.path.insert(0, sys.argv[1])
-dtype, scaled, hybridize = sys.argv[2], sys.argv[3] == 'True', sys.argv[4] == 'True'
+dtype = sys.argv[2]
 from test_ecosystem import *
 from mxnet.contrib import amp
 # MXNet's CPU has no float16 FullyConnected; tanh stands for the operators it has.
@@ -128,44 +128,42 @@ class HalfNet(Net):
             embedding = F.tanh(embedding)
         # Imperative amp casts no float16 back to float32 on the CPU.
         return self.classifier(F.cast(embedding, 'float32')), embedding
-net = HalfNet()
-net.initialize(mx.init.Xavier())
-trainer, joint = trainer_of(net, update_on_kvstore=False), JointLoss(net.center_loss)
-if scaled:
-    amp.init_trainer(trainer)
-    assert trainer._amp_loss_scaler.loss_scale > 1
-if hybridize:
-    net.hybridize()
-    joint.hybridize()
-weights = net.embedding.weight.data().asnumpy()
-for step in range(4):
-    data, label = batch(step)
-    before = centers_of(net)
-    with autograd.record():
-        scores, embedding = net(data)
-        assert embedding.dtype != np.float32
-        loss = joint((scores, embedding), label)
-        if scaled:
-            with amp.scale_loss(loss, trainer) as scaled_loss:
-                autograd.backward(scaled_loss)
-        else:
-            loss.backward()
-    trainer.step(SAMPLES)
-    check_centers(net, embedding.astype('float32'), label, before)
-assert centers_of(net).any()
-print(abs(net.embedding.weight.data().asnumpy() - weights).max())
+for scaled, hybridize in (True, True), (True, False), (False, True), (False, False):
+    net = HalfNet()
+    net.initialize(mx.init.Xavier())
+    trainer, joint = trainer_of(net, update_on_kvstore=False), JointLoss(net.center_loss)
+    if scaled:
+        amp.init_trainer(trainer)
+        assert trainer._amp_loss_scaler.loss_scale > 1
+    if hybridize:
+        net.hybridize()
+        joint.hybridize()
+    weights = net.embedding.weight.data().asnumpy()
+    for step in range(4):
+        data, label = batch(step)
+        before = centers_of(net)
+        with autograd.record():
+            scores, embedding = net(data)
+            assert embedding.dtype != np.float32
+            loss = joint((scores, embedding), label)
+            if scaled:
+                with amp.scale_loss(loss, trainer) as scaled_loss:
+                    autograd.backward(scaled_loss)
+            else:
+                loss.backward()
+        trainer.step(SAMPLES)
+        check_centers(net, embedding.astype('float32'), label, before)
+    assert centers_of(net).any()
+    print(scaled, hybridize, abs(net.embedding.weight.data().asnumpy() - weights).max())
 '''
 
 
-@pytest.mark.parametrize('hybridize', [False, True])
 @pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
-def test_mixed_precision(child, request, dtype, hybridize):
-    moved = []
-    for scaled in True, False:
-        done = child(AMP, request.fspath.dirname, dtype, scaled, hybridize)
-        assert done.returncode == 0, done.stderr
-        moved.append(float(done.stdout.splitlines()[-1]))
-    assert min(moved) > 0.005  # the net trained, scaled or not
+def test_mixed_precision(child, request, dtype):
+    done = child(AMP, request.fspath.dirname, dtype)
+    assert done.returncode == 0, done.stderr
+    moved = [float(line.split()[-1]) for line in done.stdout.splitlines()]
+    assert len(moved) == 4 and min(moved) > 0.005  # each net trained, scaled or not
 
 
 def test_clip_global_norm():
@@ -291,14 +289,15 @@ def test_export_and_import_for_training(tmp_path):
 NUMPY_INTERFACE = '''
 import sys
 sys.path.insert(0, sys.argv[1])
-hybridize = sys.argv[2] == 'True'
 from test_ecosystem import *
+from center_loss_op.gluon import CenterTrainer
 mx.npx.set_np()
 rng = np.random.RandomState(0)
 values, classes = rng.standard_normal((8, 3)).astype('float32'), rng.randint(0, 4, 8)
 before = rng.standard_normal((4, 3)).astype('float32')
 x = mx.np.array(values)
-for weights in [], [rng.rand(8).astype('float32')]:
+weighted = [rng.rand(8).astype('float32')]
+for weights, hybridize in ([], False), (weighted, False), ([], True), (weighted, True):
     loss = CenterLoss(4, weight=WEIGHT)
     loss.initialize()
     if hybridize:
@@ -348,9 +347,8 @@ except TypeError as error:
 '''
 
 
-@pytest.mark.parametrize('hybridize', [False, True])
-def test_numpy_interface(child, request, hybridize):
-    done = child(NUMPY_INTERFACE, request.fspath.dirname, hybridize)
+def test_numpy_interface(child, request):
+    done = child(NUMPY_INTERFACE, request.fspath.dirname)
     assert done.returncode == 0, done.stderr
     # A symbol graph is legacy to MXNet, and it says what to do.
     assert 'as_nd_ndarray()' in done.stdout
