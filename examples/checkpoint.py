@@ -19,6 +19,7 @@ import shutil
 import struct
 from typing import NamedTuple
 
+import center_loss_op  # before mxnet, for Python 3.12; pylint: disable=unused-import
 import mxnet as mx
 import numpy as np
 
@@ -127,11 +128,11 @@ def save(folder, updates, symbol, arg_params, aux_params, optimizer_states, stat
         os.rename(unfinished, path)
         _to_disk(_home(folder))
         _prune(folder, updates)
-    except (OSError, mx.MXNetError) as error:
+    except OSError as error:
         _remove(unfinished)
         last = _paths(folder)
         raise CheckpointError('cannot write %s: %s; %s' % (
-            path, getattr(error, 'strerror', None) or str(error).rsplit('\n', maxsplit=1)[-1],
+            path, error.strerror,
             'the last checkpoint is %s' % last[-1] if last else 'there is no earlier one')
             ) from None
     return path
@@ -296,12 +297,12 @@ def _checksum(path):
 
 def _save_arrays(path, arrays):
     """mx.nd.save, and a look at what is there: a full disk can go unnoticed by MXNet."""
-    mx.nd.save(path, {name: array.as_in_context(mx.cpu()) for name, array in arrays.items()})
     try:
+        mx.nd.save(path, {name: array.as_in_context(mx.cpu()) for name, array in arrays.items()})
         _check_arrays(path)
-    except (ValueError, struct.error):
-        raise OSError(None, 'the file system did not take all of %s' % os.path.basename(path)
-                      ) from None
+    except (mx.MXNetError, ValueError, struct.error):
+        raise OSError(None, 'not all of %s could be written, is the disk full?'
+                      % os.path.basename(path)) from None
 
 
 def _load_arrays(path):
