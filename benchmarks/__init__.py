@@ -1,1 +1,2 @@
 """What center loss costs: `python -m benchmarks`."""
+import center_loss_op  # before mxnet, for Python 3.12

@@ -6,10 +6,10 @@ Run as a program (by the tests, or by the launcher) it writes the copies of its 
 import argparse
 import os
 
+import center_loss_op  # before mxnet, for Python 3.12
 import mxnet as mx
 import numpy as np
 
-import center_loss_op
 from center_loss_op.symbol import center_loss
 
 STEPS, BATCH, SIZE, CLASSES, ALPHA = 50, 64, 5, 7, 0.5

@@ -204,7 +204,7 @@ def test_bad_label_in_inference(log):
 
 def test_message_on_stderr_without_logging(child):
     """A script that has not set up logging sees the line too."""
-    result = child('import mxnet as mx, center_loss_op\n'
+    result = child('import center_loss_op, mxnet as mx\n'
                    'mx.nd.Custom(mx.nd.ones((1, 2)), mx.nd.array([5]), mx.nd.zeros((3, 2)),'
                    ' op_type="centerloss", num_class=3).asnumpy()')
     assert result.returncode == 1

@@ -76,7 +76,7 @@ def test_a_worker_that_dies_ends_the_launcher(tmp_path):
     script = tmp_path / 'dies.py'
     script.write_text(
         'import os, signal, time\n'
-        'import mxnet as mx\n'
+        'import center_loss_op, mxnet as mx\n'
         'store = mx.kv.create("dist_sync")\n'
         'store.init("a", mx.nd.zeros(3))\n'
         'if store.rank == 1:\n'
@@ -105,7 +105,7 @@ def test_a_server_that_runs_the_optimizer_is_named(tmp_path):
     script = tmp_path / 'on_server.py'
     script.write_text(
         'import sys; sys.path.insert(0, %r)\n'
-        'import mxnet as mx, center_loss_op\n'
+        'import center_loss_op, mxnet as mx\n'
         'store = mx.kv.create("dist_sync")\n'
         'store.set_optimizer(mx.optimizer.SGD())\n'
         'loss = center_loss_op.gluon.CenterLoss(3, in_units=2)\n'
