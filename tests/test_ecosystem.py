@@ -116,6 +116,7 @@ AMP = '''
 import sys
 sys.path.insert(0, sys.argv[1])
 dtype = sys.argv[2]
+import center_loss_op
 from test_ecosystem import *
 from mxnet.contrib import amp
 # MXNet's CPU has no float16 FullyConnected; tanh stands for the operators it has.
@@ -289,6 +290,7 @@ def test_export_and_import_for_training(tmp_path):
 NUMPY_INTERFACE = '''
 import sys
 sys.path.insert(0, sys.argv[1])
+import center_loss_op
 from test_ecosystem import *
 from center_loss_op.gluon import CenterTrainer
 mx.npx.set_np()
