@@ -80,10 +80,6 @@ def test_a_killed_run_ends_with_the_bits_of_one_that_was_not(whole, tmp_path, ki
     chance = random.Random(seed)
     done = unfinished = 0
     while done < kills:
-        if (tmp_path / 'metrics.json').exists():    # it has ended, so the next one begins
-            assert bits(tmp_path) == bits(folder)
-            shutil.rmtree(str(tmp_path))
-            tmp_path.mkdir()
         run = Run(script, tmp_path, '--resume')
         before = set(os.listdir(str(run.folder))) if run.folder.exists() else set()
         if done % 2:
@@ -98,6 +94,10 @@ def test_a_killed_run_ends_with_the_bits_of_one_that_was_not(whole, tmp_path, ki
             done += 1
             unfinished += any(name.startswith('.unfinished-')
                               for name in os.listdir(str(run.folder)))
+        else:   # it has ended before the kill, so the next one begins
+            assert bits(tmp_path) == bits(folder)
+            shutil.rmtree(str(tmp_path))
+            tmp_path.mkdir()
     print('%d of %d kills hit the writing of a checkpoint' % (unfinished, done))
     code, errors = Run(script, tmp_path, '--resume').end()
     assert code == 0, errors
