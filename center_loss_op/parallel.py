@@ -12,7 +12,6 @@ workers of a step, and its traffic grows with the batch, not with the number of 
 """
 import itertools
 import threading
-import zlib
 
 import mxnet as mx
 import numpy as np
@@ -30,6 +29,7 @@ _CHUNK = 1 << 20
 _lock = threading.Lock()
 _notes = {}
 _tickets = itertools.count()
+_numbers = itertools.count()
 
 
 def ticket():
@@ -106,7 +106,7 @@ class Gatherer:
                              'its own; the centers need the sum over all workers of a step, as '
                              "'dist_sync' gives it" % store.type)
         self._store = store
-        self._known_names = set()   # what the store has been told of
+        self._names = {}    # what the store calls things that it knows
 
     def step(self, centers, alpha):
         """Equation 4 over the samples of all contexts and workers since the last step.
@@ -220,11 +220,15 @@ class Gatherer:
 
     def _sum(self, name, arrays):
         """Replace each array by the sum over all contexts and workers."""
-        name = 'center_loss/%s/%s' % (self.key, name)
-        if self._int_keys:  # the same on all workers, and far above those of parameters
-            name = (1 << 30) + zlib.crc32(name.encode()) % (1 << 30)
-        if name not in self._known_names:
-            self._known_names.add(name)
-            self._store.broadcast(name, mx.nd.zeros_like(arrays[0]),
+        if name not in self._names:
+            # The same on all workers, who come here in the same order. Numbers are above those
+            # of parameters, and below 2**31 / 9973: MXNet multiplies them by that.
+            self._names[name] = (100000 + next(_numbers) if self._int_keys
+                                 else 'center_loss/%s/%s' % (self.key, name))
+            self._store.broadcast(self._names[name], mx.nd.zeros_like(arrays[0]),
                                   out=[mx.nd.zeros_like(array) for array in arrays])
-        self._store.pushpull(name, arrays, out=arrays)
+        self._store.pushpull(self._names[name], arrays, out=arrays)
+        # Two sums under one name have nothing that keeps them in order, and a server takes
+        # the first pushes to arrive for those of one step.
+        for array in arrays:
+            array.wait_to_read()
