@@ -42,16 +42,32 @@ def load(dataset, data_dir=None):
     return _mnist(data_dir) if dataset == 'mnist' else _digits()
 
 
-def batches(split, batch_size, seed, epoch, start=0):
+def batches(split, batch_size, seed, epoch, start=0, shift=0):
     """The batches of an epoch from number `start` on, as (images, labels) in NumPy.
 
-    The order follows from `seed` and `epoch` alone, so that a resumed run meets the batches
-    that it would have met. What does not fill a batch waits for the next epoch's order.
+    Each image is moved by up to `shift` pixels, another way in every epoch. Order and moves
+    follow from `seed` and `epoch` alone, so that a resumed run meets the batches that it would
+    have met. What does not fill a batch waits for the next epoch's order.
     """
-    order = np.random.RandomState((seed, epoch)).permutation(len(split.labels))
+    random = np.random.RandomState((seed, epoch))
+    order = random.permutation(len(split.labels))
+    moves = random.randint(-shift, shift + 1, (len(order), 2))
     for batch in range(start, len(order) // batch_size):
         rows = order[batch * batch_size:(batch + 1) * batch_size]
-        yield split.images[rows], split.labels[rows]
+        yield _moved(split.images[rows], moves[rows], shift), split.labels[rows]
+
+
+def _moved(images, moves, most):
+    """Images, (N, 1, height, width), moved by (down, right) pixels, at most `most`, over black."""
+    if not most:
+        return images
+    height, width = images.shape[2:]
+    padded = np.pad(images, ((0, 0), (0, 0), (most, most), (most, most)))
+    result = np.empty_like(images)
+    for image, source, (down, right) in zip(result, padded, moves):
+        top, left = most - down, most - right
+        image[:] = source[:, top:top + height, left:left + width]
+    return result
 
 
 def _digits():

@@ -68,7 +68,8 @@ def parser():
     add('--split-seed', type=cli.whole(0), default=0, metavar='N', help='who is unseen')
     add('--center-weights', type=cli.number, nargs='+', default=[0.01, 0.1, 1.], metavar='λ',
         help='the weights of center loss beside softmax; 0, softmax alone, is always among them')
-    add('--alpha', type=cli.number, default=0.5, metavar='α', help='the rate at which centers move')
+    add('--alpha', type=cli.number, default=0.5, metavar='α',
+        help='the rate at which centers move')
     add('--embedding-size', type=cli.whole(1), default=64, metavar='D',
         help='features of an image')
     add('--image-size', type=cli.whole(16, 512), nargs=2, default=[40, 32], metavar=('H', 'W'),
@@ -150,6 +151,10 @@ def embed(net, images):
     return np.hstack([net(mx.nd.array(view))[0].asnumpy() for view in (images, images[..., ::-1])])
 
 
+def _equal_error_rate(fpr, tpr):
+    return brentq(lambda rate: 1 - rate - np.interp(rate, fpr, tpr), 0, 1)
+
+
 def verify(embedding, labels):
     """Every metric of METRICS, and the ROC curves: ({name: value}, {distance: (fpr, tpr)}).
 
@@ -175,7 +180,7 @@ def verify(embedding, labels):
         closeness = -between[first, second]
         fpr, tpr, _ = roc_curve(genuine, closeness)
         curves[distance] = fpr, tpr
-        metrics['eer_' + distance] = brentq(lambda x: 1 - x - np.interp(x, fpr, tpr), 0, 1)  # pylint: disable=cell-var-from-loop
+        metrics['eer_' + distance] = _equal_error_rate(fpr, tpr)
         metrics['auc_' + distance] = float(roc_auc_score(genuine, closeness))
         if distance == 'euclidean':
             for percent in 1, 0.1:

@@ -1,4 +1,5 @@
 """How the examples learn: optimizer and learning rate, for both of them."""
+import center_loss_op  # before mxnet, for Python 3.12; pylint: disable=unused-import
 import mxnet as mx
 
 _WARMUP = 50
@@ -13,7 +14,14 @@ def schedule(lr, updates):
                                            warmup_steps=min(_WARMUP, updates // 2))
 
 
-def optimizer(batch_size, begin_num_update=0):
-    """SGD with momentum and weight decay; the gradients are sums over `batch_size` samples."""
-    return mx.optimizer.SGD(momentum=0.9, wd=5e-4, rescale_grad=1 / batch_size,
-                            begin_num_update=begin_num_update)
+def optimizer(batch_size, begin_num_update=0, sym=None):
+    """Adam; the gradients are sums over `batch_size` samples.
+
+    Of a symbol graph, `sym`, it takes each variable's multiple of the learning rate; a block's
+    parameters bring their own.
+
+    The gradient of center loss grows with the features. SGD, fast enough for softmax alone,
+    diverges with λ = 1; Adam's steps do not depend on the size of a gradient.
+    """
+    return mx.optimizer.Adam(rescale_grad=1 / batch_size, begin_num_update=begin_num_update,
+                             sym=sym)

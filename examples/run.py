@@ -49,9 +49,10 @@ def begin(options):
     return saved
 
 
-def progress(options, steps, updates):
+def progress(options, steps, updates, show=True):
     """A bar over all batches of the run, of which `updates` are done."""
     return tqdm(total=options.epochs * steps, initial=updates, desc=options.loss, unit=' batches',
+                disable=not show,
                 mininterval=0.1 if sys.stderr.isatty() else 5)
 
 

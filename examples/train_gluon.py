@@ -20,13 +20,16 @@ from history import History
 from interrupts import Interrupts
 
 
-def train(options):
+def train(options, each_epoch=None):
     """Train as the options say and leave the results in the output folder.
 
     Parameters
     ----------
     options : argparse.Namespace
         From `options.parse`.
+    each_epoch : callable, optional
+        Called with the epoch, from 1 on, the test set's embedding and the centers after each;
+        it replaces the progress bar.
 
     Returns
     -------
@@ -86,11 +89,12 @@ def train(options):
             state={'options': run.fixed(options), 'history': history.state()})
 
     # Training.
-    with Interrupts() as interrupts, run.progress(options, steps, updates) as bar:
+    with Interrupts() as interrupts, run.progress(options, steps, updates,
+                                                  each_epoch is None) as bar:
         while history.epoch < options.epochs:
             history.start()
             for images, labels in data.batches(train_set, options.batch_size, options.seed,
-                                               history.epoch, start=history.batch):
+                                               history.epoch, history.batch, options.shift):
                 parts = zip(gluon.utils.split_and_load(images, contexts, even_split=False),
                             gluon.utils.split_and_load(labels, contexts, even_split=False))
                 losses, outputs = [], []
@@ -114,7 +118,10 @@ def train(options):
                 if interrupts.received:
                     run.leave(interrupts.received, save())
             run.check_finite(history)
-            _, scores = predict(net, test_set.images, options.batch_size, contexts[0])
+            embedding, scores = predict(net, test_set.images, options.batch_size, contexts[0])
+            if each_epoch:
+                each_epoch(history.epoch + 1, embedding,
+                           center_loss.centers.data(contexts[0]).asnumpy())
             history.end_epoch(float((scores.argmax(axis=1) == test_set.labels).mean()),
                               trainer.learning_rate)
             path = save()

@@ -77,7 +77,8 @@ def train(options):
     # The optimizer.
     schedule = recipe.schedule(options.lr, options.epochs * steps)
     updates = history.epoch * steps + history.batch
-    optimizer = recipe.optimizer(options.batch_size, begin_num_update=updates)
+    optimizer = recipe.optimizer(options.batch_size, begin_num_update=updates,
+                                 sym=module.symbol)
     # Optimizer and its state stay with the module, where a checkpoint can reach them.
     with mock.patch.dict(os.environ, MXNET_UPDATE_ON_KVSTORE='0'):
         module.init_optimizer(optimizer=optimizer)
@@ -100,7 +101,7 @@ def train(options):
         while history.epoch < options.epochs:
             history.start()
             for images, labels in data.batches(train_set, options.batch_size, options.seed,
-                                               history.epoch, start=history.batch):
+                                               history.epoch, history.batch, options.shift):
                 batch = mx.io.DataBatch([mx.nd.array(images)], [mx.nd.array(labels)])
                 module.forward_backward(batch)
                 updates += 1

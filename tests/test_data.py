@@ -152,3 +152,31 @@ def test_another_seed_is_another_order():
     split = data.Split(np.arange(100.), np.arange(100.))
     first, other = (next(data.batches(split, 100, seed, 0))[1] for seed in (0, 1))
     assert sorted(first) == sorted(other) and (first != other).any()
+
+
+def test_moved_images_are_the_same_digits_elsewhere():
+    images = np.random.RandomState(0).uniform(0.1, 1, (6, 1, 5, 4)).astype(np.float32)
+    split = data.Split(images, np.arange(6, dtype=np.float32))
+    moves = set()
+    for epoch in range(20):
+        for moved, labels in data.batches(split, 3, 0, epoch, shift=2):
+            for image, label in zip(moved, labels):
+                original = np.zeros((9, 8), np.float32)
+                original[2:7, 2:6] = images[int(label), 0]
+                found = [(down, right) for down in range(-2, 3) for right in range(-2, 3)
+                         if (original[2 - down:7 - down, 2 - right:6 - right] == image[0]).all()]
+                assert len(found) == 1
+                moves.update(found)
+    assert len(moves) == 25
+
+
+def test_moves_are_those_of_the_seed_also_after_a_restart():
+    split, _ = data.load('digits')
+    whole = list(data.batches(split, 400, 1, 2, shift=1))
+    rest = list(data.batches(split, 400, 1, 2, start=2, shift=1))
+    for (images, labels), (again, same) in zip(whole[2:], rest):
+        assert (images == again).all() and (labels == same).all()
+    other = next(data.batches(split, 400, 1, 3, shift=1))[0]
+    assert (whole[0][0] != other).any()
+    unmoved = next(data.batches(split, 400, 1, 2))
+    assert (unmoved[1] == whole[0][1]).all() and (unmoved[0] != whole[0][0]).any()
