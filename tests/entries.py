@@ -151,8 +151,9 @@ class Direct:
 
     def backward(self, req='write', label_req='null', head=1.0):
         """A backward pass: the gradient."""
-        mx.nd.waitall()
-        self.operator.backward([req, label_req], [self.out * 0 + head], self.inputs, [self.out],
-                               self.grads, [self.centers])
+        head = self.out * 0 + head
+        mx.nd.waitall()  # in a callback every array is ready
+        self.operator.backward([req, label_req], [head], self.inputs, [self.out], self.grads,
+                               [self.centers])
         mx.nd.waitall()
         return self.grads[0].asnumpy()
