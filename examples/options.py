@@ -11,8 +11,8 @@ LOSSES = ('joint', 'softmax', 'center')
 
 # What to do with a data set unless an option says otherwise; the same for every loss.
 RECIPES = {
-    'digits': {'epochs': 40, 'batch_size': 64, 'lr': 0.02, 'center_weight': 0.3, 'alpha': 0.5,
-               'shift': 0},
+    'digits': {'epochs': 60, 'batch_size': 64, 'lr': 0.01, 'center_weight': 0.3, 'alpha': 0.5,
+               'shift': 1},
     'mnist': {'epochs': 15, 'batch_size': 128, 'lr': 0.01, 'center_weight': 0.3, 'alpha': 0.5,
               'shift': 1},
 }
