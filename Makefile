@@ -1,4 +1,5 @@
-# Everything from set-up to result: `make demo`, `make test`; `make dist` builds wheel and sdist.
+# Everything from set-up to result: `make demo`, `make test`. `make soak` runs the long tests,
+# `make bench` the benchmarks, `make dist` builds wheel and sdist.
 
 # The first of these that is installed; `make PYTHON=/path/to/python3.9 …` chooses another.
 SUPPORTED := 3.11 3.10 3.9 3.8 3.12
@@ -9,13 +10,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test dist clean
+.PHONY: demo test soak bench dist clean
 
 demo: $(VENV)/installed
 	$(BIN)/python examples/demo.py --output-dir out/demo
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+soak: $(VENV)/installed
+	$(BIN)/python -m pytest -m soak $(PYTEST_ARGS)
+
+bench: $(VENV)/installed
+	$(BIN)/python -m benchmarks
 
 dist: $(VENV)/installed
 	$(PIP_INSTALL) build

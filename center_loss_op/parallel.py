@@ -69,6 +69,23 @@ def open_store(kvstore):
     return mx.kv.create(kvstore)
 
 
+def _wait_for_broadcasts(store):
+    """Have `store.broadcast` return when it is done.
+
+    A store that is shared with `gluon.Trainer` needs it. The trainer broadcasts parameters and
+    then pushes gradients under the same names, and MXNet keeps no order between the two: a
+    worker that is late gets the sum of gradients for its parameters.
+    """
+    if '_broadcast' in vars(store):
+        return
+    store._broadcast = store.broadcast
+
+    def broadcast(*args, **kwargs):
+        store._broadcast(*args, **kwargs)
+        mx.nd.waitall()
+    store.broadcast = broadcast
+
+
 class Gatherer:
     """Gathers the samples of `key` from all contexts and workers, and moves the centers.
 
@@ -105,6 +122,8 @@ class Gatherer:
             raise ValueError('the key-value store is %r, which applies the push of each worker on '
                              'its own; the centers need the sum over all workers of a step, as '
                              "'dist_sync' gives it" % store.type)
+        if store.type.startswith('dist'):
+            _wait_for_broadcasts(store)
         self._store = store
         self._names = {}    # what the store calls things that it knows
 

@@ -1,9 +1,11 @@
 """The command line of the examples."""
 import argparse
 import math
+import os
 
 import center_loss_op  # before mxnet, for Python 3.12; pylint: disable=unused-import
 import mxnet as mx
+import numpy as np
 
 from data import DATASETS
 
@@ -13,7 +15,7 @@ LOSSES = ('joint', 'softmax', 'center')
 RECIPES = {
     'digits': {'epochs': 100, 'batch_size': 64, 'lr': 0.01, 'center_weight': 0.3, 'alpha': 0.5,
                'shift': 1},
-    'mnist': {'epochs': 15, 'batch_size': 128, 'lr': 0.01, 'center_weight': 0.3, 'alpha': 0.5,
+    'mnist': {'epochs': 12, 'batch_size': 128, 'lr': 0.003, 'center_weight': 0.3, 'alpha': 0.5,
               'shift': 1},
 }
 # What may not change when a run is resumed: the numbers would be those of neither run.
@@ -81,6 +83,11 @@ def parser(description):
         help='of initial values and data order; the same seed gives the same numbers')
     add('--gpus', type=_devices, default=[], metavar='0,1', help='GPUs to train on instead of '
         'the CPU')
+    add('--cpus', type=whole(1), default=1, metavar='N',
+        help='CPU contexts to split a batch over: to try without GPUs what several do')
+    add('--kv-store', default='device', metavar='TYPE',
+        help='what adds up the gradients and gathers the samples of several devices, or of '
+        'several workers (dist_sync, see launch_local.py)')
     add('--output-dir', default='out', metavar='DIR',
         help='where checkpoints, history.csv, metrics.json and pictures go')
     add('--resume', action='store_true',
@@ -91,18 +98,54 @@ def parser(description):
 def parse(arguments=None, description=None):
     """The options as an argparse.Namespace, the recipe's values where nothing is given.
 
-    Beside the options it has `contexts`, the devices to train on, and `weights`, those of the
-    softmax and the center loss.
+    Beside the options it has `contexts`, the devices to train on; `weights`, those of the
+    softmax and the center loss; and `workers`, a `Workers`.
     """
     options = parser(description).parse_args(arguments)
     for name, value in RECIPES[options.dataset].items():
         vars(options).setdefault(name, value)
-    options.contexts = [mx.gpu(gpu) for gpu in options.gpus] or [mx.cpu()]
+    options.contexts = ([mx.gpu(gpu) for gpu in options.gpus]
+                        or [mx.cpu(cpu) for cpu in range(options.cpus)])
+    options.workers = Workers(options.kv_store)
     # With weight 0 a loss has no gradient, but center loss still moves its centers: softmax
     # alone can be measured by the same centers.
     options.weights = {'joint': (1., options.center_weight), 'softmax': (1., 0.),
                        'center': (0., options.center_weight)}[options.loss]
     return options
+
+
+class Workers:
+    """The processes that train together: usually this one alone.
+
+    Attributes
+    ----------
+    store : KVStore or str
+        For the trainers.
+    rank, number : int
+        Which of how many this one is.
+    """
+
+    def __init__(self, kv_store):
+        self.store, self.rank, self.number = kv_store, 0, 1
+        if 'dist' in kv_store:
+            if 'async' in kv_store:
+                raise OptionError('--kv-store %s: its workers do not step together, so they cannot '
+                                  'have one set of centers; use dist_sync' % kv_store)
+            if 'DMLC_ROLE' not in os.environ:
+                raise OptionError('--kv-store %s needs a scheduler and servers: start it with '
+                                  'examples/launch_local.py -n 2 python ...' % kv_store)
+            self.store = mx.kv.create(kv_store)
+            self.rank, self.number = self.store.rank, self.store.num_workers
+        elif kv_store not in ('local', 'device'):
+            raise OptionError('--kv-store must be local, device or dist_sync, got %s' % kv_store)
+
+    def part(self, batch):
+        """This worker's rows of each array of a global batch."""
+        return [np.array_split(array, self.number)[self.rank] for array in batch]
+
+    def folder(self, output_dir):
+        """Where this worker writes: worker 0 to the output folder, another below it."""
+        return os.path.join(output_dir, 'worker-%d' % self.rank) if self.rank else output_dir
 
 
 def check(options, training_size):
@@ -112,6 +155,10 @@ def check(options, training_size):
     if missing:
         raise OptionError('--gpus asks for GPU %s, but MXNet finds %d GPUs here'
                             % (', '.join(map(str, missing)), present))
+    shares = len(options.contexts) * options.workers.number
+    if options.batch_size % shares:
+        raise OptionError('--batch-size must be a multiple of %d, the number of devices of all '
+                          'workers, got %d' % (shares, options.batch_size))
     if options.batch_size > training_size:
         raise OptionError('--batch-size must be at most %d, the size of the training set, got %d'
                             % (training_size, options.batch_size))

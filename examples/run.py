@@ -29,11 +29,15 @@ def fixed(options):
 def begin(options):
     """The checkpoint to continue from with --resume, if there is one; else an empty folder.
 
+    Several workers continue from the checkpoint of the first, and then write each to a folder
+    of its own: what they write is the same.
+
     Returns
     -------
     checkpoint.Checkpoint or None
     """
     saved = checkpoint.load(options.output_dir, _say) if options.resume else None
+    options.output_dir = options.workers.folder(options.output_dir)
     if saved is None:
         aside = checkpoint.begin(options.output_dir)
         if aside:

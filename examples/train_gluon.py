@@ -4,7 +4,7 @@
     python examples/train_gluon.py --loss softmax --output-dir out/softmax
     python examples/train_gluon.py --dataset mnist --data-dir DIR --output-dir out/mnist
 """
-from center_loss_op.gluon import CenterLoss  # before mxnet, for Python 3.12
+from center_loss_op.gluon import CenterLoss, CenterTrainer  # before mxnet, for Python 3.12
 import mxnet as mx
 import numpy as np
 from mxnet import gluon
@@ -38,7 +38,7 @@ def train(options, each_epoch=None):
     """
     train_set, test_set = data.load(options.dataset, options.data_dir)
     cli.check(options, len(train_set.labels))
-    contexts = options.contexts
+    contexts, workers = options.contexts, options.workers
     steps = len(train_set.labels) // options.batch_size  # of an epoch
 
     # The network and the losses.
@@ -71,7 +71,10 @@ def train(options, each_epoch=None):
     updates = history.epoch * steps + history.batch
     trainer = gluon.Trainer(net.collect_params(),
                             recipe.optimizer(options.batch_size, begin_num_update=updates),
-                            update_on_kvstore=False)
+                            kvstore=workers.store, update_on_kvstore=False)
+    # Several devices or workers: all their copies of the centers move as one.
+    several = len(contexts) * workers.number > 1
+    center_trainer = CenterTrainer(center_loss, workers.store) if several else None
     names = sorted(net.collect_params())  # as Trainer numbers them
     updaters = trainer._updaters  # pylint: disable=protected-access
     if saved is not None:
@@ -93,8 +96,9 @@ def train(options, each_epoch=None):
                                                   each_epoch is None) as bar:
         while history.epoch < options.epochs:
             history.start()
-            for images, labels in data.batches(train_set, options.batch_size, options.seed,
-                                               history.epoch, history.batch, options.shift):
+            for batch in data.batches(train_set, options.batch_size, options.seed,
+                                      history.epoch, history.batch, options.shift):
+                images, labels = workers.part(batch)
                 parts = zip(gluon.utils.split_and_load(images, contexts, even_split=False),
                             gluon.utils.split_and_load(labels, contexts, even_split=False))
                 losses, outputs = [], []
@@ -108,6 +112,8 @@ def train(options, each_epoch=None):
                 updates += 1
                 trainer.set_learning_rate(schedule(updates))
                 trainer.step(1)  # the optimizer divides by the batch size
+                if center_trainer:
+                    center_trainer.step()
                 for y, softmax, center, scores in outputs:
                     history.metrics.update_dict(
                         {'label': y},

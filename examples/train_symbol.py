@@ -9,8 +9,9 @@ from unittest import mock
 
 os.environ.setdefault('MXNET_SUBGRAPH_VERBOSE', '0')
 
-from center_loss_op.symbol import center_loss  # before mxnet, for Python 3.12
+from center_loss_op.module import CenterTrainer  # before mxnet, for Python 3.12
 import mxnet as mx
+from center_loss_op.symbol import center_loss
 
 import checkpoint
 import data
@@ -25,6 +26,11 @@ from interrupts import Interrupts
 CENTERS = 'center_loss_center_bias'
 
 
+def several(options):
+    """Whether several devices or workers train, whose copies of the centers must move as one."""
+    return len(options.contexts) * options.workers.number > 1
+
+
 def graph(options):
     """Images and labels → class probabilities, center loss of each sample, embedding."""
     embedding, scores = networks.network(mx.sym.var('data'), data.CLASSES, options.embedding_size)
@@ -33,7 +39,8 @@ def graph(options):
     softmax = mx.sym.SoftmaxOutput(scores, label, grad_scale=softmax_weight, name='softmax')
     # One loss a sample, so that Module can cut a batch for several devices and join the rest.
     center = center_loss(embedding, label, data.CLASSES, alpha=options.alpha, scale=center_weight,
-                         reduction='none', name='center_loss')
+                         reduction='none', name='center_loss',
+                         key='center_loss' if several(options) else '')
     return mx.sym.Group([softmax, center, mx.sym.BlockGrad(embedding, name='features')])
 
 
@@ -52,13 +59,14 @@ def train(options):
     """
     train_set, test_set = data.load(options.dataset, options.data_dir)
     cli.check(options, len(train_set.labels))
+    workers = options.workers
     steps = len(train_set.labels) // options.batch_size  # of an epoch
 
     # The network and the losses.
     module = mx.mod.Module(graph(options), data_names=['data'], label_names=['label'],
                            context=options.contexts)
-    module.bind([('data', (options.batch_size,) + train_set.images.shape[1:])],
-                [('label', (options.batch_size,))])
+    share = options.batch_size // workers.number
+    module.bind([('data', (share,) + train_set.images.shape[1:])], [('label', (share,))])
     history = History(
         options.weights,
         mx.metric.CrossEntropy(output_names=['softmax_output'], label_names=['label']),
@@ -81,7 +89,9 @@ def train(options):
                                  sym=module.symbol)
     # Optimizer and its state stay with the module, where a checkpoint can reach them.
     with mock.patch.dict(os.environ, MXNET_UPDATE_ON_KVSTORE='0'):
-        module.init_optimizer(optimizer=optimizer)
+        module.init_optimizer(kvstore=workers.store, optimizer=optimizer)
+    center_trainer = (CenterTrainer('center_loss', 'device' if workers.number > 1 else workers.store)
+                      if several(options) else None)
     names = [name for name in module.symbol.list_arguments() if name not in ('data', 'label')]
     updater, copies = module._updater, len(options.contexts)  # pylint: disable=protected-access
     if saved is not None:
@@ -100,13 +110,16 @@ def train(options):
     with Interrupts() as interrupts, run.progress(options, steps, updates) as bar:
         while history.epoch < options.epochs:
             history.start()
-            for images, labels in data.batches(train_set, options.batch_size, options.seed,
-                                               history.epoch, history.batch, options.shift):
+            for batch in data.batches(train_set, options.batch_size, options.seed,
+                                      history.epoch, history.batch, options.shift):
+                images, labels = workers.part(batch)
                 batch = mx.io.DataBatch([mx.nd.array(images)], [mx.nd.array(labels)])
                 module.forward_backward(batch)
                 updates += 1
                 optimizer.set_learning_rate(schedule(updates))
                 module.update()
+                if center_trainer:
+                    center_trainer.step(module)
                 module.update_metric(history.metrics, batch.label)
                 history.step()
                 bar.set_postfix(history.short(), refresh=False)
@@ -114,7 +127,7 @@ def train(options):
                 if interrupts.received:
                     run.leave(interrupts.received, save())
             run.check_finite(history)
-            _, probabilities = predict(module, test_set, options.batch_size)
+            _, probabilities = predict(module, test_set, share)
             history.end_epoch(float((probabilities.argmax(axis=1) == test_set.labels).mean()),
                               optimizer.learning_rate)
             path = save()
@@ -123,7 +136,7 @@ def train(options):
                 run.leave(interrupts.received, path)
 
     # Results.
-    embedding, probabilities = predict(module, test_set, options.batch_size)
+    embedding, probabilities = predict(module, test_set, share)
     centers = module.get_params()[1][CENTERS].asnumpy()
     return run.finish(options, history, evaluate(embedding, probabilities, test_set.labels,
                                                  centers))

@@ -1,0 +1,94 @@
+"""The training examples on several devices and workers."""
+import json
+import os
+import subprocess
+import sys
+
+import mxnet as mx
+import numpy as np
+import pytest
+
+EXAMPLES = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'examples')
+LAUNCHER = os.path.join(EXAMPLES, 'launch_local.py')
+SCRIPTS = ['train_gluon.py', 'train_symbol.py']
+
+
+def train(script, folder, *options, workers=0):
+    """Train on digits: the metrics of the first worker."""
+    command = [sys.executable, os.path.join(EXAMPLES, script), '--output-dir', str(folder),
+               *options]
+    if workers:
+        command = [sys.executable, LAUNCHER, '-n', str(workers), *command,
+                   '--kv-store', 'dist_sync']
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600,
+                          universal_newlines=True, check=False)
+    assert done.returncode == 0, done.stdout
+    return json.loads((folder / 'metrics.json').read_text())
+
+
+def parameters(folder):
+    """All parameters of the last checkpoint below `folder`, the centers among them."""
+    last = max((folder / 'checkpoints').iterdir())
+    arrays = mx.nd.load(str(last / 'model-0000.params'))
+    return {name: array.asnumpy() for name, array in arrays.items()}
+
+
+@pytest.mark.parametrize('split', [{'options': ['--cpus', '2']}, {'workers': 2}],
+                         ids=['contexts', 'workers'])
+@pytest.mark.parametrize('script', SCRIPTS)
+def test_two_learn_what_one_does(script, split, tmp_path):
+    """After two epochs all parameters are those of one device, but for the order of sums."""
+    few = ['--epochs', '2']
+    train(script, tmp_path / 'alone', *few)
+    train(script, tmp_path / 'split', *few, *split.get('options', ()),
+          workers=split.get('workers', 0))
+    alone, together = parameters(tmp_path / 'alone'), parameters(tmp_path / 'split')
+    assert alone.keys() == together.keys()
+    for name, value in alone.items():
+        np.testing.assert_allclose(together[name], value, atol=1e-3, err_msg=name)
+    if 'workers' in split:
+        for name, value in parameters(tmp_path / 'split' / 'worker-1').items():
+            np.testing.assert_array_equal(value, together[name], name)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize('script', SCRIPTS)
+def test_two_workers_end_where_one_does(script, tmp_path):
+    alone = train(script, tmp_path / 'alone')
+    together = train(script, tmp_path / 'together', workers=2)
+    assert together['accuracy'] >= alone['accuracy'] - 0.01
+    assert together['compactness'] <= alone['compactness'] * 1.25
+
+
+def test_workers_resume_from_the_checkpoint_of_the_first(tmp_path):
+    script = 'train_gluon.py'
+    few = ['--epochs', '2']
+    whole = train(script, tmp_path / 'whole', *few, workers=2)
+    folder = tmp_path / 'resumed'
+    command = [sys.executable, LAUNCHER, '-n', '2', sys.executable,
+               os.path.join(EXAMPLES, script), *few, '--output-dir', str(folder),
+               '--kv-store', 'dist_sync']
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as launcher:
+        while not list(folder.glob('checkpoints/step-*')):
+            assert launcher.poll() is None
+        launcher.terminate()
+        launcher.communicate(timeout=60)
+    resumed = train(script, folder, *few, '--resume', workers=2)
+    del whole['seconds_per_epoch'], resumed['seconds_per_epoch']
+    assert resumed == whole
+
+
+@pytest.mark.parametrize('options, message', [
+    (['--kv-store', 'dist_async'], 'use dist_sync'),
+    (['--kv-store', 'dist_sync'], 'start it with examples/launch_local.py'),
+    (['--kv-store', 'nccl'], 'must be local, device or dist_sync, got nccl'),
+    (['--cpus', '3'], '--batch-size must be a multiple of 3'),
+])
+@pytest.mark.parametrize('script', SCRIPTS)
+def test_bad_options(script, options, message, tmp_path):
+    done = subprocess.run(
+        [sys.executable, os.path.join(EXAMPLES, script), '--output-dir', str(tmp_path), *options],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, check=False,
+        timeout=60, env={key: value for key, value in os.environ.items() if 'DMLC' not in key})
+    assert done.returncode == 1
+    assert message in done.stderr and 'Traceback' not in done.stderr
