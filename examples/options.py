@@ -13,7 +13,7 @@ LOSSES = ('joint', 'softmax', 'center')
 
 # What to do with a data set unless an option says otherwise; the same for every loss.
 RECIPES = {
-    'digits': {'epochs': 100, 'batch_size': 64, 'lr': 0.01, 'center_weight': 0.3, 'alpha': 0.5,
+    'digits': {'epochs': 60, 'batch_size': 64, 'lr': 0.01, 'center_weight': 0.3, 'alpha': 0.5,
                'shift': 1},
     'mnist': {'epochs': 12, 'batch_size': 128, 'lr': 0.003, 'center_weight': 0.3, 'alpha': 0.5,
               'shift': 1},
