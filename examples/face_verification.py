@@ -66,7 +66,7 @@ def parser():
     add('--unseen', type=cli.whole(2), default=10, metavar='N',
         help='people to verify; all others are to train on')
     add('--split-seed', type=cli.whole(0), default=0, metavar='N', help='who is unseen')
-    add('--center-weights', type=cli.number, nargs='+', default=[0.01, 0.1, 1.], metavar='λ',
+    add('--center-weights', type=cli.number, nargs='+', default=[0.001, 0.01, 0.1], metavar='λ',
         help='the weights of center loss beside softmax; 0, softmax alone, is always among them')
     add('--alpha', type=cli.number, default=0.5, metavar='α',
         help='the rate at which centers move')

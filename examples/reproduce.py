@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import io
 import json
+import math
 import os
 from typing import NamedTuple
 
@@ -31,7 +32,8 @@ import run
 from evaluation import Evaluation, evaluate
 
 LAMBDAS = (0.001, 0.01, 0.1, 1)
-ALPHAS = (0, 0.01, 0.1, 0.5, 1)
+ALPHAS = (0.01, 0.05, 0.1, 0.5, 1)
+FRAMES = 25  # of the animation at most, so that it stays small
 SHOWN = ('accuracy', 'nearest_center_accuracy', 'compactness')
 
 
@@ -193,12 +195,13 @@ def _below(axes, runs):
 
 def distributions_figure(grid, splits):
     """A column for each cell, a row for each of the splits {name: data.Split}."""
-    figure = Figure(figsize=(4.6 * len(grid), 4.6 * len(splits)), layout='constrained')
+    figure = Figure(figsize=(3.6 * len(grid), 3.6 * len(splits)), layout='constrained')
     panels = figure.subplots(len(splits), len(grid), squeeze=False)
     for column, (cell, runs) in zip(panels.T, grid.items()):
         evaluations = runs[0].evaluations(splits.values())
         for axes, name, evaluation in zip(column, splits, evaluations):
             plots.draw_embedding(axes, '%s, %s set' % (cell.title, name), evaluation)
+            axes.locator_params(nbins=5)
         _below(column[-1], runs)
     return figure
 
@@ -225,13 +228,17 @@ def alpha_figure(grid):
 
 
 def animate(grid, labels, path):
-    """Write a GIF of the test set's features after every epoch, the cells side by side."""
+    """Write a GIF of the test set's features, epoch by epoch, the cells side by side.
+
+    Of a long training only every n-th epoch, and the last.
+    """
     runs = {cell.title: of_cell[0] for cell, of_cell in grid.items()}
-    epochs = min(one.epochs for one in runs.values())
-    figure = Figure(figsize=(4 * len(runs), 4.2), layout='constrained', dpi=72)
+    last = min(one.epochs for one in runs.values())
+    epochs = [*range(1, last, math.ceil(last / FRAMES)), last]
+    figure = Figure(figsize=(3.6 * len(runs), 3.8), layout='constrained', dpi=64)
     panels = figure.subplots(1, len(runs))
     limits = {title: max(np.abs(one.features(epoch, labels).embedding).max()
-                         for epoch in range(1, epochs + 1)) for title, one in runs.items()}
+                         for epoch in epochs) for title, one in runs.items()}
 
     def draw(epoch):
         for axes, (title, one) in zip(panels, runs.items()):
@@ -240,9 +247,9 @@ def animate(grid, labels, path):
                                  one.features(epoch, labels))
             axes.set(xlim=(-limits[title], limits[title]), ylim=(-limits[title], limits[title]))
 
-    frames = [*range(1, epochs + 1), *[epochs] * 5]  # rest on the last one
     unfinished = path + '.unfinished.gif'
-    film = animation.FuncAnimation(figure, draw, frames, init_func=lambda: None)
+    film = animation.FuncAnimation(figure, draw, [*epochs, *[last] * 5],  # rest on the last one
+                                   init_func=lambda: None)
     film.save(unfinished, animation.PillowWriter(fps=4))
     os.replace(unfinished, path)
 

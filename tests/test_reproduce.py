@@ -117,7 +117,8 @@ def test_the_features_drawn_are_those_of_the_trained_network(folder):
 
 def test_the_grid_varies_what_its_figure_says():
     options = options_of('--figure', 'lambda')
-    runs = {figure: [reproduce.Run(options, cell, 0).options for cell in reproduce.cells(figure, 0.3)]
+    runs = {figure: [reproduce.Run(options, cell, 0).options
+                     for cell in reproduce.cells(figure, 0.3)]
             for figure in ('distributions', 'lambda', 'alpha')}
     assert [one.loss for one in runs['distributions']] == ['softmax', 'center', 'joint']
     assert [one.center_weight for one in runs['distributions']][2] == 0.3
