@@ -47,7 +47,6 @@ def run():
     steps()
     sys.exit(0)
 threading.Thread(target=run).start()
-steps()
 ''',
     'bad label': 'label[:] = 99; steps()',
     'module': '''
@@ -147,13 +146,14 @@ def check(child, name, settings='usual', times=1):
         assert done.returncode == (1 if fails else 0), done.stdout + done.stderr
 
 
-@pytest.mark.parametrize('name', [*ENDS, *FORKS])
+# Queueing operators from several threads at once is not safe in MXNet: only `-m soak` does it.
+@pytest.mark.parametrize('name', [name for name in [*ENDS, *FORKS] if name != 'threads'])
 def test_no_hang(name, child):
     check(child, name)
 
 
 @pytest.mark.parametrize('settings', ['naive engine', 'one worker'])
-@pytest.mark.parametrize('name', ['return', 'bad label', 'fork', 'threads'])
+@pytest.mark.parametrize('name', ['return', 'bad label', 'fork'])
 def test_no_hang_on_other_engines(name, settings, child):
     check(child, name, settings)
 
