@@ -5,6 +5,7 @@
 import argparse
 import os
 
+import processors  # before mxnet; pylint: disable=unused-import
 import checkpoint
 import evaluation
 import options as cli

@@ -11,6 +11,7 @@ import math
 import os
 import sys
 
+import processors  # before mxnet; pylint: disable=unused-import
 from center_loss_op.gluon import CenterLoss  # before mxnet, for Python 3.12
 import mxnet as mx
 import numpy as np

@@ -4,6 +4,7 @@
     python examples/train_gluon.py --loss softmax --output-dir out/softmax
     python examples/train_gluon.py --dataset mnist --data-dir DIR --output-dir out/mnist
 """
+import processors  # before mxnet; pylint: disable=unused-import
 from center_loss_op.gluon import CenterLoss, CenterTrainer  # before mxnet, for Python 3.12
 import mxnet as mx
 import numpy as np
