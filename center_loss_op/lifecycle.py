@@ -2,6 +2,9 @@
 
 A callback of a custom operator needs Python's lock. MXNet's shutdown, and its preparation of
 a fork, hold that lock while they wait for the threads that run callbacks.
+
+A forked child has none of the threads of GNU's OpenMP, which waits for them all the same when the
+forking thread has computed before. MXNet's naive engine computes in that thread.
 """
 import atexit
 import ctypes
@@ -51,6 +54,18 @@ def _restart_threads():
     return True
 
 
+_HARD = 2  # omp_pause_hard: give up all threads, whatever they have kept
+
+
+def _before_fork():
+    settle()
+    try:
+        pause = _LIB.omp_pause_resource_all  # of OpenMP 5.0
+    except AttributeError:
+        return
+    pause(_HARD)  # parent and child start new threads when they need them
+
+
 def _before_subprocess(event, args):  # pylint: disable=unused-argument
     if event == 'subprocess.Popen':
         settle()
@@ -58,6 +73,6 @@ def _before_subprocess(event, args):  # pylint: disable=unused-argument
 
 atexit.register(settle)  # after MXNet's own hook, so run before it
 if hasattr(os, 'register_at_fork'):
-    os.register_at_fork(before=settle)
+    os.register_at_fork(before=_before_fork)
     if sys.version_info < (3, 10):  # later ones start a program without the handlers of a fork
         sys.addaudithook(_before_subprocess)

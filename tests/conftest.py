@@ -11,6 +11,9 @@ os.environ.setdefault('MXNET_SUBGRAPH_VERBOSE', '0')  # read when a graph is bou
 # MXNet 1.9.1 uses names that NumPy and SciPy have deprecated since.
 warnings.filterwarnings('ignore', category=DeprecationWarning, module='mxnet')
 
+# As in the examples. Without it the first test file that imports one of them would set it, for
+# the processes that later tests start.
+import processors  # before mxnet; pylint: disable=unused-import
 import center_loss_op  # before mxnet, for Python 3.12; pylint: disable=unused-import
 import hypothesis
 import pytest

@@ -143,7 +143,8 @@ for executor in executors[1:]:
 
 SETTINGS = {
     'usual': {},
-    'naive engine': {'MXNET_ENGINE_TYPE': 'NaiveEngine'},
+    # It computes in the thread that called: OpenMP's threads belong to that one.
+    'naive engine': {'MXNET_ENGINE_TYPE': 'NaiveEngine', 'OMP_NUM_THREADS': '2'},
     'one worker': {'MXNET_CPU_WORKER_NTHREADS': '1'},
     'pooled engine': {'MXNET_ENGINE_TYPE': 'ThreadedEngine'},
 }
