@@ -33,4 +33,4 @@ def main(arguments=None):
 
 
 if __name__ == '__main__':
-    run.script(main)
+    run.script(main, 'the same command starts anew')

@@ -58,6 +58,11 @@ def table(rows):
     for metric in next(iter(rows.values())):
         values = [metrics[metric] for metrics in rows.values()]
         lines.append([metric, *('-' if value is None else '%.4g' % value for value in values)])
+    return aligned(lines)
+
+
+def aligned(lines):
+    """Lines of as many texts each as one text: the first column to the left, others to the right."""
     widths = [max(map(len, column)) for column in zip(*lines)]
     return '\n'.join('  '.join([line[0].ljust(widths[0]),
                                 *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))])

@@ -13,9 +13,11 @@ The losses stay behind. The file is checked with ONNX's checker, and its results
 set, from ONNX Runtime, are compared with MXNet's.
 """
 import argparse
+import io
 import json
 import math
 import os
+import tempfile
 
 os.environ.setdefault('MXNET_SUBGRAPH_VERBOSE', '0')
 
@@ -70,16 +72,17 @@ def export(options):
     _, test_set = data.load(saved.state['options']['dataset'], options.data_dir)
     symbol, params = classifier(saved, options.threshold)
 
-    path = os.path.join(options.run_dir, 'model.onnx')
-    write_onnx(symbol, params, test_set.images.shape[1:], path)
-    centers, = saved.aux_params.values()
-    np.savez(os.path.join(options.run_dir, 'centers.npz'), centers=centers.asnumpy())
-
+    model = to_onnx(symbol, params, test_set.images.shape[1:])
     images = [test_set.images[begin:begin + options.batch_size]
               for begin in range(0, len(test_set.images), options.batch_size)]
-    outputs = run_onnx(path, images)
+    outputs = run_onnx(model, images)
     differences = compare(outputs, run_mxnet(symbol, params, images))
     accuracy = float((outputs[OUTPUTS.index('label')] == test_set.labels).mean())
+    path = os.path.join(options.run_dir, 'model.onnx')
+    checkpoint.write_file(path, model)
+    (centers,), file = saved.aux_params.values(), io.BytesIO()
+    np.savez(file, centers=centers.asnumpy())
+    checkpoint.write_file(os.path.join(options.run_dir, 'centers.npz'), file.getvalue())
     print('%s: %.2f %% of the test set right; largest difference to MXNet %.1e'
           % (path, 100 * accuracy, max(differences.values())))
     return {**differences, 'accuracy': accuracy}
@@ -106,13 +109,15 @@ def classifier(saved, threshold):
     return symbol, {name: params[name] for name in symbol.list_arguments() if name != 'data'}
 
 
-def write_onnx(symbol, params, image_shape, path):
-    """Write a symbol of image batches as an ONNX file with a free batch size, and check it."""
+def to_onnx(symbol, params, image_shape):
+    """The bytes of an ONNX file of a symbol of image batches, with a free batch size, checked."""
     # MXNet writes operators of this version, but marks them as of the newest.
     onnx.checker.DEFAULT_CONTEXT.opset_imports = {'': OPSET}
-    mx.onnx.export_model(symbol, params, [(1, *image_shape)], np.float32, path, dynamic=True,
-                         dynamic_input_shapes=[('batch', *image_shape)])
-    graph = onnx.load(path).graph
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, 'model.onnx')
+        mx.onnx.export_model(symbol, params, [(1, *image_shape)], np.float32, path, dynamic=True,
+                             dynamic_input_shapes=[('batch', *image_shape)])
+        graph = onnx.load(path).graph
     # Parameters are constants; as inputs they could be replaced, and are not folded.
     constants = {value.name for value in graph.initializer}
     inputs = [value for value in graph.input if value.name not in constants]
@@ -133,7 +138,7 @@ def write_onnx(symbol, params, image_shape, path):
     model = onnx.helper.make_model(graph, opset_imports=opsets,
                                    ir_version=onnx.helper.find_min_ir_version_for(opsets))
     onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, path)
+    return model.SerializeToString()
 
 
 def rename(graph, old, new):
@@ -144,9 +149,9 @@ def rename(graph, old, new):
     return new
 
 
-def run_onnx(path, batches):
+def run_onnx(model, batches):
     """What ONNX Runtime makes of batches of images: embedding, label, distance."""
-    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    session = onnxruntime.InferenceSession(model, providers=['CPUExecutionProvider'])
     return joined(session.run(OUTPUTS, {'data': images}) for images in batches)
 
 

@@ -9,7 +9,6 @@ import argparse
 import json
 import math
 import os
-import sys
 
 import processors  # before mxnet; pylint: disable=unused-import
 from center_loss_op.gluon import CenterLoss  # before mxnet, for Python 3.12
@@ -23,13 +22,13 @@ from scipy.optimize import brentq
 from sklearn.metrics import pairwise_distances, roc_auc_score, roc_curve
 from tqdm import tqdm
 
-import checkpoint
 import data
 import faces
 import options as cli
 import plots
 import recipe
 import run
+from evaluation import aligned
 
 DISTANCES = ('euclidean', 'cosine')
 # How the table names the metrics. All are shares of 1.
@@ -91,7 +90,7 @@ def parser():
 
 def parts(options):
     """(Faces to train on, Faces to verify) by seed, for all seeds of the options."""
-    people = faces.load(options.data_dir, options.image_size, _say)
+    people = faces.load(options.data_dir, options.image_size, run.say)
     needed = options.unseen + (6 if options.validate else 2)
     if len(people.names) < needed:
         raise data.DataError('%s has %d people with 2 images or more, --unseen %d needs %d'
@@ -228,10 +227,7 @@ def table(results):
             reach = '' if interval is None else ' ± %.1f' % (50 * (interval[1] - interval[0]))
             cells.append('%.1f%s' % (100 * result[name], reach))
         lines.append([weight + (' (softmax alone)' if weight == '0' else ''), *cells])
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    return '\n'.join('  '.join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width
-                                                            in zip(line[1:], widths[1:]))])
-                     for line in lines)
+    return aligned(lines)
 
 
 def roc_figure(curves, results):
@@ -267,7 +263,7 @@ def main(arguments=None):
     """Train and verify for every λ and seed; leave metrics.json and roc.png."""
     options = parser().parse_args(arguments)
     by_seed = parts(options)
-    checkpoint.begin(options.output_dir)  # a folder that cannot be written shows now
+    run.make_folder(options.output_dir)
     weights = sorted({0., *options.center_weights})
     steps = sum(len(seen.labels) // options.batch_size for seen, _ in by_seed.values())
     results, curves = {}, {}
@@ -283,10 +279,6 @@ def main(arguments=None):
     run.write(options, 'metrics.json', json.dumps(results, indent=2) + '\n')
     run.write(options, 'roc.png', plots.png(roc_figure(curves, results)))
     print(table(results))
-
-
-def _say(line):
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == '__main__':

@@ -71,13 +71,13 @@ def parser(description):
     add_of_recipe('--center-weight', type=number, metavar='λ',
                   help='the weight of center loss beside softmax')
     add_of_recipe('--alpha', type=number, metavar='α', help='the rate at which centers move')
-    add('--embedding-size', type=whole(1), default=2, metavar='D',
+    add('--embedding-size', type=whole(1, 1 << 16), default=2, metavar='D',
         help='features of an image; 2 can be drawn as they are')
     add_of_recipe('--epochs', type=whole(1), metavar='N',
                   help='how often to see the training set')
     add_of_recipe('--batch-size', type=whole(1), metavar='N', help='images a step')
     add_of_recipe('--lr', type=number, metavar='RATE', help='the highest learning rate')
-    add_of_recipe('--shift', type=whole(0), metavar='PIXELS',
+    add_of_recipe('--shift', type=whole(0, 64), metavar='PIXELS',
                   help='how far an image is moved at most, another way every time it is seen')
     add('--seed', type=whole(0), default=0, metavar='N',
         help='of initial values and data order; the same seed gives the same numbers')

@@ -14,6 +14,7 @@ import io
 import json
 import math
 import os
+import zlib
 from typing import NamedTuple
 
 import train_gluon  # imports the operator before mxnet, for Python 3.12
@@ -29,7 +30,7 @@ import networks
 import options as cli
 import plots
 import run
-from evaluation import Evaluation, evaluate
+from evaluation import Evaluation, aligned, evaluate
 
 LAMBDAS = (0.001, 0.01, 0.1, 1)
 ALPHAS = (0.01, 0.05, 0.1, 0.5, 1)
@@ -62,8 +63,8 @@ def cells(figure, center_weight):
     return result
 
 
-def parser():
-    """The command line: an argparse.ArgumentParser."""
+def parse(arguments=None):
+    """The options as an argparse.Namespace; None where the data set's recipe decides."""
     result = argparse.ArgumentParser(description=__doc__.splitlines()[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = result.add_argument
@@ -78,13 +79,18 @@ def parser():
     add('--seeds', type=cli.whole(0), nargs='+', default=[0], metavar='N',
         help='a run for each; numbers are their mean ± standard deviation, features those of '
         'the first')
-    add('--center-weight', type=cli.number, metavar='λ',
+    add('--center-weight', type=cli.number, metavar='λ', default=argparse.SUPPRESS,
         help="where it does not vary (default: the data set's recipe)")
-    add('--epochs', type=cli.whole(1), metavar='N',
+    add('--epochs', type=cli.whole(1), metavar='N', default=argparse.SUPPRESS,
         help="how often to see the training set (default: the data set's recipe)")
     add('--output-dir', default='out/reproduce', metavar='DIR',
         help='where runs and pictures go')
-    return result
+    options = result.parse_args(arguments)
+    for name in 'center_weight', 'epochs':
+        vars(options).setdefault(name, None)
+    if not options.figure and not options.animate:
+        result.error('nothing to draw: give --figure or --animate')
+    return options
 
 
 class Run:
@@ -103,23 +109,28 @@ class Run:
 
     def _name(self):
         values = vars(self.options)
+        names = ['center_weight', 'alpha', 'epochs', 'batch_size', 'lr', 'shift', 'seed']
+        if values['data_dir'] is not None:
+            names.append('data')
+            place = os.path.realpath(values['data_dir']).encode('utf-8', 'surrogateescape')
+            values = {**values, 'data': '%08x' % zlib.crc32(place)}
         return '-'.join([values['dataset'], values['loss'],
-                         *('%s_%s' % (name, values[name]) for name in
-                           ('center_weight', 'alpha', 'epochs', 'batch_size', 'lr', 'seed'))])
+                         *('%s_%s' % (name, values[name]) for name in names)])
 
     def _path(self, *names):
         return os.path.join(self.options.output_dir, *names)
 
     def finished(self):
         """Whether nothing is left to train."""
-        return os.path.exists(self._path('metrics.json'))
+        return (os.path.exists(self._path('metrics.json'))
+                and checkpoint.latest(self.options.output_dir) is not None)
 
     def train(self, bar):
         """Train, or go on, keeping the features of every epoch for the animation."""
         def keep(epoch, embedding, centers):
             content = io.BytesIO()
             np.savez(content, embedding=embedding.astype(np.float32), centers=centers)
-            checkpoint.begin(self._path('features'))
+            run.make_folder(self._path('features'))
             run.write(self.options, os.path.join('features', '%d.npz' % epoch),
                       content.getvalue())
             bar.update()
@@ -183,9 +194,7 @@ def table(grid):
     lines = [['', *SHOWN]]
     lines += [[cell.title, *(spread(runs, metric) for metric in SHOWN)]
               for cell, runs in grid.items()]
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    return '\n'.join('  '.join(text.ljust(width) for text, width in zip(line, widths)).rstrip()
-                     for line in lines)
+    return aligned(lines)
 
 
 def _below(axes, runs):
@@ -256,12 +265,9 @@ def animate(grid, labels, path):
 
 def main(arguments=None):
     """Train the grid and leave a picture for each figure."""
-    command = parser()
-    options = command.parse_args(arguments)
-    if not options.figure and not options.animate:
-        command.error('nothing to draw: give --figure or --animate')
+    options = parse(arguments)
     splits = dict(zip(('training', 'test'), data.load(options.dataset, options.data_dir)))
-    checkpoint.begin(options.output_dir)
+    run.make_folder(options.output_dir)
     grid = train(options, options.figure + ['animation'] * options.animate)
     for figure, of_figure in grid.items():
         print('%s, %s:\n%s\n' % (options.dataset, figure, table(of_figure)))
@@ -278,4 +284,4 @@ def main(arguments=None):
 
 
 if __name__ == '__main__':
-    run.script(main)
+    run.script(main, 'the same command continues')

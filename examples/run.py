@@ -36,12 +36,13 @@ def begin(options):
     -------
     checkpoint.Checkpoint or None
     """
-    saved = checkpoint.load(options.output_dir, _say) if options.resume else None
+    saved = checkpoint.load(options.output_dir, say) if options.resume else None
     options.output_dir = options.workers.folder(options.output_dir)
+    make_folder(options.output_dir)
     if saved is None:
         aside = checkpoint.begin(options.output_dir)
         if aside:
-            _say('the checkpoints of an earlier run are in %s now' % aside)
+            say('the checkpoints of an earlier run are in %s now' % aside)
         return None
     for name, value in fixed(options).items():
         before = saved.state['options'].get(name)
@@ -49,7 +50,7 @@ def begin(options):
             raise OptionError(
                 '%s was written with --%s %s, got %s: give the same to resume, or another '
                 '--output-dir' % (saved.path, name.replace('_', '-'), before, value))
-    _say('continuing from %s' % saved.path)
+    say('continuing from %s' % saved.path)
     return saved
 
 
@@ -98,19 +99,36 @@ def write(options, name, content):
     checkpoint.write_file(os.path.join(options.output_dir, name), content)
 
 
-def script(main):
-    """Run `main`; what a user can put right ends it with one line, not with a traceback."""
+def make_folder(path):
+    """Make a folder for results, and see now, before a long training, that it can be written."""
+    probe = os.path.join(path, '.unfinished-probe')
+    try:
+        os.makedirs(path, exist_ok=True)
+        with open(probe, 'wb'):
+            pass
+        os.remove(probe)
+    except OSError as error:
+        raise checkpoint.CheckpointError('cannot write to %s: %s' % (path, error.strerror)
+                                         ) from None
+
+
+def script(main, to_continue='continue with --resume'):
+    """Run `main`; what a user can put right ends it with one line, not with a traceback.
+
+    `to_continue` is what a user is told to do after an interruption.
+    """
     try:
         main()
     except (checkpoint.CheckpointError, DataError, OptionError, TrainingError) as error:
         sys.exit('%s: error: %s' % (os.path.basename(sys.argv[0]), error))
     except Interrupted as interrupt:
         received, path = interrupt.args
-        _say('%s: saved %s, continue with --resume' % (received.name, path))
+        say('%s: saved %s, %s' % (received.name, path, to_continue))
         sys.exit(128 + received)  # as a process that the signal has ended
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def _say(line):
+def say(line):
+    """A line for the user, apart from the results."""
     print(line, file=sys.stderr, flush=True)

@@ -113,6 +113,17 @@ def test_a_difference_is_an_error():
             export_onnx.compare(bad, good)
 
 
+def test_a_file_that_differs_is_not_left(trained, monkeypatch):
+    folder, _ = trained
+    files = [folder / 'model.onnx', folder / 'centers.npz']
+    before = [file.read_bytes() for file in files]
+    monkeypatch.setattr(export_onnx, 'run_mxnet', lambda *_: [
+        np.full((360, 3), np.nan), np.zeros(360), np.zeros(360)])
+    with pytest.raises(export_onnx.ExportError):
+        export_onnx.export(export_onnx.parse([str(folder), '--threshold', '0.5']))
+    assert [file.read_bytes() for file in files] == before
+
+
 def test_nothing_to_export(tmp_path):
     with pytest.raises(export_onnx.ExportError, match='no checkpoint in %s' % tmp_path):
         export_onnx.export(export_onnx.parse([str(tmp_path)]))

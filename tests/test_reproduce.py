@@ -1,6 +1,12 @@
 """The paper's pictures, from grids of runs of an epoch or two on digits."""
 import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 
+import checkpoint
 import numpy as np
 import pytest
 import reproduce
@@ -42,7 +48,7 @@ def trained_fixture(monkeypatch):
 
 
 def options_of(*arguments):
-    return reproduce.parser().parse_args(list(arguments))
+    return reproduce.parse(list(arguments))
 
 
 def test_every_figure_is_there(folder):
@@ -157,6 +163,7 @@ def test_a_center_of_a_collapsed_run_can_be_drawn(tmp_path):
 @pytest.mark.parametrize('arguments, words', [
     ([], 'nothing to draw: give --figure or --animate'),
     (['--figure', 'lambda', '--seeds', '-1'], '--seeds'),
+    (['--figure', 'lambda', '--resume'], 'unrecognized arguments: --resume'),
     (['--figure', 'beta'], "invalid choice: 'beta'")])
 def test_impossible_arguments_are_refused(arguments, words, capsys):
     with pytest.raises(SystemExit) as caught:
@@ -169,5 +176,45 @@ def test_runs_of_other_options_are_not_reused(tmp_path):
     cell = reproduce.cells('distributions', None)[0]
     folders = {reproduce.Run(options_of('--animate', '--output-dir', str(tmp_path), *more), cell,
                              seed).options.output_dir
-               for seed in (0, 1) for more in ([], ['--epochs', '3'])}
-    assert len(folders) == 4
+               for seed in (0, 1) for more in (
+                   [], ['--epochs', '3'], ['--dataset', 'mnist', '--data-dir', str(tmp_path / 'one')],
+                   ['--dataset', 'mnist', '--data-dir', str(tmp_path / 'other')])}
+    assert len(folders) == 8
+
+
+def test_metrics_without_a_checkpoint_are_no_finished_run(folder, tmp_path, trained):
+    """As after a copy of the results alone."""
+    arguments = ['--figure', 'distributions', '--epochs', '2', '--center-weight', '0.1',
+                 '--output-dir', str(tmp_path)]
+    shutil.copytree(str(folder / 'runs'), str(tmp_path / 'runs'))
+    lost = next(path for path in (tmp_path / 'runs').iterdir()
+                if 'softmax' in path.name and path.name.endswith('seed_0'))
+    shutil.rmtree(str(lost / 'checkpoints'))
+    reproduce.main(arguments)
+    assert [options.loss for options in trained] == ['softmax']
+
+
+def test_help_names_each_default_once(capsys):
+    with pytest.raises(SystemExit):
+        reproduce.parse(['--help'])
+    assert "recipe) (default" not in ' '.join(capsys.readouterr().out.split())
+
+
+def test_an_interruption_says_how_to_go_on(tmp_path):
+    script = os.path.join(os.path.dirname(reproduce.__file__), 'reproduce.py')
+    with subprocess.Popen([sys.executable, script, '--figure', 'lambda', '--output-dir',
+                           str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          universal_newlines=True) as process:
+        while process.poll() is None and not list(tmp_path.glob('runs/*/features/1.npz')):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.rstrip().endswith(', the same command continues')
+
+
+@pytest.mark.skipif(not os.path.isdir('/sys/kernel'), reason='no folder that root cannot write to')
+def test_a_folder_that_cannot_be_written_shows_before_the_training(trained):
+    with pytest.raises(checkpoint.CheckpointError, match='cannot write to /sys/kernel'):
+        reproduce.main(['--animate', '--output-dir', '/sys/kernel'])
+    assert not trained
