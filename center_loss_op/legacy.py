@@ -9,6 +9,7 @@ from typing import Dict, Tuple
 
 import mxnet as mx
 
+from .arrays import check_arrays
 from .operator import OP_TYPE
 
 __all__ = ['load_checkpoint', 'load_symbol']
@@ -16,11 +17,26 @@ __all__ = ['load_checkpoint', 'load_symbol']
 NDArrays = Dict[str, mx.nd.NDArray]
 
 _PORTED_INPUTS = ('data', 'label', 'diff_bias', 'center_bias', 'sum_bias')
+# What holds a node's attributes has had three names, from release to release of MXNet.
+_ATTRIBUTES = ('param', 'attr', 'attrs')
+
+
+def _list_of(kind, value):
+    return isinstance(value, list) and all(isinstance(item, kind) for item in value)
+
+
+def _is_graph(graph):
+    """Whether everything that is read or changed here is as MXNet writes it."""
+    return (isinstance(graph, dict) and _list_of(int, graph.get('arg_nodes'))
+            and _list_of(dict, graph.get('nodes'))
+            and all(_list_of(list, node.get('inputs'))
+                    and all(entry and _list_of(int, entry) for entry in node['inputs'])
+                    and all(isinstance(node.get(key, {}), dict) for key in _ATTRIBUTES)
+                    for node in graph['nodes']))
 
 
 def _is_ported(node):
-    # What holds a node's attributes has had three names, from release to release of MXNet.
-    return (any(node.get(key, {}).get('op_type') == OP_TYPE for key in ('param', 'attr', 'attrs'))
+    return (any(node.get(key, {}).get('op_type') == OP_TYPE for key in _ATTRIBUTES)
             and len(node['inputs']) == len(_PORTED_INPUTS))
 
 
@@ -40,10 +56,16 @@ def load_symbol(fname: str) -> mx.sym.Symbol:
     Raises
     ------
     OSError, ValueError
-        The file cannot be read, or is not JSON.
+        The file cannot be read, or holds no symbol that MXNet can build.
     """
     with open(fname, encoding='utf-8') as file:
-        graph = json.load(file)
+        try:
+            graph = json.load(file)
+        except (ValueError, RecursionError) as error:
+            raise ValueError('%s is not JSON that can be read: %s' % (fname, error)) from None
+    if not _is_graph(graph):
+        raise ValueError('%s is JSON, but no symbol: its nodes, their inputs and attributes, or '
+                         'its arg_nodes are missing or of another type' % fname)
     dropped = set()
     for node in graph['nodes']:
         if _is_ported(node):
@@ -52,7 +74,13 @@ def load_symbol(fname: str) -> mx.sym.Symbol:
             node['inputs'] = list(inputs.values())
     # A variable that no node reads is no part of the symbol that MXNet builds.
     graph['arg_nodes'] = [index for index in graph['arg_nodes'] if index not in dropped]
-    return mx.sym.load_json(json.dumps(graph))
+    try:
+        return mx.sym.load_json(json.dumps(graph))
+    except (mx.MXNetError, RecursionError) as error:
+        lines = [line.strip() for line in str(error).splitlines()
+                 if not line.startswith(('Traceback', '  File'))]  # of MXNet's own code
+        raise ValueError('%s is no symbol that MXNet can build: %s'
+                         % (fname, ' '.join(lines))) from None
 
 
 def load_checkpoint(prefix: str, epoch: int) -> Tuple[mx.sym.Symbol, NDArrays, NDArrays]:
@@ -83,10 +111,22 @@ def load_checkpoint(prefix: str, epoch: int) -> Tuple[mx.sym.Symbol, NDArrays, N
 
     Raises
     ------
-    OSError, ValueError, MXNetError
-        A file cannot be read, or is not what its name says.
+    OSError, ValueError
+        A file cannot be read, is not what its name says, or lacks an auxiliary state. Arrays
+        must be dense.
+    MXNetError
+        The arrays were saved with NumPy's shapes, outside of which MXNet does not load them.
     """
     symbol = load_symbol('%s-symbol.json' % prefix)
+    path = '%s-%04d.params' % (prefix, epoch)
+    for name in check_arrays(path):
+        if not name.startswith(('arg:', 'aux:')):
+            raise ValueError('%s is no checkpoint: the name of its array %r begins with neither '
+                             'arg: nor aux:' % (path, name))
     arg_params, aux_params = mx.model.load_params(prefix, epoch)
     states = symbol.list_auxiliary_states()
-    return symbol, arg_params, {name: aux_params[name] for name in states if name in aux_params}
+    missing = [name for name in states if name not in aux_params]
+    if missing:
+        raise ValueError('%s lacks %s, which the symbol has as auxiliary states'
+                         % (path, ', '.join(missing)))
+    return symbol, arg_params, {name: aux_params[name] for name in states}

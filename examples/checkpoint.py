@@ -16,12 +16,12 @@ import json
 import os
 import re
 import shutil
-import struct
 from typing import NamedTuple
 
-import center_loss_op  # before mxnet, for Python 3.12; pylint: disable=unused-import
+from center_loss_op.arrays import check_arrays  # before mxnet, for Python 3.12
 import mxnet as mx
-import numpy as np
+
+from history import COLUMNS
 
 _NAME = 'step-%08d'
 _PATTERN = re.compile(r'step-(\d{8,})')
@@ -188,12 +188,12 @@ def read(path):
                 raise ValueError('the checksum of %s is not that in %s' % (name, _SUMS))
         model = _load_arrays(os.path.join(path, _MODEL))
         optimizer_states = _load_arrays(os.path.join(path, _OPTIMIZER))
-        with open(os.path.join(path, _STATE), encoding='utf-8') as file:
-            state = json.load(file)
+        state = _load_state(os.path.join(path, _STATE))
     except OSError as error:
+        name = os.path.basename(error.filename or path)  # a failing disk names no file
         raise CheckpointError('checkpoint %s cannot be read: %s: %s'
-                              % (path, os.path.basename(error.filename), error.strerror)) from None
-    except (ValueError, struct.error) as error:
+                              % (path, name, error.strerror)) from None
+    except ValueError as error:
         raise CheckpointError('checkpoint %s is corrupt: %s' % (path, error)) from None
     kinds = {kind: {name[4:]: array for name, array in model.items() if name[:4] == kind}
              for kind in ('arg:', 'aux:')}
@@ -299,58 +299,48 @@ def _save_arrays(path, arrays):
     """mx.nd.save, and a look at what is there: a full disk can go unnoticed by MXNet."""
     try:
         mx.nd.save(path, {name: array.as_in_context(mx.cpu()) for name, array in arrays.items()})
-        _check_arrays(path)
-    except (mx.MXNetError, ValueError, struct.error):
+        check_arrays(path)
+    except (mx.MXNetError, ValueError):
         raise OSError(None, 'not all of %s could be written, is the disk full?'
                       % os.path.basename(path)) from None
 
 
 def _load_arrays(path):
-    _check_arrays(path)
-    return mx.nd.load(path) if os.path.getsize(path) > _EMPTY else {}
+    if not check_arrays(path):
+        return {}  # MXNet has an empty list for them
+    try:
+        return mx.nd.load(path)
+    except mx.MXNetError:  # its message has many lines
+        raise ValueError('MXNet cannot load %s' % os.path.basename(path)) from None
 
 
-_HEADER = struct.Struct('<QQQ')         # magic, reserved, number of arrays
-_ARRAY = struct.Struct('<IiI')          # magic, storage type, dimensions
-_DEVICE_AND_TYPE = struct.Struct('<iii')
-_COUNT = struct.Struct('<Q')
-_EMPTY = _HEADER.size + _COUNT.size
-_MAGIC, _ARRAY_MAGICS, _DENSE = 0x112, (0xF993fac9, 0xF993faca), 0
-_ITEM_SIZES = {0: 4, 1: 8, 2: 2, 3: 1, 4: 4, 5: 1, 6: 8}    # by MXNet's number of a type
+def _load_state(path):
+    """The state of a checkpoint, with all that the examples read from it."""
+    with open(path, encoding='utf-8') as file:
+        try:
+            state = json.load(file)
+        except (ValueError, RecursionError) as error:
+            raise ValueError('%s: %s' % (_STATE, error)) from None
 
+    def part(holder, key, *kinds):
+        # By their exact types: True is no number here.
+        if not isinstance(holder, dict) or type(holder.get(key)) not in kinds:
+            raise ValueError('%s has no "%s", or one of another type' % (_STATE, key))
+        return holder[key]
 
-def _check_arrays(path):
-    """Raise ValueError unless the sizes in a file of mx.nd.save are those of the file.
-
-    MXNet takes the memory that a header asks for before it looks whether the file has as
-    much: 14 GB for a file of 133 bytes.
-    """
-    name = os.path.basename(path)
-    size = os.path.getsize(path)
-    with open(path, 'rb') as file:
-        def take(layout):
-            return layout.unpack(file.read(layout.size))
-
-        def skip(count):
-            if count < 0 or file.seek(count, os.SEEK_CUR) > size:
-                raise ValueError('%s ends before its arrays do' % name)
-
-        magic, _, arrays = take(_HEADER)
-        if magic != _MAGIC:
-            raise ValueError('%s is not a file of arrays' % name)
-        for _ in range(arrays):
-            magic, storage, dimensions = take(_ARRAY)
-            if magic not in _ARRAY_MAGICS or storage != _DENSE or not 0 < dimensions <= 32:
-                raise ValueError('%s holds something other than dense arrays' % name)
-            shape = take(struct.Struct('<%dq' % dimensions))
-            *_, number = take(_DEVICE_AND_TYPE)
-            if number not in _ITEM_SIZES or min(shape) < 1:
-                raise ValueError('%s holds an array of no known type or shape' % name)
-            skip(int(np.prod(shape, dtype=object)) * _ITEM_SIZES[number])
-        names, = take(_COUNT)
-        if names != arrays:
-            raise ValueError('%s has %d arrays, but %d names' % (name, arrays, names))
-        for _ in range(names):
-            skip(take(_COUNT)[0])
-        if file.tell() != size:
-            raise ValueError('%s goes on after its end' % name)
+    part(part(state, 'options', dict), 'dataset', str)
+    history = part(state, 'history', dict)
+    part(history, 'seconds', int, float)
+    if part(history, 'batch', int) < 0:
+        raise ValueError('%s goes on at batch %d' % (_STATE, history['batch']))
+    for row in part(history, 'rows', list):
+        for column in COLUMNS:
+            part(row, column, int, float)
+        if len(row) > len(COLUMNS):
+            raise ValueError('%s has epochs of more than the columns %s'
+                             % (_STATE, ', '.join(COLUMNS)))
+    kinds = [[type(number) for number in pair] if isinstance(pair, list) else None
+             for pair in part(history, 'totals', list)]
+    if kinds != [[float, int]] * 3:
+        raise ValueError('%s does not have three "totals" of a sum and a count' % _STATE)
+    return state

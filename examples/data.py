@@ -93,6 +93,10 @@ def _mnist(folder):
         if len(labels) and labels.max() >= CLASSES:
             raise DataError('%s is corrupt: label %d, but digits go from 0 to 9'
                             % (label_file, labels.max()))
+        classes = len(np.unique(labels))
+        if classes < 2:  # the distances between classes would be none
+            raise DataError('%s has %d labels of %d classes, at least 2 classes are needed'
+                            % (label_file, len(labels), classes))
         splits.append(Split((images / np.float32(255)).reshape(-1, 1, 28, 28),
                             labels.astype(np.float32)))
     return tuple(splits)
@@ -125,6 +129,9 @@ def read_idx(path, item_shape):
     DataError
         Names the file and what is wrong with it.
     """
+    if os.path.exists(path) and not os.path.isfile(path):
+        # A folder, or a pipe: opening that would wait for whoever writes to it.
+        raise DataError('cannot read %s: it is no file' % path)
     compressed = path.endswith('.gz')
     try:
         room = os.path.getsize(path) * (_LARGEST_RATIO if compressed else 1)

@@ -2,6 +2,7 @@
 
 Files are data: one that is no image is named and left out, whatever it holds.
 """
+import contextlib
 import os
 import warnings
 from typing import NamedTuple
@@ -12,6 +13,9 @@ from scipy.ndimage import affine_transform
 
 from data import DataError
 
+# What a file may be, whatever its name says. Pillow knows more formats, among them EPS: a program,
+# which it gives to Ghostscript to run.
+_FORMATS = ('JPEG', 'PNG', 'PPM', 'BMP', 'GIF', 'TIFF', 'WEBP')
 # Of an image file; more would be an attack on the memory or a mistake.
 _LARGEST = 50000000
 
@@ -93,23 +97,45 @@ def _listing(folder):
 
 def _read(path, size):
     """(width and height of the file, pixels scaled to `size` and standardized)."""
+    if not os.path.isfile(path):  # opening a pipe would wait for whoever writes to it
+        raise _Unreadable('no file')
+    with _decoding():
+        image = Image.open(path, formats=_FORMATS)
+    with image:
+        if image.width * image.height > _LARGEST:
+            raise _Unreadable('%d x %d pixels are more than %d'
+                              % (image.width, image.height, _LARGEST))
+        with _decoding():
+            image.load()
+            deep = image.mode == 'F' or image.mode.startswith('I')
+            grey = np.asarray(image, float) if deep else image.convert('L')
+        original = image.size
+    if deep:
+        grey = Image.fromarray(_scaled(grey))
+    pixels = np.asarray(grey.resize(size[::-1], Image.BILINEAR), np.float32)
+    # Brightness and contrast are the lamp's, not the person's.
+    return original, (pixels - pixels.mean()) / (pixels.std() + 1)
+
+
+@contextlib.contextmanager
+def _decoding():
+    """For Pillow's own work alone: a broken file makes it raise nearly anything."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # of odd metadata
-            with Image.open(path) as image:
-                if image.width * image.height > _LARGEST:
-                    raise _Unreadable('%d x %d pixels are more than %d'
-                                      % (image.width, image.height, _LARGEST))
-                pixels = np.asarray(image.convert('L').resize(size[::-1], Image.BILINEAR),
-                                    np.float32)
-                original = image.size
-    # Pillow's decoders raise all of these for files that are broken in one way or another.
-    except (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError,
-            OverflowError, MemoryError, Image.DecompressionBombError) as error:
-        reason = getattr(error, 'strerror', None) or 'no image that Pillow can read'
-        raise _Unreadable(reason) from None
-    # Brightness and contrast are the lamp's, not the person's.
-    return original, (pixels - pixels.mean()) / (pixels.std() + 1)
+            yield
+    except Exception as error:  # pylint: disable=broad-except
+        reason = getattr(error, 'strerror', None)
+        raise _Unreadable(reason or 'no image that can be read as %s or %s'
+                          % (', '.join(_FORMATS[:-1]), _FORMATS[-1])) from None
+
+
+def _scaled(values):
+    """Pixels of more than 8 bits, which may mean anything, so that their own range is 0 to 255."""
+    if not np.isfinite(values).all():
+        raise _Unreadable('pixels that are NaN or infinite')
+    low, high = values.min(), values.max()
+    return ((values - low) * (255 / ((high - low) or 1))).astype(np.float32)
 
 
 def split(faces, unseen, seed):

@@ -3,7 +3,6 @@ import json
 import os
 import pickle
 import resource
-import struct
 import subprocess
 import sys
 
@@ -12,8 +11,18 @@ import numpy as np
 import pytest
 
 import checkpoint
+from history import COLUMNS
+from test_arrays import array_file
 
 FILES = ('model-symbol.json', 'model-0000.params', 'optimizer.params', 'state.json')
+
+
+def state(value=0.):
+    """What a training run keeps beside its arrays; its numbers say `value`."""
+    row = dict.fromkeys(COLUMNS, value)
+    return {'options': {'dataset': 'digits'},
+            'history': {'rows': [row], 'batch': 3, 'seconds': value,
+                        'totals': [[float(value), 5]] * 3}}
 
 
 def save(folder, updates, value=0.):
@@ -23,7 +32,7 @@ def save(folder, updates, value=0.):
         str(folder), updates, symbol,
         {'fc_weight': mx.nd.full((2, 3), value), 'fc_bias': mx.nd.full((2,), value)},
         {'centers': mx.nd.full((400, 2), value)}, {'fc_weight': mx.nd.full((2, 3), value)},
-        {'value': value})
+        state(value))
 
 
 def names(folder):
@@ -41,7 +50,7 @@ def test_what_is_saved_is_loaded(tmp_path):
     path = save(tmp_path, 7, 0.1)
     saved = checkpoint.load(str(tmp_path), pytest.fail)
     assert saved.path == path == checkpoint.latest(str(tmp_path))
-    assert saved.state == {'value': 0.1}
+    assert saved.state == state(0.1)
     for arrays, shapes in ((saved.arg_params, {'fc_weight': (2, 3), 'fc_bias': (2,)}),
                            (saved.aux_params, {'centers': (400, 2)}),
                            (saved.optimizer_states, {'fc_weight': (2, 3)})):
@@ -59,7 +68,7 @@ def test_mxnet_loads_it_and_sha256sum_checks_it(tmp_path):
 
 
 def test_an_optimizer_without_state_is_saved_too(tmp_path):
-    checkpoint.save(str(tmp_path), 1, mx.sym.var('x'), {'x': mx.nd.ones(1)}, {}, {}, {})
+    checkpoint.save(str(tmp_path), 1, mx.sym.var('x'), {'x': mx.nd.ones(1)}, {}, {}, state())
     assert checkpoint.load(str(tmp_path), pytest.fail).optimizer_states == {}
 
 
@@ -72,7 +81,7 @@ def test_the_last_two_are_kept(tmp_path):
 def test_saving_a_step_again_replaces_it(tmp_path):
     for value in 1, 2:
         save(tmp_path, 5, value)
-    assert checkpoint.load(str(tmp_path), pytest.fail).state == {'value': 2}
+    assert checkpoint.load(str(tmp_path), pytest.fail).state == state(2)
     assert names(tmp_path) == ['step-00000005']
 
 
@@ -88,7 +97,7 @@ def test_a_new_run_sets_earlier_checkpoints_aside(tmp_path):
     save(tmp_path, 8, 1)
     aside = checkpoint.begin(str(tmp_path))
     assert checkpoint.latest(str(tmp_path)) is None
-    assert checkpoint.read(os.path.join(aside, 'step-00000008')).state == {'value': 1}
+    assert checkpoint.read(os.path.join(aside, 'step-00000008')).state == state(1)
 
 
 def damage_truncate(path):
@@ -114,7 +123,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_loaded(tmp_path, da
     before, last = save(tmp_path, 5, 5), save(tmp_path, 10, 10)
     damage(os.path.join(last, name))
     lines = []
-    assert checkpoint.load(str(tmp_path), lines.append).state == {'value': 5}
+    assert checkpoint.load(str(tmp_path), lines.append).state == state(5)
     assert lines == ['checkpoint %s %s; continuing from the one before it, %s'
                      % (last, complaint % name, before)]
 
@@ -124,7 +133,7 @@ def test_damaged_checksums_count_as_damage(tmp_path, damage):
     save(tmp_path, 5, 5)
     damage(os.path.join(save(tmp_path, 10, 10), 'SHA256SUMS'))
     lines = []
-    assert checkpoint.load(str(tmp_path), lines.append).state == {'value': 5}
+    assert checkpoint.load(str(tmp_path), lines.append).state == state(5)
     assert len(lines) == 1 and 'step-00000010' in lines[0]
 
 
@@ -163,46 +172,102 @@ def test_nothing_is_unpickled(tmp_path, name):
     assert not (tmp_path / 'ran').exists()
 
 
-def arrays(count=1, dimensions=2, shape=(2, 3), kind=0, content=24, storage=0, keys=1, key=1):
-    """A file of mx.nd.save by hand, with sizes that may lie."""
-    return (struct.pack('<QQQ', 0x112, 0, count) + struct.pack('<IiI', 0xF993fac9, storage,
-                                                               dimensions)
-            + struct.pack('<%dq' % len(shape), *shape) + struct.pack('<iii', 1, 0, kind)
-            + bytes(content) + struct.pack('<QQ', keys, key) + b'x')
-
-
-def test_arrays_by_hand_are_arrays(tmp_path):
-    (tmp_path / 'hand').write_bytes(arrays())
-    assert mx.nd.load(str(tmp_path / 'hand'))['x'].shape == (2, 3)
-
-
 @pytest.mark.parametrize('content, complaint', [
-    (b'', ''), (arrays()[:30], ''), (bytes(100), 'is not a file of arrays'),
-    (arrays(count=1 << 26), ''), (arrays(count=1 << 60), ''), (arrays(keys=1 << 40), 'names'),
-    (arrays(keys=1, key=1 << 40), 'ends before its arrays do'),
-    (arrays(keys=1, key=1 << 63), ''),
-    (arrays(shape=(1 << 20, 1 << 20)), 'ends before its arrays do'),
-    (arrays(shape=(1 << 40, 1 << 40)), ''), (arrays(shape=(-1, -6)), 'no known type or shape'),
-    (arrays(dimensions=1 << 28), 'other than dense arrays'), (arrays(kind=99), 'no known type'),
-    (arrays(storage=1), 'other than dense arrays'), (arrays() + b'x', 'goes on after its end'),
+    (array_file()[:30], 'ends before its arrays do'),
+    (array_file(count=1 << 26), ''), (array_file(key=1 << 62), 'ends before its arrays do'),
+    (array_file(shape=(1 << 60,), dimensions=1), 'ends before its arrays do'),
+    (array_file(keys=0), 'has 1 arrays, but 0 names'),
 ])
-def test_sizes_are_checked_before_memory_is_taken(tmp_path, monkeypatch, content, complaint):
-    path = save(tmp_path, 5)
-    with open(os.path.join(path, 'optimizer.params'), 'wb') as file:
+@pytest.mark.parametrize('name', ['model-0000.params', 'optimizer.params'])
+def test_sizes_are_checked_before_memory_is_taken(tmp_path, monkeypatch, name, content, complaint):
+    before, path = save(tmp_path, 5, 5), save(tmp_path, 10)
+    with open(os.path.join(path, name), 'wb') as file:
         file.write(content)
     with_checksums(path)
     real = mx.nd.load
-    monkeypatch.setattr(mx.nd, 'load', lambda name: pytest.fail('MXNet was asked to load it')
-                        if 'optimizer' in name else real(name))
-    with pytest.raises(checkpoint.CheckpointError, match='is corrupt: .*' + complaint):
+    monkeypatch.setattr(mx.nd, 'load', lambda file: pytest.fail('MXNet was asked to load it')
+                        if file == os.path.join(path, name) else real(file))
+    lines = []
+    assert checkpoint.load(str(tmp_path), lines.append).path == before
+    start = 'checkpoint %s is corrupt: %s %s' % (path, os.path.join(path, name), complaint)
+    assert len(lines) == 1 and lines[0].startswith(start) and '\n' not in lines[0]
+
+
+def test_arrays_that_mxnet_refuses_count_as_damage(tmp_path):
+    path = save(tmp_path, 5)
+    with open(os.path.join(path, 'optimizer.params'), 'wb') as file:
+        file.write(array_file(version=3))   # MXNet wants np_shape for it
+    with_checksums(path)
+    with pytest.raises(checkpoint.CheckpointError) as error:
         checkpoint.read(path)
+    assert str(error.value) == ('checkpoint %s is corrupt: MXNet cannot load optimizer.params'
+                                % path)
+
+
+MISSING = object()
+ROW = dict.fromkeys(COLUMNS, 1.)
+
+
+@pytest.mark.parametrize('keys, value, complaint', [
+    ((), [], 'has no "options"'), ((), None, 'has no "options"'), ((), {}, 'has no "options"'),
+    (('options',), MISSING, 'has no "options"'), (('options',), [], 'has no "options"'),
+    (('options', 'dataset'), MISSING, 'has no "dataset"'),
+    (('options', 'dataset'), 5, 'has no "dataset"'),
+    (('history',), MISSING, 'has no "history"'), (('history',), 'x', 'has no "history"'),
+    (('history', 'batch'), MISSING, 'has no "batch"'),
+    (('history', 'batch'), 1.5, 'has no "batch"'), (('history', 'batch'), True, 'has no "batch"'),
+    (('history', 'batch'), -1, 'goes on at batch -1'),
+    (('history', 'seconds'), MISSING, 'has no "seconds"'),
+    (('history', 'seconds'), 'x', 'has no "seconds"'),
+    (('history', 'rows'), MISSING, 'has no "rows"'), (('history', 'rows'), {}, 'has no "rows"'),
+    (('history', 'rows'), [ROW, None], 'has no "epoch"'),
+    (('history', 'rows', 0, 'loss'), MISSING, 'has no "loss"'),
+    (('history', 'rows', 0, 'loss'), None, 'has no "loss"'),
+    (('history', 'rows', 0, 'other'), 1, 'has epochs of more than the columns'),
+    (('history', 'totals'), MISSING, 'has no "totals"'),
+    (('history', 'totals'), [[1., 2]] * 2, 'does not have three "totals" of a sum and a count'),
+    (('history', 'totals'), [[1., 2], [1., 2], 3], 'does not have three "totals"'),
+    (('history', 'totals'), [[1., 2], [1., 2], [3]], 'does not have three "totals"'),
+    (('history', 'totals'), [[1., 2], [1., 2], [3, 'x']], 'does not have three "totals"'),
+])
+def test_a_state_that_lacks_what_the_examples_read_counts_as_damage(tmp_path, keys, value,
+                                                                    complaint):
+    before, path = save(tmp_path, 5, 5), save(tmp_path, 10)
+    content = {'': state()}
+    *inner, last = ('',) + keys
+    part = content
+    for key in inner:
+        part = part[key]
+    if value is MISSING:
+        del part[last]
+    else:
+        part[last] = value
+    with open(os.path.join(path, 'state.json'), 'w', encoding='utf-8') as file:
+        json.dump(content[''], file)
+    with_checksums(path)
+    lines = []
+    assert checkpoint.load(str(tmp_path), lines.append).path == before
+    assert len(lines) == 1 and '\n' not in lines[0]
+    assert lines[0].startswith('checkpoint %s is corrupt: state.json %s' % (path, complaint))
+
+
+@pytest.mark.parametrize('content', [b'', b'{"a": ', b'\xff', b'[' * 100000, b'{"a":' * 100000],
+                         ids=['empty', 'cut', 'binary', 'lists', 'dicts'])
+def test_a_state_that_is_not_json_counts_as_damage(tmp_path, content):
+    path = save(tmp_path, 5)
+    with open(os.path.join(path, 'state.json'), 'wb') as file:
+        file.write(content)
+    with_checksums(path)
+    with pytest.raises(checkpoint.CheckpointError) as error:
+        checkpoint.read(path)
+    assert str(error.value).startswith('checkpoint %s is corrupt: state.json: ' % path)
 
 
 def test_no_name_in_a_checkpoint_leads_out_of_it(tmp_path):
     path = save(tmp_path, 5)
     with open(os.path.join(path, 'SHA256SUMS'), 'a', encoding='utf-8') as file:
         file.write('0' * 64 + '  ../../elsewhere\n')
-    assert checkpoint.read(path).state == {'value': 0}
+    assert checkpoint.read(path).state == state(0)
 
 
 def test_a_file_is_the_old_one_or_the_new_one(tmp_path):
@@ -253,7 +318,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, limit, reason):
     assert child.stdout == 'cannot write %s: %s; the last checkpoint is %s\n' % (
         tmp_path / 'checkpoints' / 'step-00000010', reason, last)
     assert names(tmp_path) == ['step-00000005']
-    assert checkpoint.load(str(tmp_path), pytest.fail).state == {'value': 5}
+    assert checkpoint.load(str(tmp_path), pytest.fail).state == state(5)
 
 
 @pytest.mark.parametrize('optimizer', ['sgd', 'nag', 'adam'])
@@ -281,7 +346,8 @@ def test_optimizer_states_come_back_by_the_names_of_their_parameters(tmp_path, o
     updates(first, weights, 0, 5)
     states = checkpoint.optimizer_states(first, ['a', 'b'], copies)
     assert set(states) == ({'a.0', 'a.1', 'b.0', 'b.1'} if optimizer == 'adam' else {'a', 'b'})
-    checkpoint.save(str(tmp_path), 5, mx.sym.var('x'), {'x': mx.nd.ones(1)}, {}, states, {})
+    checkpoint.save(str(tmp_path), 5, mx.sym.var('x'), {'x': mx.nd.ones(1)}, {}, states,
+                    state())
     loaded = checkpoint.load(str(tmp_path), pytest.fail)
     checkpoint.restore_optimizer(second, ['a', 'b'], loaded.optimizer_states, copies)
     updates(second, weights, 5, 10)
@@ -294,13 +360,13 @@ def test_optimizer_states_come_back_by_the_names_of_their_parameters(tmp_path, o
 def test_state_is_plain_json(tmp_path):
     path = save(tmp_path, 5, 0.1)
     with open(os.path.join(path, 'state.json'), encoding='utf-8') as file:
-        assert json.load(file) == {'value': 0.1}
+        assert json.load(file) == state(0.1)
 
 
 def test_a_checkpoint_does_not_take_memory_for_what_is_not_there(tmp_path):
     path = save(tmp_path, 5)
     with open(os.path.join(path, 'model-0000.params'), 'wb') as file:
-        file.write(arrays(count=1 << 26))   # MXNet itself takes 14 GB for this
+        file.write(array_file(count=1 << 26))   # MXNet itself takes 14 GB for this
     with_checksums(path)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(checkpoint.CheckpointError):

@@ -1,5 +1,6 @@
 """The data of the examples; every idx file here is written by the test."""
 import gzip
+import os
 import resource
 import struct
 
@@ -108,10 +109,26 @@ def test_corrupt_gzip_is_named(mnist, content):
     assert error_of(mnist).startswith('%s is corrupt: ' % path)
 
 
-def test_a_folder_in_place_of_a_file_is_one_line(mnist):
-    (mnist / 'train-labels-idx1-ubyte').unlink()
-    (mnist / 'train-labels-idx1-ubyte').mkdir()
-    assert error_of(mnist) == 'cannot read %s: Is a directory' % (mnist / 'train-labels-idx1-ubyte')
+@pytest.mark.parametrize('make', [os.mkdir, os.mkfifo])
+@pytest.mark.parametrize('name', ['train-labels-idx1-ubyte', 't10k-labels-idx1-ubyte',
+                                  'train-images-idx3-ubyte'])
+def test_what_is_no_file_is_not_opened(mnist, make, name):
+    path = mnist / name
+    if path.exists():
+        path.unlink()
+    make(str(path))
+    assert error_of(mnist) == 'cannot read %s: it is no file' % path
+
+
+@pytest.mark.parametrize('labels, count', [([], 0), ([4], 1), ([7, 7, 7], 1)])
+@pytest.mark.parametrize('part', ['train', 't10k'])
+def test_fewer_than_two_classes_are_refused(mnist, part, labels, count):
+    path = mnist / (part + '-labels-idx1-ubyte')
+    path.write_bytes(idx(np.array(labels)))
+    (mnist / (part + '-images-idx3-ubyte.gz')).write_bytes(
+        gzip.compress(idx(PIXELS[:len(labels)])))
+    assert error_of(mnist) == ('%s has %d labels of %d classes, at least 2 classes are needed'
+                               % (path, len(labels), count))
 
 
 @pytest.mark.parametrize('compressed', [False, True])

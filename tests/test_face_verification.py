@@ -1,10 +1,13 @@
 """The face example on images that the test makes: smooth random patterns, one a person."""
 import json
+import operator
 import os
+import struct
 
 import face_verification
 import faces
 import numpy as np
+import PIL.ImageFile
 import pytest
 from data import DataError
 from options import OptionError
@@ -158,6 +161,9 @@ def test_one_seed_has_no_interval_and_equal_values_one_of_width_0():
     assert face_verification.table({'0': one}).count('±') == 0
 
 
+UNREADABLE = 'no image that can be read as JPEG, PNG, PPM, BMP, GIF, TIFF or WEBP'
+
+
 def test_load_names_what_it_leaves_out(tmp_path):
     for name in 'ann', 'ben', 'eve', 'nobody':
         (tmp_path / name).mkdir()
@@ -181,12 +187,11 @@ def test_load_names_what_it_leaves_out(tmp_path):
     for image in people.images:
         assert abs(image.mean()) < 1e-4 and abs(image.std() - 1) < 0.1
     ann, ben = str(tmp_path / 'ann'), str(tmp_path / 'ben')
-    nothing = 'no image that Pillow can read'
     assert lines == [
-        'left out %s: %s' % (os.path.join(ann, 'empty.png'), nothing),
-        'left out %s: %s' % (os.path.join(ann, 'notes.txt'), nothing),
-        'left out %s: %s' % (os.path.join(ben, 'cut.png'), nothing),
-        'left out %s: Is a directory' % os.path.join(ben, 'folder.png'),
+        'left out %s: %s' % (os.path.join(ann, 'empty.png'), UNREADABLE),
+        'left out %s: %s' % (os.path.join(ann, 'notes.txt'), UNREADABLE),
+        'left out %s: %s' % (os.path.join(ben, 'cut.png'), UNREADABLE),
+        'left out %s: no file' % os.path.join(ben, 'folder.png'),
         'left out %s: verification needs 2 images of a person, found 1' % (tmp_path / 'eve'),
         'left out %s: verification needs 2 images of a person, found 0' % (tmp_path / 'nobody'),
         'the images have 2 sizes, from 20 x 24 to 31 x 17: all are scaled to 12 x 16']
@@ -207,6 +212,106 @@ def test_an_enormous_image_is_left_out(tmp_path, monkeypatch):
     lines = []
     assert not faces.load(str(tmp_path), (16, 16), lines.append).names
     assert '20 x 24 pixels are more than 100' in lines[0]
+
+
+def of_one(folder, *paths):
+    """The images of one person, whose folder has these files and a good one; and what is said."""
+    (folder / 'ann').mkdir()
+    for path in paths:
+        path.rename(folder / 'ann' / path.name)
+    for number in range(2):
+        write(folder / 'ann' / ('z%d.png' % number), person(1))
+    lines = []
+    images = faces.load(str(folder), (16, 16), lines.append).images
+    return images[:len(images) - 2, 0], [line for line in lines if 'sizes' not in line]
+
+
+@pytest.mark.parametrize('kind', ['EPS', 'ICO', 'PCX', 'TGA'])
+def test_no_other_format_is_tried_whatever_the_name(tmp_path, monkeypatch, kind):
+    """EPS is a program, which Pillow gives to Ghostscript."""
+    monkeypatch.setattr('PIL.EpsImagePlugin.Ghostscript',
+                        lambda *args, **kwargs: pytest.fail('Ghostscript was run'))
+    path = tmp_path / 'face.jpg'
+    Image.fromarray(person(1).astype(np.uint8)).convert('RGB').save(str(path), kind)
+    images, lines = of_one(tmp_path, path)
+    assert not len(images)
+    assert lines == ['left out %s: %s' % (tmp_path / 'ann' / 'face.jpg', UNREADABLE)]
+
+
+@pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'PPM', 'BMP', 'GIF', 'TIFF', 'WEBP'])
+def test_these_formats_are_read_whatever_the_name(tmp_path, kind):
+    path = tmp_path / 'face'
+    Image.fromarray(person(1).astype(np.uint8)).save(str(path), kind)
+    (image,), lines = of_one(tmp_path, path)
+    assert not lines and abs(image.std() - 1) < 0.1
+
+
+DEEP = [('<u2', 'png', 3000, 60000), ('<u2', 'tiff', 3000, 3100), ('>u2', 'tiff', 0, 65535),
+        ('<i4', 'tiff', -2 ** 31, 2 ** 31 - 1), ('<i4', 'tiff', 5, 200),
+        ('<f4', 'tiff', 0, 1), ('<f4', 'tiff', -1e-20, 1e-20), ('<f4', 'tiff', -3e38, 3e38)]
+
+
+@pytest.mark.parametrize('kind, suffix, low, high', DEEP)
+def test_deep_images_are_scaled_to_their_own_range(tmp_path, kind, suffix, low, high):
+    pattern = person(1)
+    pattern = (pattern - pattern.min()) / np.ptp(pattern)
+    shallow, deep = tmp_path / 'a.png', tmp_path / ('b.' + suffix)
+    write(shallow, 255 * pattern)
+    Image.fromarray((low + (float(high) - low) * pattern).astype(kind)).save(str(deep))
+    (expected, image), lines = of_one(tmp_path, shallow, deep)
+    assert not lines and abs(image.std() - 1) < 0.1
+    assert np.abs(image - expected).max() < 0.05
+
+
+@pytest.mark.parametrize('kind', ['<u2', '<i4', '<f4'])
+def test_a_deep_image_of_one_brightness_is_blank(tmp_path, kind):
+    path = tmp_path / 'a.tiff'
+    Image.fromarray(np.full((24, 20), 5000, kind)).save(str(path))
+    (image,), lines = of_one(tmp_path, path)
+    assert not lines and not image.any()
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
+def test_pixels_that_are_no_numbers_are_left_out(tmp_path, value):
+    path, pixels = tmp_path / 'a.tiff', person(1).astype(np.float32)
+    pixels[3, 4] = value
+    Image.fromarray(pixels).save(str(path))
+    images, lines = of_one(tmp_path, path)
+    assert not len(images)
+    assert lines == ['left out %s: pixels that are NaN or infinite' % (tmp_path / 'ann' / 'a.tiff')]
+
+
+@pytest.mark.parametrize('error, reason', [(PermissionError(13, 'Permission denied'),
+                                            'Permission denied')] + [
+    (error, UNREADABLE) for error in (
+        OSError('truncated'), AttributeError(), ZeroDivisionError(), NotImplementedError(),
+        struct.error(), RecursionError(), MemoryError(), Image.DecompressionBombError())])
+@pytest.mark.parametrize('step', ['Image.open', 'ImageFile.ImageFile.load', 'Image.Image.convert'])
+def test_a_file_is_left_out_whatever_its_decoder_raises(tmp_path, monkeypatch, step, error, reason):
+    real = operator.attrgetter(step)(PIL)
+
+    def broken(image, *args, **kwargs):
+        if getattr(image, 'filename', image).endswith('broken.png'):
+            raise error
+        return real(image, *args, **kwargs)
+
+    monkeypatch.setattr('PIL.' + step, broken)
+    write(tmp_path / 'broken.png', person(1))
+    images, lines = of_one(tmp_path, tmp_path / 'broken.png')
+    assert not len(images)
+    assert lines == ['left out %s: %s' % (tmp_path / 'ann' / 'broken.png', reason)]
+
+
+def test_a_mistake_of_ours_is_not_taken_for_a_broken_file(folder):
+    with pytest.raises(TypeError):
+        faces.load(folder, (16, '16'), pytest.fail)
+
+
+def test_a_pipe_is_left_out(tmp_path):
+    os.mkfifo(str(tmp_path / 'pipe.png'))
+    images, lines = of_one(tmp_path, tmp_path / 'pipe.png')
+    assert not len(images)
+    assert lines == ['left out %s: no file' % (tmp_path / 'ann' / 'pipe.png')]
 
 
 def test_a_split_is_of_people_and_follows_from_its_seed(folder):
