@@ -1,4 +1,5 @@
 """Center loss for Gluon."""
+import itertools
 from typing import Any, Optional, Union
 
 import mxnet as mx
@@ -10,6 +11,20 @@ from .parallel import Gatherer, open_store
 from .params import Params, rate, unknown_or_size
 
 __all__ = ['CenterLoss', 'CenterTrainer']
+
+# Of the losses that have got a trainer. All workers create their trainers in the same order.
+_numbers = itertools.count()
+
+
+def _check_initializer(value):
+    """TypeError or ValueError where MXNet could make no initializer of `value`."""
+    try:
+        mx.init.create(value)
+    except Exception as error:  # whatever the constructor of a registered one raises, too
+        kind = ValueError if isinstance(value, (str, dict)) else TypeError
+        names = ', '.join(mx.registry.get_registry(mx.init.Initializer))
+        raise kind('center_initializer must be an Initializer or the name of one (%s), got %r: %s'
+                   % (names, value, error)) from None
 
 
 class _Centers(mx.gluon.Parameter):
@@ -60,8 +75,8 @@ class CenterLoss(Loss):
         λ, a global scalar weight for the loss: finite and >= 0.
     batch_axis : int, default 0
         The axis that represents mini-batch; 0 is the only one.
-    center_initializer : str or Initializer, default 'zeros'
-        Initializer of the centers.
+    center_initializer : str or Initializer or None, default 'zeros'
+        Initializer of the centers; None: the one that `initialize` is given.
     use_ignore : bool, default False
         Leave samples labelled `ignore_label` out: their loss is 0, and they move no center.
     ignore_label : float, default -1
@@ -99,13 +114,15 @@ class CenterLoss(Loss):
 
     def __init__(self, classes: int, in_units: int = 0, alpha: float = 0.5,
                  weight: Optional[float] = None, batch_axis: int = 0,
-                 center_initializer: Union[str, mx.init.Initializer] = 'zeros',
+                 center_initializer: Union[str, mx.init.Initializer, None] = 'zeros',
                  use_ignore: bool = False, ignore_label: float = -1, **kwargs: Any) -> None:
         if batch_axis != 0:
             raise ValueError('batch_axis must be 0, got %r' % (batch_axis,))
         super().__init__(None if weight is None else rate('weight', weight), batch_axis, **kwargs)
         params = Params(num_class=classes, alpha=alpha, use_ignore=use_ignore,
                         ignore_label=ignore_label, reduction='none', need_top_grad=True)
+        if center_initializer is not None:
+            _check_initializer(center_initializer)
         in_units = unknown_or_size('in_units', in_units)
         check_elements(params.num_class, in_units)
         self._operator_params = params
@@ -119,6 +136,16 @@ class CenterLoss(Loss):
             # Saved under this attribute's name, which must be the parameter's own: load_parameters
             # of a block that has no children looks for that.
             self.center_bias = self.params.get('center_bias', **description)
+
+    def __getstate__(self):
+        """A copy has centers of its own, and no trainer."""
+        attributes = {name: value for name, value in self._attributes.items() if name != 'key'}
+        return {**self.__dict__, '_attributes': attributes}
+
+    @property
+    def key(self) -> str:
+        """What a :class:`CenterTrainer` knows this loss by; '' before it has one."""
+        return self._attributes.get('key', '')
 
     def leave_centers_to(self, key):
         """Have a :class:`CenterTrainer` move the centers; called by it."""
@@ -167,7 +194,8 @@ class CenterTrainer:
     ----------
     center_loss : CenterLoss
         The loss. Create the trainer before its first forward pass: from then on the
-        operator leaves the centers alone.
+        operator leaves the centers alone. Of several trainers of one loss the newest one
+        moves them, and :meth:`step` of an older one raises RuntimeError.
     kvstore : str or KVStore, default 'device'
         Key-value store type for several devices of one worker, or for several workers the
         store itself, which has to be the one of `gluon.Trainer`; that one needs
@@ -175,6 +203,8 @@ class CenterTrainer:
 
     Raises
     ------
+    TypeError
+        No CenterLoss, or no store.
     ValueError
         An asynchronous store, which cannot sum over the workers of a step; or the name of a
         distributed one, of which MXNet allows one a process.
@@ -193,9 +223,11 @@ class CenterTrainer:
         if not isinstance(center_loss, CenterLoss):
             raise TypeError('center_loss must be a CenterLoss, got %r' % (center_loss,))
         self._centers = center_loss.centers
-        self._gatherer = Gatherer(self._centers.name, open_store(kvstore), int_keys=True)
         self._alpha = center_loss.alpha
-        center_loss.leave_centers_to(self._centers.name)
+        # Names alone may be equal. A loss keeps its key, which may be in the graph of a net.
+        key = center_loss.key or '%s/%d' % (self._centers.name, next(_numbers))
+        self._gatherer = Gatherer(key, open_store(kvstore), int_keys=True)
+        center_loss.leave_centers_to(key)
 
     def step(self) -> None:
         """Move the centers by the samples of all backward passes since the last step.
@@ -207,7 +239,7 @@ class CenterTrainer:
         ------
         RuntimeError
             No worker had a sample: the loss is part of a hybridized net that ran before this
-            trainer was created. Or the store did not sum: see
+            trainer was created. Or the loss has a newer trainer. Or the store did not sum: see
             :class:`center_loss_op.parallel.Gatherer`.
         """
         self._gatherer.step([copy.as_nd_ndarray() for copy in self._centers.list_data()],

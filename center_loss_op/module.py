@@ -1,6 +1,7 @@
 """Center loss for the Module API: one set of centers on several devices and workers."""
+import json
 import os
-import re
+import weakref
 from typing import Union
 
 import mxnet as mx
@@ -23,11 +24,19 @@ class CenterTrainer:
     Parameters
     ----------
     key : str
-        The `key` given to :func:`center_loss_op.symbol.center_loss`. Create the trainer
-        before the first step.
+        The `key` given to :func:`center_loss_op.symbol.center_loss`: to one node of the
+        Module. Create the trainer before the first step. Of several trainers of one key the
+        newest one counts, and :meth:`step` of an older one raises RuntimeError.
     kvstore : str or KVStore, default 'device'
         Key-value store for the contexts of one worker. A Module that was fitted with a
         distributed store brings that one along.
+
+    Raises
+    ------
+    TypeError
+        No store.
+    ValueError
+        An asynchronous store, or the name of a distributed one.
 
     Notes
     -----
@@ -45,49 +54,59 @@ class CenterTrainer:
 
     def __init__(self, key: str,
                  kvstore: Union[str, mx.kvstore.KVStoreBase] = 'device') -> None:
-        os.environ.setdefault('MXNET_UPDATE_ON_KVSTORE', '0')
         self._gatherer = Gatherer(key, open_store(kvstore))
-        self._module = None
-        self._centers = None
-        self._alpha = None
+        os.environ.setdefault('MXNET_UPDATE_ON_KVSTORE', '0')
+        self._nodes = weakref.WeakKeyDictionary()   # what `_attach` found in a Module
 
     def __call__(self, param: mx.model.BatchEndParam) -> None:
         """As a `batch_end_callback` of `Module.fit`."""
         self.step(param.locals['self'])
 
-    def step(self, module: mx.mod.Module) -> None:
+    def step(self, module: Union[mx.mod.Module, mx.mod.BucketingModule]) -> None:
         """Move the centers by the samples of all backward passes since the last step.
 
         Parameters
         ----------
-        module : mxnet.module.Module
+        module : mxnet.module.Module or mxnet.module.BucketingModule
             With parameters and optimizer.
 
         Raises
         ------
+        TypeError
+            Another module.
         ValueError
-            The module has no center loss of this key.
+            The module has no center loss of this key, or several.
         RuntimeError
-            The store did not sum: see :class:`center_loss_op.parallel.Gatherer`.
+            There is a newer trainer of this key, or the store did not sum: see
+            :class:`center_loss_op.parallel.Gatherer`.
         """
-        if module is not self._module:
-            self._attach(module)
+        # The buckets share their centers.
+        current = module._curr_module if isinstance(module, mx.mod.BucketingModule) else module
+        if not isinstance(current, mx.mod.Module):
+            raise TypeError('module must be a mx.mod.Module or a bound mx.mod.BucketingModule, '
+                            'got %r' % (module,))
+        if current not in self._nodes:
+            self._nodes[current] = self._attach(current)
+        centers, alpha = self._nodes[current]
         # Module has no other way to its copies than through its executors, which a new batch
         # size replaces.
-        copies = [executor.aux_dict[self._centers] for executor in module._exec_group.execs]
-        self._gatherer.step(copies, self._alpha)
+        copies = [executor.aux_dict[centers] for executor in current._exec_group.execs]
+        self._gatherer.step(copies, alpha)
 
     def _attach(self, module):
+        """The name of the centers and α, from the node of this key."""
         key = self._gatherer.key
-        nodes = module.symbol.attr_dict()
-        for state in module.symbol.list_auxiliary_states():
-            attributes = nodes.get(re.sub('_center_bias$', '', state), {})
-            if attributes.get('op_type') == OP_TYPE and attributes.get('key') == key:
-                break
-        else:
+        nodes = json.loads(module.symbol.tojson())['nodes']
+        mine = [node for node in nodes if node['op'] == 'Custom'
+                and node['attrs']['op_type'] == OP_TYPE and node['attrs'].get('key') == key]
+        if not mine:
             raise ValueError('the module has no center loss of key=%r' % key)
+        if len(mine) > 1:
+            raise ValueError('key=%r is that of %d center losses: %s. Give each a key and a '
+                             'CenterTrainer of its own'
+                             % (key, len(mine), ', '.join(node['name'] for node in mine)))
         if getattr(module._kvstore, 'type', '').startswith('dist'):
             self._gatherer.use(module._kvstore)
-        self._module = module
-        self._centers = state
-        self._alpha = Params(num_class=1, alpha=attributes.get('alpha', 0.5)).alpha
+        attributes = {name: value for name, value in mine[0]['attrs'].items() if name != 'op_type'}
+        centers = nodes[mine[0]['inputs'][-1][0]]['name']
+        return centers, Params.of_node(attributes).alpha

@@ -4,6 +4,7 @@ import numbers
 from typing import Tuple, Union
 
 import mxnet as mx
+import numpy as np
 
 __all__ = ['nearest_center']
 
@@ -11,6 +12,8 @@ __all__ = ['nearest_center']
 _CHUNK = 1 << 22
 
 Array = Union[mx.nd.NDArray, mx.sym.Symbol]
+# What MXNet makes after npx.set_np(). Subclasses of the others, which take no operator of theirs.
+_NUMPY = (mx.np.ndarray, mx.sym.numpy._Symbol)
 
 
 def nearest_center(embedding: Array, centers: Array,
@@ -27,24 +30,25 @@ def nearest_center(embedding: Array, centers: Array,
     Parameters
     ----------
     embedding : NDArray or Symbol
-        The features, (N, d).
+        The features, (N, d), of any floating type; N may be 0. Of `mx.nd` or `mx.np`.
     centers : NDArray or Symbol
-        (C, d); an NDArray on the context of the features. Of two that are equally near the
-        first is taken.
+        (C, d), of any floating type; an NDArray on the context of the features. Of two that
+        are equally near the first is taken.
     threshold : float, default infinity
         A feature at this distance or farther is labelled −1, and so is one with a NaN.
 
     Returns
     -------
     label : NDArray or Symbol
-        (N,), int32, from 0 to C − 1 or −1.
+        (N,), int32, from 0 to C − 1 or −1; of `mx.np` where the embedding is.
     distance : NDArray or Symbol
-        (N,), in the dtype of the centers: to the nearest center, whatever the threshold.
+        (N,), to the nearest center, whatever the threshold: in the dtype of the centers, or
+        float32 for shorter ones.
 
     Raises
     ------
     TypeError
-        Not two NDArrays or two Symbols, or a threshold that is no number.
+        Not two NDArrays or two Symbols, integers, or a threshold that is no number.
     ValueError
         Shapes that do not fit, or a threshold that is negative or NaN.
 
@@ -52,8 +56,8 @@ def nearest_center(embedding: Array, centers: Array,
     -----
     With NDArrays the work is done in blocks, so that extra memory grows with N and not with
     N · C. With Symbols (in a hybridized or exported graph) it is one product of N · C, the two
-    must have one dtype, and C must be at most 2²⁴, the largest index that MXNet's argmax can
-    return.
+    must have one dtype, float32 or float64, and C must be at most 2²⁴, the largest index that
+    MXNet's argmax can return.
 
     Examples
     --------
@@ -63,17 +67,39 @@ def nearest_center(embedding: Array, centers: Array,
         raise TypeError('threshold must be a number >= 0, got %r' % (threshold,))
     if not threshold >= 0:
         raise ValueError('threshold must be a number >= 0, got %r' % (threshold,))
-    if isinstance(embedding, mx.sym.Symbol) and isinstance(centers, mx.sym.Symbol):
-        mean = mx.sym.mean(centers, axis=0, keepdims=True)
-        _, label = _best(mx.sym, embedding, centers, mean)
-        return _known(mx.sym, embedding, centers, label, threshold)
-    if not (isinstance(embedding, mx.nd.NDArray) and isinstance(centers, mx.nd.NDArray)):
+    both = embedding, centers
+    if not any(all(isinstance(array, kind) for array in both)
+               for kind in (mx.nd.NDArray, mx.sym.Symbol)):
         raise TypeError('embedding and centers must both be NDArrays or both Symbols, got %s and %s'
                         % (type(embedding).__name__, type(centers).__name__))
-    if embedding.ndim != 2 or centers.ndim != 2 or embedding.shape[1] != centers.shape[1]:
-        raise ValueError('embedding must have shape (N, d) and centers (C, d), got %s and %s'
-                         % (embedding.shape, centers.shape))
-    return _in_blocks(embedding.astype(centers.dtype, copy=False), centers, threshold)
+    nearest = _of_symbols if isinstance(embedding, mx.sym.Symbol) else _of_arrays
+    found = nearest(*(array.as_nd_ndarray() for array in both), threshold)
+    if isinstance(embedding, _NUMPY):
+        found = tuple(array.as_np_ndarray() for array in found)
+    return found
+
+
+def _of_symbols(embedding, centers, threshold):
+    mean = mx.sym.mean(centers, axis=0, keepdims=True)
+    _, label = _best(mx.sym, embedding, centers, mean)
+    return _known(mx.sym, embedding, centers, label, threshold)
+
+
+def _of_arrays(embedding, centers, threshold):
+    if (embedding.ndim != 2 or centers.ndim != 2 or embedding.shape[1] != centers.shape[1]
+            or 0 in centers.shape):
+        raise ValueError('embedding must have shape (N, d) and centers (C, d), C and d from 1 on, '
+                         'got %s and %s' % (embedding.shape, centers.shape))
+    for name, array in ('embedding', embedding), ('centers', centers):
+        dtype = np.dtype(array.dtype)
+        if dtype.kind in 'biu':
+            raise TypeError('%s must hold floating-point numbers, got %s' % (name, dtype))
+    # MXNet has no product of shorter ones on the CPU, and squares would overflow.
+    dtype = np.float64 if centers.dtype == np.float64 else np.float32
+    if not len(embedding):  # no operator takes it, outside of npx.set_np()
+        return tuple(mx.nd.empty((0,), embedding.context, kind) for kind in (np.int32, dtype))
+    return _in_blocks(*(array.astype(dtype, copy=False) for array in (embedding, centers)),
+                      threshold)
 
 
 def _best(F, embedding, centers, mean):

@@ -79,7 +79,8 @@ class CenterLoss(mx.operator.CustomOp):
     def backward(self, req, out_grad, in_data, out_data, in_grad, aux):
         head = self.out(out_grad[0]) if self.step.params.need_top_grad else None
         with _Quiet():
-            self.step.backward(req[0], head, self.grad(in_grad[0]), self.centers(aux[0]))
+            self.step.backward(req[0], head, self.grad(in_grad[0]), self.data(in_data[0]),
+                               self.label(in_data[1]), self.centers(aux[0]))
         if req[1] in ('write', 'inplace'):
             self.label(in_grad[1])[:] = 0
 

@@ -12,6 +12,7 @@ workers of a step, and its traffic grows with the batch, not with the number of 
 """
 import itertools
 import threading
+import weakref
 
 import mxnet as mx
 import numpy as np
@@ -26,8 +27,17 @@ _TOO_MANY = 1000
 # Elements a broadcast of the centers moves at a time.
 _CHUNK = 1 << 20
 
+# What a store has to have.
+_INTERFACE = ('broadcast', 'pushpull', 'rank', 'num_workers', 'type')
+
+
+class _Notes(dict):
+    """The samples of one Gatherer: {context: [(ticket, features, classes), ...]}."""
+
+
 _lock = threading.Lock()
-_notes = {}
+# By key. Notes go with their Gatherer: afterwards nobody could read them.
+_notes = weakref.WeakValueDictionary()
 _tickets = itertools.count()
 _numbers = itertools.count()
 
@@ -46,11 +56,12 @@ def note(key, context, order, features, classes):
         Nothing gathers for `key`, or it was not asked to for a long time.
     """
     with _lock:
-        if key not in _notes:
+        notes = _notes.get(key)
+        if notes is None:
             raise RuntimeError(
                 'nothing moves the centers of key=%r: create its CenterTrainer before the first '
-                'step, or leave `key` away to let the operator move them' % key)
-        notes = _notes[key].setdefault(context, [])
+                'step and keep it, or leave `key` away to let the operator move them' % key)
+        notes = notes.setdefault(context, [])
         if len(notes) >= _TOO_MANY:
             raise RuntimeError('%d backward passes of key=%r on %s since the last step of its '
                                'CenterTrainer: call its step() once after each step of the '
@@ -61,6 +72,9 @@ def note(key, context, order, features, classes):
 def open_store(kvstore):
     """The key-value store for a type or a store, as MXNet's trainers take it."""
     if not isinstance(kvstore, str):
+        if not all(hasattr(kvstore, name) for name in _INTERFACE):
+            raise TypeError('kvstore must be the name of a type of store or a store (with %s), '
+                            'got %r' % (', '.join(_INTERFACE), kvstore))
         return kvstore
     if 'dist' in kvstore:
         raise ValueError("kvstore=%r: a process can have one distributed store. Create it, "
@@ -89,6 +103,9 @@ def _wait_for_broadcasts(store):
 class Gatherer:
     """Gathers the samples of `key` from all contexts and workers, and moves the centers.
 
+    The newest one of a key does. It starts without samples: those of a step that its
+    predecessor was not asked for are dropped.
+
     Parameters
     ----------
     key : str
@@ -112,9 +129,11 @@ class Gatherer:
         self._int_keys = int_keys
         self._room = 0              # how many samples a slot holds
         self._steps = 0
+        self._store = None
         self.use(store)
+        self._notes = _Notes()
         with _lock:
-            _notes[key] = {}
+            _notes[key] = self._notes
 
     def use(self, store):
         """Gather through `store` from now on."""
@@ -124,8 +143,9 @@ class Gatherer:
                              "'dist_sync' gives it" % store.type)
         if store.type.startswith('dist'):
             _wait_for_broadcasts(store)
-        self._store = store
-        self._names = {}    # what the store calls things that it knows
+        if store is not self._store:
+            self._store = store
+            self._names = {}    # what the store calls things that it knows
 
     def step(self, centers, alpha):
         """Equation 4 over the samples of all contexts and workers since the last step.
@@ -144,10 +164,13 @@ class Gatherer:
         ------
         RuntimeError
             The store does not return the sum over the workers of this step; or there was no
-            backward pass on any of them.
+            backward pass on any of them; or there is a newer Gatherer of this key.
         ValueError
             The store's numbers cannot hold the labels.
         """
+        if _notes.get(self.key) is not self._notes:
+            raise RuntimeError('a newer CenterTrainer of key=%r moves the centers: call its step() '
+                               'instead, or give each loss a key of its own' % self.key)
         num_class = centers[0].shape[0]
         largest = largest_exact(centers[0].dtype)
         if num_class - 1 > largest:
@@ -166,7 +189,8 @@ class Gatherer:
     def _gather(self, centers):
         """The samples of all slots: a buffer a context, and where in it which class is."""
         with _lock:
-            notes, _notes[self.key] = _notes[self.key], {}
+            notes = dict(self._notes)
+            self._notes.clear()
         samples = [sorted(notes.pop(copy.context, []), key=lambda one: one[0]) for copy in centers]
         if notes:
             raise RuntimeError('samples of key=%r on %s, where there is no copy of the centers'
@@ -242,8 +266,9 @@ class Gatherer:
         if name not in self._names:
             # The same on all workers, who come here in the same order. Numbers are above those
             # of parameters, and below 2**31 / 9973: MXNet multiplies them by that.
-            self._names[name] = (100000 + next(_numbers) if self._int_keys
-                                 else 'center_loss/%s/%s' % (self.key, name))
+            number = 100000 + next(_numbers)
+            self._names[name] = (number if self._int_keys else
+                                 'center_loss/%s/%s/%d' % (self.key, name, number))
             self._store.broadcast(self._names[name], mx.nd.zeros_like(arrays[0]),
                                   out=[mx.nd.zeros_like(array) for array in arrays])
         self._store.pushpull(self._names[name], arrays, out=arrays)

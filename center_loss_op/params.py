@@ -39,15 +39,13 @@ DOC = """\
 
 def _number(name, value, kind, article):
     """`value` as an int or a float, from a number or its text."""
-    if isinstance(value, str):
-        try:
-            return kind(value)
-        except ValueError:
-            raise ValueError('%s must be %s, got %r' % (name, article, value)) from None
-    wanted = numbers.Integral if kind is int else numbers.Real
+    wanted = (str, numbers.Integral if kind is int else numbers.Real)
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, wanted):
         raise TypeError('%s must be %s, got %r' % (name, article, value))
-    return kind(value)
+    try:
+        return kind(value)
+    except (ValueError, OverflowError):  # no number in the text; a number that no float can hold
+        raise ValueError('%s must be %s, got %r' % (name, article, value)) from None
 
 
 def _positive_int(name, value):

@@ -16,7 +16,10 @@ _ONE_UPDATE_AT_A_TIME = threading.Lock()
 
 
 class Step:
-    """A forward pass and the backward pass that belongs to it.
+    """A forward pass and the backward pass that belongs to it: to the last one.
+
+    A training forward keeps what its backward needs. After any other forward, or one that
+    failed, the backward computes it afresh from its inputs, and moves no center.
 
     Parameters
     ----------
@@ -32,8 +35,20 @@ class Step:
         self.params = params
         self.backend = backend
         self.context = context
-        self.batch = self.difference = self.finite = self.samples = None
+        self.difference = None
+        self._forget()
+
+    def _forget(self):
+        """Forget the forward before; `difference` stays as working memory, whatever it holds."""
+        self.batch = self.finite = self.samples = None
         self.pending = False
+
+    def _compare(self, data, label, centers):
+        """The checked batch, and x_i - c_{y_i}: in the memory of `difference` where possible."""
+        params, backend = self.params, self.backend
+        batch = Batch(backend.labels(label), params.num_class,
+                      params.ignore_label if params.use_ignore else None)
+        return batch, backend.difference(data, centers, batch, self.difference)
 
     def forward(self, is_train, req, data, label, out, centers):
         """Write the loss to `out`; with `is_train`, keep what :meth:`backward` needs.
@@ -52,11 +67,8 @@ class Step:
             Before anything is written.
         """
         params, backend = self.params, self.backend
-        batch = Batch(backend.labels(label), params.num_class,
-                      params.ignore_label if params.use_ignore else None)
-        # An inference must not overwrite what a training forward left for its backward.
-        reuse = self.difference if is_train else None
-        difference = backend.difference(data, centers, batch, reuse)    # x_i - c_{y_i}
+        self._forget()
+        batch, difference = self._compare(data, label, centers)         # x_i - c_{y_i}
         losses = backend.half_squares(difference)                       # l_i
         total = backend.total(losses)
         if params.reduction == 'none':
@@ -67,15 +79,15 @@ class Step:
             loss = total
         backend.store(out, req, loss)
         if is_train:
-            self.batch, self.difference = batch, difference
-            self.pending = True
             if params.key:
                 self.samples = parallel.ticket(), *backend.samples(data, batch, centers.dtype)
             else:
                 self.finite = backend.finite(data, total)
+            self.batch, self.difference = batch, difference
+            self.pending = True
 
-    def backward(self, req, head, grad, centers):
-        """Write the gradient to `grad` and, once a forward, move the centers.
+    def backward(self, req, head, grad, data, label, centers):
+        """Write the gradient to `grad` and, once a training forward, move the centers.
 
         With a `key`, the samples are noted instead, and move them later.
 
@@ -85,17 +97,24 @@ class Step:
             How to store the gradient.
         head : array of the backend, (1,) or (N,), or None
             The gradient of the output; None for 1.
-        grad, centers
-            Arrays of the backend: (N, d), (C, d).
+        grad, data, label, centers
+            Arrays of the backend: (N, d), (N, d), (N,) or (N, 1), (C, d).
+
+        Raises
+        ------
+        center_loss_op.labels.LabelError
+            Before anything is written.
         """
-        if self.batch is None:
-            raise RuntimeError('backward of center loss without a forward in training mode')
         params, backend = self.params, self.backend
         if req != 'null':
+            batch, difference = self.batch, self.difference
+            if batch is None:
+                with _ONE_UPDATE_AT_A_TIME:  # none of another step while this one reads
+                    batch, difference = self._compare(data, label, centers)
             factor = params.scale
-            if params.reduction == 'mean' and self.batch.count > 1:
-                factor /= self.batch.count
-            backend.store_scaled(grad, req, self.difference, factor, head)
+            if params.reduction == 'mean' and batch.count > 1:
+                factor /= batch.count
+            backend.store_scaled(grad, req, difference, factor, head)
         if self.pending:
             self.pending = False
             if params.key:

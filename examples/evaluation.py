@@ -62,7 +62,7 @@ def table(rows):
 
 
 def aligned(lines):
-    """Lines of as many texts each as one text: the first column to the left, others to the right."""
+    """Lines of equally many texts as one text: the first column to the left, others to the right."""
     widths = [max(map(len, column)) for column in zip(*lines)]
     return '\n'.join('  '.join([line[0].ljust(widths[0]),
                                 *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))])

@@ -91,8 +91,10 @@ def train(options):
     # Optimizer and its state stay with the module, where a checkpoint can reach them.
     with mock.patch.dict(os.environ, MXNET_UPDATE_ON_KVSTORE='0'):
         module.init_optimizer(kvstore=workers.store, optimizer=optimizer)
-    center_trainer = (CenterTrainer('center_loss', 'device' if workers.number > 1 else workers.store)
-                      if several(options) else None)
+    center_trainer = None
+    if several(options):
+        center_trainer = CenterTrainer('center_loss',
+                                       'device' if workers.number > 1 else workers.store)
     names = [name for name in module.symbol.list_arguments() if name not in ('data', 'label')]
     updater, copies = module._updater, len(options.contexts)  # pylint: disable=protected-access
     if saved is not None:

@@ -8,12 +8,12 @@ import warnings
 from unittest import mock
 
 os.environ.setdefault('MXNET_SUBGRAPH_VERBOSE', '0')  # read when a graph is bound
+# The examples use every processor, and whichever test file imported one of them first would decide
+# for all processes that later tests start. Digits are too small to gain from it.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
 # MXNet 1.9.1 uses names that NumPy and SciPy have deprecated since.
 warnings.filterwarnings('ignore', category=DeprecationWarning, module='mxnet')
 
-# As in the examples. Without it the first test file that imports one of them would set it, for
-# the processes that later tests start.
-import processors  # before mxnet; pylint: disable=unused-import
 import center_loss_op  # before mxnet, for Python 3.12; pylint: disable=unused-import
 import hypothesis
 import pytest

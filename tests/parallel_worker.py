@@ -72,7 +72,17 @@ def run_gluon(mine, store=None, synchronize=True):
     return [copy.asnumpy() for copy in loss.centers.list_data()]
 
 
-def run_module(mine, store=None, synchronize=True):
+class Buckets(mx.io.NDArrayIter):
+    """Every other batch is of another bucket."""
+
+    def next(self):
+        batch = super().next()
+        batch.bucket_key = self.cursor // self.batch_size % 2
+        batch.provide_data, batch.provide_label = self.provide_data, self.provide_label
+        return batch
+
+
+def run_module(mine, store=None, synchronize=True, buckets=False):
     """The same with `Module.fit`; the slices of the contexts follow each other."""
     contexts = [mx.cpu(i) for i in range(len(mine))]
     first, last = mine[0][0], mine[-1][1]
@@ -86,10 +96,16 @@ def run_module(mine, store=None, synchronize=True):
                                    name='softmax')
     loss = center_loss(embedding, label, CLASSES, alpha=ALPHA, name='center_loss',
                        key='test' if synchronize else '')
-    module = mx.mod.Module(mx.sym.Group([softmax, loss]), context=contexts,
-                           work_load_list=[b - a for a, b in mine])
-    batch = mx.io.NDArrayIter(features[:, first:last].reshape(-1, SIZE),
-                              labels[:, first:last].reshape(-1), last - first)
+    symbol = mx.sym.Group([softmax, loss])
+    settings = {'context': contexts, 'work_load_list': [b - a for a, b in mine]}
+    if buckets:
+        module = mx.mod.BucketingModule(lambda key: (symbol, ['data'], ['softmax_label']), 0,
+                                        **settings)
+    else:
+        module = mx.mod.Module(symbol, **settings)
+    kind = Buckets if buckets else mx.io.NDArrayIter
+    batch = kind(features[:, first:last].reshape(-1, SIZE), labels[:, first:last].reshape(-1),
+                 last - first)
     copies = []
     center_trainer = center_loss_op.module.CenterTrainer('test') if synchronize else None
 
@@ -98,8 +114,9 @@ def run_module(mine, store=None, synchronize=True):
             center_trainer(param)
         mx.nd.waitall()
         # Before the end of the epoch, when Module averages the copies.
+        current = module._curr_module if buckets else module
         copies[:] = [executor.aux_dict['center_loss_center_bias'].asnumpy()
-                     for executor in module._exec_group.execs]
+                     for executor in current._exec_group.execs]
 
     module.fit(batch, num_epoch=1, kvstore=store or 'local', batch_end_callback=at_batch_end,
                optimizer_params={'learning_rate': 0},
@@ -107,7 +124,12 @@ def run_module(mine, store=None, synchronize=True):
     return copies
 
 
-RUNS = {'gluon': run_gluon, 'module': run_module}
+def run_buckets(mine, store=None, synchronize=True):
+    """The same with a BucketingModule."""
+    return run_module(mine, store, synchronize, buckets=True)
+
+
+RUNS = {'gluon': run_gluon, 'module': run_module, 'buckets': run_buckets}
 
 
 def main():

@@ -195,6 +195,27 @@ def test_bad_label_of_a_bound_graph(label, text, log):
         assert_allclose(value, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize('label, text', BAD_LABELS, ids=[text[:16] for _, text in BAD_LABELS])
+@pytest.mark.usefixtures('backend')
+def test_backward_after_a_bad_label(label, text, log):
+    """The exception is caught, and backward() called all the same: no gradient of another batch."""
+    symbol = mx.sym.Custom(mx.sym.var('data'), mx.sym.var('label'), op_type='centerloss',
+                           num_class=4)
+    executor = bind(symbol, DATA, LABEL, CENTERS)
+    centers = run(executor).centers
+    executor.arg_dict['label'][:] = label
+    executor.grad_dict['data'][:] = 3
+    executor.forward(is_train=True)
+    for call in (lambda: None, executor.backward):
+        call()
+        with pytest.raises(mx.MXNetError):
+            mx.nd.waitall()
+        settle()
+    assert log().count(text) == 2
+    assert_array_equal(executor.grad_dict['data'].asnumpy(), 3)
+    assert_array_equal(executor.aux_arrays[0].asnumpy(), centers)
+
+
 @pytest.mark.usefixtures('backend')
 def test_bad_label_in_inference(log):
     with pytest.raises(mx.MXNetError):

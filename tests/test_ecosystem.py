@@ -292,6 +292,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import center_loss_op
 from test_ecosystem import *
+from center_loss_op import nearest_center
 from center_loss_op.gluon import CenterTrainer
 mx.npx.set_np()
 rng = np.random.RandomState(0)
@@ -318,6 +319,11 @@ for weights, hybridize in ([], False), (weighted, False), ([], True), (weighted,
         for got, wanted in ((value, expected.loss * head), (x.grad, expected.grad),
                             (loss.centers.data(), expected.centers)):
             np.testing.assert_allclose(got.asnumpy(), wanted, rtol=1e-5, atol=1e-6)
+label, distance = nearest_center(loss.centers.data(), loss.centers.data())
+assert type(label) is type(distance) is mx.np.ndarray
+np.testing.assert_array_equal(label.asnumpy(), range(4))
+np.testing.assert_array_equal(distance.asnumpy(), 0)
+assert nearest_center(x[0:0], loss.centers.data())[0].shape == (0,)
 # MXNet's load_parameters takes no mx.np arrays for a block without children.
 net, other = gluon.nn.HybridSequential(), gluon.nn.HybridSequential()
 net.add(loss)

@@ -11,8 +11,8 @@ import pytest
 EXAMPLES = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'examples')
 LAUNCHER = os.path.join(EXAMPLES, 'launch_local.py')
 SCRIPTS = ['train_gluon.py', 'train_symbol.py']
-# Two workers, who share the processors, would add up in another order than one who has them all, and
-# two epochs make a difference in the third decimal of that.
+# Two workers, who share the processors, would add up in another order than one who has them all,
+# and two epochs make a difference in the third decimal of that.
 ONE_THREAD = {**os.environ, 'OMP_NUM_THREADS': '1'}
 
 

@@ -105,6 +105,38 @@ def test_forward_alone_moves_nothing(hybridize):
 
 
 @HYBRIDIZE
+@pytest.mark.parametrize('samples', [6, 9])
+def test_inference_between_forward_and_backward(samples, hybridize):
+    """The recorded forward has a backward of its own, whatever the block did since."""
+    loss = block(CENTERS, hybridize)
+    other = batch(samples, 3, 4, seed=5)
+    loss(array(other[0]), array(other[1]))
+    data = array(DATA)
+    data.attach_grad()
+    with autograd.record():
+        out = loss(data, array(LABEL))
+    loss(array(other[0]), array(other[1]))
+    out.backward()
+    want = center_loss(DATA, LABEL, CENTERS, reduction='none')
+    assert_allclose(data.grad.asnumpy(), want.grad, rtol=1e-5)
+    assert_allclose(bound(loss), want.centers, rtol=1e-5)
+
+
+@HYBRIDIZE
+def test_predict_mode_has_a_gradient(hybridize):
+    """As MXNet's own losses have; the centers stay."""
+    loss = block(CENTERS, hybridize)
+    data = array(DATA)
+    data.attach_grad()
+    with autograd.record(train_mode=False):
+        out = loss(data, array(LABEL))
+    out.backward()
+    want = center_loss(DATA, LABEL, CENTERS, reduction='none')
+    assert_allclose(data.grad.asnumpy(), want.grad, rtol=1e-5)
+    assert_array_equal(bound(loss), CENTERS)
+
+
+@HYBRIDIZE
 def test_second_backward(hybridize):
     loss = block(CENTERS, hybridize)
     data = array(DATA)
@@ -197,8 +229,11 @@ def test_no_read_before_the_size_is_known():
 
 
 @pytest.mark.parametrize('initializer, test', [
-    ('zeros', lambda c: not c.any()), ('ones', lambda c: (c == 1).all()),
-    (mx.init.Normal(), lambda c: c.std() > 0), (mx.init.Constant(3), lambda c: (c == 3).all())])
+    ('zeros', lambda c: not c.any()), ('Ones', lambda c: (c == 1).all()),
+    (mx.init.Normal(), lambda c: c.std() > 0), (mx.init.Constant(3), lambda c: (c == 3).all()),
+    ('["constant", {"value": 3}]', lambda c: (c == 3).all()),
+    ({'initializer': 'ones'}, lambda c: (c == 1).all()),
+    (None, lambda c: c.std() > 0)])  # that of initialize(), as elsewhere in Gluon
 def test_initializer(initializer, test):
     loss = CenterLoss(4, in_units=3, center_initializer=initializer)
     loss.initialize(mx.init.Xavier())
@@ -371,6 +406,16 @@ def test_bad_weight(given, error):
     with pytest.raises(error, match='^weight must be a finite number >= 0, got %s$'
                        % re.escape(repr(given))):
         CenterLoss(4, weight=given)
+
+
+@pytest.mark.parametrize('given, error', [
+    ('foo', ValueError), ('', ValueError), ('[', ValueError), ('["foo", {}]', ValueError),
+    ('constant', ValueError), ('["normal", {"mean": 3}]', ValueError), ({'a': 1}, ValueError),
+    (5, TypeError), (['zeros'], TypeError), (mx.init.Zero, TypeError), (True, TypeError)], ids=str)
+def test_bad_initializer(given, error):
+    with pytest.raises(error, match='^center_initializer must be an Initializer or .*zeros.*, got '
+                       + re.escape(repr(given))):
+        CenterLoss(4, center_initializer=given)
 
 
 def test_bad_batch_axis():

@@ -1,4 +1,5 @@
 """All copies of the centers are one, whatever devices and workers the batch is split over."""
+import copy
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from parallel_worker import BATCH, CLASSES, RUNS, SIZE, bounds, naive_centers
 
 import center_loss_op
 from center_loss_op.parallel import Gatherer
+from center_loss_op.symbol import center_loss
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 WORKER = os.path.join(HERE, 'parallel_worker.py')
@@ -26,8 +28,8 @@ def launch(*command, timeout=120):
 
 def check_one_set(copies):
     """Bit-identical to each other, and what the naive oracle says of the global batches."""
-    for copy in copies[1:]:
-        np.testing.assert_array_equal(copy.view(np.uint32), copies[0].view(np.uint32))
+    for other in copies[1:]:
+        np.testing.assert_array_equal(other.view(np.uint32), copies[0].view(np.uint32))
     np.testing.assert_allclose(copies[0], naive_centers(), rtol=1e-5, atol=1e-6)
 
 
@@ -139,12 +141,43 @@ def test_a_second_distributed_store_would_hang_and_is_refused(trainer):
         trainer()
 
 
-def backward(loss, context=mx.cpu(0)):
-    data = mx.nd.ones((4, 2), ctx=context)
+class AlmostStore:
+    type, rank, num_workers = 'local', 0, 1
+
+
+@pytest.mark.parametrize('given', [5, None, mx.kv.create, AlmostStore()], ids=str)
+@pytest.mark.parametrize('trainer', [
+    lambda loss, store: center_loss_op.gluon.CenterTrainer(loss, store),
+    lambda loss, store: center_loss_op.module.CenterTrainer('k', store)], ids=['gluon', 'module'])
+def test_what_is_no_store_is_refused(trainer, given):
+    """And the loss goes on without a trainer."""
+    loss = center_loss_op.gluon.CenterLoss(3, in_units=2)
+    loss.initialize()
+    with pytest.raises(TypeError, match='^kvstore must be the name of a type of store or a store '
+                                        r'\(with broadcast, pushpull, .*\), got '):
+        trainer(loss, given)
+    backward(loss)
+    assert loss.centers.data().asnumpy().any()
+
+
+def test_a_store_that_cannot_sum_leaves_the_loss_alone():
+    class Asynchronous(mx.kvstore.KVStoreBase):
+        type, rank, num_workers = 'dist_async', 0, 1
+
+    loss = center_loss_op.gluon.CenterLoss(3, in_units=2)
+    loss.initialize()
+    with pytest.raises(ValueError, match='dist_async'):
+        center_loss_op.gluon.CenterTrainer(loss, Asynchronous())
+    backward(loss)
+    assert loss.centers.data().asnumpy().any()
+
+
+def backward(loss, context=mx.cpu(0), value=1, train_mode=True):
+    data = mx.nd.full((4, 2), value, ctx=context)
     data.attach_grad()
-    with mx.autograd.record():
-        value = loss(data, mx.nd.array([0, 1, 1, 2], ctx=context))
-    value.backward()
+    with mx.autograd.record(train_mode=train_mode):
+        out = loss(data, mx.nd.array([0, 1, 1, 2], ctx=context))
+    out.backward()
     mx.nd.waitall()
 
 
@@ -168,6 +201,96 @@ def test_a_step_without_samples_is_named():
     trainer = center_loss_op.gluon.CenterTrainer(loss)
     with pytest.raises(RuntimeError, match='no backward pass of key.*before the first forward'):
         trainer.step()
+
+
+def test_a_pass_without_training_gives_no_samples():
+    loss = center_loss_op.gluon.CenterLoss(3, in_units=2)
+    loss.initialize()
+    trainer = center_loss_op.gluon.CenterTrainer(loss)
+    backward(loss, train_mode=False)
+    with pytest.raises(RuntimeError, match='no backward pass of key'):
+        trainer.step()
+
+
+def test_two_losses_of_one_name():
+    """Each trainer moves the centers of its own loss, by hand: 0 + 1 · (x - 0) / (1 + 1)."""
+    losses = [center_loss_op.gluon.CenterLoss(3, 2, alpha=1, prefix='center_loss_')
+              for _ in range(2)]
+    trainers = []
+    for loss in losses:
+        loss.initialize()
+        trainers.append(center_loss_op.gluon.CenterTrainer(loss))
+    backward(losses[0], value=2)
+    backward(losses[1], value=200)
+    for loss, trainer, center in zip(losses, trainers, (1, 100)):
+        trainer.step()
+        np.testing.assert_array_equal(loss.centers.data().asnumpy()[0], center)
+
+
+def test_two_losses_share_their_centers():
+    """A trainer each: the centers move by the samples of one, then by those of the other."""
+    first = center_loss_op.gluon.CenterLoss(3, 2, alpha=1)
+    first.initialize()
+    second = center_loss_op.gluon.CenterLoss(3, 2, alpha=1, params=first.params)
+    trainers = [center_loss_op.gluon.CenterTrainer(loss) for loss in (first, second)]
+    backward(first, value=2)
+    backward(second, value=7)
+    for trainer, center in zip(trainers, (1, 4)):  # 0 + 2 / 2, 1 + (7 - 1) / 2
+        trainer.step()
+        np.testing.assert_array_equal(first.centers.data().asnumpy()[0], center)
+
+
+class Around(mx.gluon.HybridBlock):
+    """A net that ends in its loss."""
+
+    def __init__(self, loss):
+        super().__init__()
+        self.loss = loss
+
+    def hybrid_forward(self, F, data, label):  # pylint: disable=arguments-differ
+        return self.loss(data, label)
+
+
+@pytest.mark.parametrize('hybridize', [False, True])
+def test_the_newest_trainer_of_a_loss_counts(hybridize):
+    """Also of a net that keeps the graph of its first pass; the older one says so."""
+    loss = center_loss_op.gluon.CenterLoss(3, in_units=2, alpha=1)
+    net = Around(loss)
+    net.initialize()
+    if hybridize:
+        net.hybridize()
+    old = center_loss_op.gluon.CenterTrainer(loss)
+    backward(net, value=50)  # a pass whose step never came, as of a loop that was interrupted
+    new = center_loss_op.gluon.CenterTrainer(loss)
+    backward(net, value=2)
+    with pytest.raises(RuntimeError, match='newer CenterTrainer of key=.*call its step'):
+        old.step()
+    assert not loss.centers.data().asnumpy().any()
+    new.step()
+    np.testing.assert_array_equal(loss.centers.data().asnumpy()[0], 1)
+
+
+def test_a_trainer_that_is_gone_is_named(caplog):
+    """Nothing could ever call its step: the samples would be kept for nothing."""
+    loss = center_loss_op.gluon.CenterLoss(3, in_units=2)
+    loss.initialize()
+    center_loss_op.gluon.CenterTrainer(loss)
+    with pytest.raises(mx.MXNetError):
+        backward(loss)
+    assert 'nothing moves the centers of key' in caplog.text
+
+
+def test_a_copy_of_a_loss_has_no_trainer():
+    """It moves its own centers until it gets one, and its samples are not the original's."""
+    loss = center_loss_op.gluon.CenterLoss(3, in_units=2, alpha=1)
+    loss.initialize()
+    trainer = center_loss_op.gluon.CenterTrainer(loss)
+    other = copy.deepcopy(loss)
+    backward(loss, value=2)
+    backward(other, value=200)
+    trainer.step()
+    for one, center in (loss, 1), (other, 100):
+        np.testing.assert_array_equal(one.centers.data().asnumpy()[0], center)
 
 
 def test_a_batch_of_ignored_samples_is_fine():
@@ -201,12 +324,93 @@ def test_hoarding_is_named(caplog, monkeypatch):
     monkeypatch.setattr(center_loss_op.parallel, '_TOO_MANY', 3)
     loss = center_loss_op.gluon.CenterLoss(3, in_units=2)
     loss.initialize()
-    center_loss_op.gluon.CenterTrainer(loss)
+    trainer = center_loss_op.gluon.CenterTrainer(loss)
     for _ in range(3):
         backward(loss)
     with pytest.raises(mx.MXNetError):
         backward(loss)
     assert '3 backward passes' in caplog.text and 'call its step() once' in caplog.text
+    trainer.step()  # and from here on, there is room again
+    backward(loss)
+
+
+def module_of(*losses):
+    """A Module of these losses of one embedding, bound, its centers zero."""
+    module = mx.mod.Module(mx.sym.Group(losses), label_names=['label'])
+    module.bind([('data', (4, 2))], [('label', (4,))])
+    module.init_params(mx.init.One())
+    module.init_optimizer('device')
+    return module
+
+
+EMBEDDING = mx.sym.broadcast_mul(mx.sym.var('data'), mx.sym.var('one_weight', shape=(1, 2)))
+LABEL = mx.sym.var('label')
+
+
+def module_step(module, trainer, value):
+    """One step on features of one value; the center of class 0."""
+    module.forward_backward(mx.io.DataBatch([mx.nd.full((4, 2), value)],
+                                            [mx.nd.array([0, 1, 1, 2])]))
+    trainer.step(module)
+    states = module._exec_group.execs[0].aux_dict
+    return {name: state.asnumpy()[0].tolist() for name, state in states.items()}
+
+
+def test_two_nodes_with_one_key_are_named():
+    module = module_of(center_loss(EMBEDDING, LABEL, 3, key='faces', name='left'),
+                       center_loss(EMBEDDING, LABEL, 3, key='faces', name='right'),
+                       center_loss(EMBEDDING, LABEL, 3, key='others', name='third'))
+    with pytest.raises(ValueError, match="key='faces' is that of 2 center losses: left, right"):
+        center_loss_op.module.CenterTrainer('faces').step(module)
+
+
+def test_two_nodes_with_a_key_each():
+    module = module_of(center_loss(EMBEDDING, LABEL, 3, key='a', name='left', alpha=1),
+                       center_loss(EMBEDDING, LABEL, 3, key='b', name='right', alpha=.5))
+    trainers = [center_loss_op.module.CenterTrainer(key) for key in 'ab']
+    assert module_step(module, trainers[0], 2) == {'left_center_bias': [1, 1],
+                                                   'right_center_bias': [0, 0]}
+    trainers[1].step(module)
+    assert module._exec_group.execs[0].aux_dict['right_center_bias'].asnumpy()[0, 0] == .5
+
+
+@pytest.mark.parametrize('alpha, center', [({}, .5), ({'alpha': 0}, 0), ({'alpha': 3}, 3)])
+def test_alpha_of_a_node(alpha, center):
+    """As the operator reads it, whatever else MXNet writes on the node."""
+    with mx.AttrScope(ctx_group='dev1', lr_mult='0.1'):
+        loss = center_loss(EMBEDDING, LABEL, 3, key='alpha', name='cl', **alpha)
+    trainer = center_loss_op.module.CenterTrainer('alpha')
+    assert module_step(module_of(loss), trainer, 2) == {'cl_center_bias': [center] * 2}
+
+
+def test_centers_of_another_name():
+    """Of a variable of the user's own."""
+    loss = mx.sym.Custom(EMBEDDING, LABEL, mx.sym.var('mine_bias'), op_type='centerloss',
+                         num_class=3, key='named', name='cl')
+    trainer = center_loss_op.module.CenterTrainer('named')
+    assert module_step(module_of(loss), trainer, 2) == {'mine_bias': [.5, .5]}
+
+
+def test_the_newest_trainer_of_a_module_counts():
+    """Two of one key, for one Module or two; also on one store, which takes each name once."""
+    store = mx.kv.create('local')
+    modules = [module_of(center_loss(EMBEDDING, LABEL, 3, key='one', name='cl')) for _ in range(2)]
+    old = center_loss_op.module.CenterTrainer('one', store)
+    assert module_step(modules[0], old, 2) == {'cl_center_bias': [.5, .5]}
+    new = center_loss_op.module.CenterTrainer('one', store)
+    assert module_step(modules[1], new, 4) == {'cl_center_bias': [1, 1]}
+    with pytest.raises(RuntimeError, match="newer CenterTrainer of key='one'.*a key of its own"):
+        old.step(modules[0])
+
+
+@pytest.mark.parametrize('module', [
+    mx.mod.SequentialModule(), None, 'module',
+    mx.mod.BucketingModule(lambda key: (mx.sym.var('data'), ['data'], None), 0)],
+    ids=lambda module: type(module).__name__)
+def test_other_modules_are_refused(module):
+    with pytest.raises(TypeError, match='^module must be a mx.mod.Module or a bound '
+                                        'mx.mod.BucketingModule, got '):
+        center_loss_op.module.CenterTrainer('faces').step(module)
 
 
 def test_a_module_without_the_key_is_named():

@@ -1,5 +1,6 @@
 """The arguments: parsed from numbers and from text, and refused with one clear line."""
 import re
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -62,6 +63,15 @@ def test_good(name, given, parsed):
 def test_bad(name, given, article, error):
     with pytest.raises(error, match='^%s$' % re.escape(message(name, given, article))):
         Params(**{'num_class': 3, name: given})
+
+
+@pytest.mark.parametrize('value', [10 ** 400, -10 ** 400, Fraction(10 ** 400)],
+                         ids=['int', 'negative', 'fraction'])
+@pytest.mark.parametrize('name, article', [('alpha', _RATE), ('scale', _RATE),
+                                           ('ignore_label', _FINITE)])
+def test_beyond_every_float(name, article, value):
+    with pytest.raises(ValueError, match='^%s$' % re.escape(message(name, value, article))):
+        Params(**{'num_class': 3, name: value})
 
 
 def test_defaults():

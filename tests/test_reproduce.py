@@ -177,7 +177,8 @@ def test_runs_of_other_options_are_not_reused(tmp_path):
     folders = {reproduce.Run(options_of('--animate', '--output-dir', str(tmp_path), *more), cell,
                              seed).options.output_dir
                for seed in (0, 1) for more in (
-                   [], ['--epochs', '3'], ['--dataset', 'mnist', '--data-dir', str(tmp_path / 'one')],
+                   [], ['--epochs', '3'],
+                   ['--dataset', 'mnist', '--data-dir', str(tmp_path / 'one')],
                    ['--dataset', 'mnist', '--data-dir', str(tmp_path / 'other')])}
     assert len(folders) == 8
 

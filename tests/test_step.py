@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from center_loss_op.labels import LabelError
 from entries import Direct, array, bind, custom, imperative, run, symbolic
 from oracle import center_loss, tolerance
 
@@ -349,17 +350,114 @@ def test_inference_of_a_bound_graph_moves_nothing():
     assert_array_equal(executor.aux_arrays[0].asnumpy(), centers)
 
 
-def test_inference_between_forward_and_backward():
-    """It leaves alone what the training forward kept for its backward."""
+# The forward passes before a backward pass, each a training one or not. The last one counts.
+FORWARDS = {'none': [], 'inference': [False], 'training': [True], 'two of training': [True, True],
+            'inference after training': [True, False], 'training after inference': [False, True]}
+
+
+@pytest.mark.parametrize('need_top_grad', [False, True])
+@pytest.mark.parametrize('reduction', REDUCTIONS)
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('name', FORWARDS)
+def test_backward_belongs_to_the_last_forward(name, dtype, reduction, need_top_grad):
+    """Its gradient is that of the inputs of the last; the centers move if that one trains."""
+    data, label, centers = batch(6, 3, 4, dtype)
+    label[4] = -1
+    want = center_loss(data, label, centers, scale=.3, reduction=reduction, ignore_label=-1,
+                       head=np.full(6, -2.) if need_top_grad else None)
+    direct = Direct(*batch(6, 3, 4, dtype, seed=1)[:2], centers, num_class=4, scale=.3,
+                    reduction=reduction, use_ignore=True, need_top_grad=need_top_grad)
+    *before, last = FORWARDS[name] or [None]
+    for is_train in before:
+        direct.forward(is_train=is_train)
+    direct.inputs = [array(data), array(label)]
+    if last is not None:
+        direct.forward(is_train=last)
+    for _ in range(2):
+        assert_allclose(direct.backward(head=-2.), want.grad, **tolerance(dtype, data, centers))
+        assert_allclose(direct.centers.asnumpy(), want.centers if last else centers,
+                        **tolerance('float32', data, centers))
+
+
+@pytest.mark.parametrize('req', ['write', 'inplace', 'add', 'null'])
+def test_req_without_training(req):
     data, label, centers = batch(6, 3, 4)
-    want = center_loss(data, label, centers)
+    direct = Direct(data, label, centers, num_class=4)
+    direct.forward(is_train=False)
+    direct.grads[0][:] = 3
+    want = center_loss(data, label, centers).grad
+    assert_allclose(direct.backward(req), result_of(req, 3, want), rtol=1e-5)
+
+
+def test_inplace_without_training():
+    """The gradient takes the memory of the features it is computed from."""
+    data, label, centers = batch(6, 3, 4)
+    direct = Direct(data, label, centers, num_class=4)
+    direct.forward(is_train=False)
+    direct.grads[0] = direct.inputs[0]
+    assert_allclose(direct.backward('inplace'), center_loss(data, label, centers).grad, rtol=1e-5)
+
+
+def test_bad_label_after_training():
+    """The failed forward is the last one: its backward fails, too, and writes nothing."""
+    data, label, centers = batch(6, 3, 4)
     direct = Direct(data, label, centers, num_class=4)
     direct.forward()
-    direct.inputs[0][:] = 100
-    direct.inputs[1][:] = 1
-    direct.forward(is_train=False)
+    direct.inputs[1][:] = 9
+    with pytest.raises(LabelError):
+        direct.forward()
+    direct.grads[0][:] = 3
+    with pytest.raises(LabelError, match=r'label\[0\] is 9.0'):
+        direct.backward()
+    assert_array_equal(direct.grads[0].asnumpy(), 3)
+    assert_array_equal(direct.centers.asnumpy(), centers)
+    direct.inputs[1][:] = label
+    direct.forward()
+    want = center_loss(data, label, centers)
     assert_allclose(direct.backward(), want.grad, rtol=1e-5)
     assert_allclose(direct.centers.asnumpy(), want.centers, rtol=1e-5)
+
+
+def test_inference_of_a_bound_graph_between_training_and_backward():
+    """By hand: centers 0, features 1, then 7."""
+    ones, label = np.ones((2, 3), 'float32'), np.zeros(2, 'float32')
+    symbol = mx.sym.Custom(mx.sym.var('data'), mx.sym.var('label'), op_type='centerloss',
+                           num_class=1, reduction='sum')
+    executor = bind(symbol, ones, label, np.zeros((1, 3), 'float32'))
+    executor.forward(is_train=True)
+    executor.forward(is_train=False, data=array(7 * ones))
+    executor.backward()
+    mx.nd.waitall()
+    assert_array_equal(executor.grad_dict['data'].asnumpy(), 7)
+    assert_array_equal(executor.aux_arrays[0].asnumpy(), 0)
+
+
+@pytest.mark.parametrize('train_mode', [False, True])
+def test_predict_mode_has_a_gradient(train_mode):
+    """As MXNet's own operators have; the centers stay."""
+    data, label, centers = map(array, batch(6, 3, 4))
+    want = center_loss(data.asnumpy(), label.asnumpy(), centers.asnumpy())
+    before = centers.asnumpy()
+    data.attach_grad()
+    with mx.autograd.record(train_mode=False):
+        loss = custom(data, label, centers, num_class=4)
+    loss.backward(train_mode=train_mode)
+    mx.nd.waitall()
+    assert_allclose(data.grad.asnumpy(), want.grad, rtol=1e-5)
+    assert_array_equal(centers.asnumpy(), before)
+
+
+def test_working_memory_is_used_again(backend):
+    """Every forward forgets the batch before it, not the memory."""
+    if backend == 'device':
+        pytest.skip('MXNet has a pool of its own')
+    direct = Direct(*batch(6, 3, 4), num_class=4)
+    direct.forward()
+    memory = direct.operator.step.difference
+    for is_train in (True, False, True):
+        direct.backward()
+        direct.forward(is_train=is_train)
+        assert direct.operator.step.difference is memory
 
 
 def test_second_backward_gives_the_gradient_and_moves_nothing():
@@ -454,8 +552,3 @@ def test_alpha_beyond_float32_moves_nothing_to_infinity():
     got = imperative(data, label, centers, num_class=4, alpha=1e300)
     assert np.isfinite(got.centers).all()
 
-
-def test_backward_without_forward():
-    direct = Direct(*batch(6, 3, 4), num_class=4)
-    with pytest.raises(RuntimeError, match='without a forward in training mode'):
-        direct.backward()
