@@ -16,12 +16,14 @@ class History:
     Parameters
     ----------
     weights : (float, float)
-        Of the softmax and the center loss in the total.
+        Of the softmax and the center loss in the total. Where they change from step to step,
+        an epoch's total is by its last.
     softmax_loss, center_loss, accuracy : mxnet.metric.EvalMetric
         The metrics that the training loop updates.
 
     Attributes
     ----------
+    weights : (float, float)
     rows : list of dict
         By :data:`COLUMNS`; the seconds are those of the training steps.
     metrics : mxnet.metric.CompositeEvalMetric
@@ -34,7 +36,7 @@ class History:
         self.rows = []
         self.metrics = metric.CompositeEvalMetric([softmax_loss, center_loss, accuracy])
         self.batch = 0
-        self._weights = weights
+        self.weights = weights
         self._seconds = 0.
         self._since = None
 
@@ -56,7 +58,7 @@ class History:
     def totals(self):
         """Means over the epoch under way: loss, softmax_loss, center_loss, accuracy."""
         softmax, center, accuracy = (float(part.get()[1]) for part in self.metrics.metrics)
-        return {'loss': self._weights[0] * softmax + self._weights[1] * center,
+        return {'loss': self.weights[0] * softmax + self.weights[1] * center,
                 'softmax_loss': softmax, 'center_loss': center, 'accuracy': accuracy}
 
     def short(self):

@@ -13,14 +13,14 @@ LOSSES = ('joint', 'softmax', 'center')
 
 # What to do with a data set unless an option says otherwise; the same for every loss.
 RECIPES = {
-    'digits': {'epochs': 60, 'batch_size': 64, 'lr': 0.01, 'center_weight': 0.3, 'alpha': 0.5,
-               'shift': 1},
-    'mnist': {'epochs': 20, 'batch_size': 128, 'lr': 0.003, 'center_weight': 0.5, 'alpha': 0.5,
-              'shift': 1},
+    'digits': {'epochs': 60, 'batch_size': 64, 'lr': 0.01, 'center_weight': 0.3,
+               'center_warmup': 0, 'alpha': 0.5, 'shift': 1},
+    'mnist': {'epochs': 20, 'batch_size': 128, 'lr': 0.003, 'center_weight': 5,
+              'center_warmup': 1, 'alpha': 0.5, 'shift': 1},
 }
 # What may not change when a run is resumed: the numbers would be those of neither run.
-FIXED = ('dataset', 'loss', 'center_weight', 'alpha', 'embedding_size', 'batch_size', 'lr', 'shift',
-         'seed')
+FIXED = ('dataset', 'loss', 'center_weight', 'center_warmup', 'alpha', 'embedding_size',
+         'batch_size', 'lr', 'shift', 'seed')
 
 
 class OptionError(Exception):
@@ -43,6 +43,14 @@ def number(text):
     value = float(text)
     if not (math.isfinite(value) and value >= 0):
         raise argparse.ArgumentTypeError('must be finite and >= 0, got %s' % text)
+    return value
+
+
+def share(text):
+    """An argparse type: a number from 0 to 1."""
+    value = number(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError('must be from 0 to 1, got %s' % text)
     return value
 
 
@@ -70,6 +78,8 @@ def parser(description):
         help='softmax and center loss together, softmax alone, or center loss alone')
     add_of_recipe('--center-weight', type=number, metavar='λ',
                   help='the weight of center loss beside softmax')
+    add_of_recipe('--center-warmup', type=share, metavar='SHARE',
+                  help='over which share of the training λ rises from 0; 0: it does not')
     add_of_recipe('--alpha', type=number, metavar='α', help='the rate at which centers move')
     add('--embedding-size', type=whole(1, 1 << 16), default=2, metavar='D',
         help='features of an image; 2 can be drawn as they are')
@@ -99,7 +109,7 @@ def parse(arguments=None, description=None):
     """The options as an argparse.Namespace, the recipe's values where nothing is given.
 
     Beside the options it has `contexts`, the devices to train on; `weights`, those of the
-    softmax and the center loss; and `workers`, a `Workers`.
+    softmax and the center loss in the end; and `workers`, a `Workers`.
     """
     options = parser(description).parse_args(arguments)
     for name, value in RECIPES[options.dataset].items():

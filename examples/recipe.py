@@ -1,4 +1,4 @@
-"""How the examples learn: optimizer and learning rate, for both of them."""
+"""How the examples learn: optimizer, learning rate and λ, for both of them."""
 import center_loss_op  # before mxnet, for Python 3.12; pylint: disable=unused-import
 import mxnet as mx
 
@@ -12,6 +12,17 @@ def schedule(lr, updates):
     """
     return mx.lr_scheduler.CosineScheduler(updates, base_lr=lr, warmup_begin_lr=lr / _WARMUP,
                                            warmup_steps=min(_WARMUP, updates // 2))
+
+
+def weights(options, update, updates):
+    """The weights of the softmax and the center loss in update 1 to `updates`.
+
+    λ rises evenly over a share of them, `center_warmup`. A large λ gathers the features better, but
+    from the beginning on it would do so before the classes lie apart.
+    """
+    softmax_weight, center_weight = options.weights
+    warmup = options.center_warmup * updates
+    return softmax_weight, center_weight * (min(1., update / warmup) if warmup else 1.)
 
 
 def optimizer(batch_size, begin_num_update=0, sym=None):

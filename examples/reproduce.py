@@ -109,7 +109,8 @@ class Run:
 
     def _name(self):
         values = vars(self.options)
-        names = ['center_weight', 'alpha', 'epochs', 'batch_size', 'lr', 'shift', 'seed']
+        names = ['center_weight', 'center_warmup', 'alpha', 'epochs', 'batch_size', 'lr', 'shift',
+                 'seed']
         if values['data_dir'] is not None:
             names.append('data')
             place = os.path.realpath(values['data_dir']).encode('utf-8', 'surrogateescape')

@@ -52,7 +52,6 @@ def train(options, each_epoch=None):
     center_loss.initialize(ctx=contexts)
     for block in net, softmax_loss, center_loss:
         block.hybridize()
-    softmax_weight, center_weight = options.weights
     history = History(options.weights,
                       mx.metric.Loss(output_names=['softmax_loss'], label_names=[]),
                       mx.metric.Loss(output_names=['center_loss'], label_names=[]),
@@ -102,6 +101,9 @@ def train(options, each_epoch=None):
                 images, labels = workers.part(batch)
                 parts = zip(gluon.utils.split_and_load(images, contexts, even_split=False),
                             gluon.utils.split_and_load(labels, contexts, even_split=False))
+                updates += 1
+                softmax_weight, center_weight = history.weights = recipe.weights(
+                    options, updates, options.epochs * steps)
                 losses, outputs = [], []
                 with mx.autograd.record():
                     for x, y in parts:
@@ -110,7 +112,6 @@ def train(options, each_epoch=None):
                         losses.append(softmax_weight * softmax + center_weight * center)
                         outputs.append((y, softmax, center, scores))
                 mx.autograd.backward(losses)
-                updates += 1
                 trainer.set_learning_rate(schedule(updates))
                 trainer.step(1)  # the optimizer divides by the batch size
                 if center_trainer:

@@ -36,13 +36,19 @@ def graph(options):
     """Images and labels → class probabilities, center loss of each sample, embedding."""
     embedding, scores = networks.network(mx.sym.var('data'), data.CLASSES, options.embedding_size)
     label = mx.sym.var('label')
-    softmax_weight, center_weight = options.weights
-    softmax = mx.sym.SoftmaxOutput(scores, label, grad_scale=softmax_weight, name='softmax')
-    # One loss a sample, so that Module can cut a batch for several devices and join the rest.
-    center = center_loss(embedding, label, data.CLASSES, alpha=options.alpha, scale=center_weight,
-                         reduction='none', name='center_loss',
+    softmax = mx.sym.SoftmaxOutput(scores, label, grad_scale=options.weights[0], name='softmax')
+    # One loss a sample, so that Module can cut a batch for several devices and join the rest. With
+    # need_top_grad λ is the gradient of the output, for it changes; one that does not is `scale`.
+    center = center_loss(embedding, label, data.CLASSES, alpha=options.alpha, reduction='none',
+                         need_top_grad=True, name='center_loss',
                          key='center_loss' if several(options) else '')
     return mx.sym.Group([softmax, center, mx.sym.BlockGrad(embedding, name='features')])
+
+
+def head_gradients(options, samples, center_weight):
+    """The gradients of the graph's outputs. Only center loss reads its own."""
+    return [mx.nd.zeros((samples, data.CLASSES)), mx.nd.full(samples, center_weight),
+            mx.nd.zeros((samples, options.embedding_size))]
 
 
 def train(options):
@@ -117,8 +123,10 @@ def train(options):
                                       history.epoch, history.batch, options.shift):
                 images, labels = workers.part(batch)
                 batch = mx.io.DataBatch([mx.nd.array(images)], [mx.nd.array(labels)])
-                module.forward_backward(batch)
                 updates += 1
+                history.weights = recipe.weights(options, updates, options.epochs * steps)
+                module.forward(batch, is_train=True)
+                module.backward(head_gradients(options, share, history.weights[1]))
                 optimizer.set_learning_rate(schedule(updates))
                 module.update()
                 if center_trainer:

@@ -15,6 +15,7 @@ import evaluation
 import networks
 import options
 import plots
+import recipe
 import run
 import train_gluon
 import train_symbol
@@ -136,14 +137,14 @@ def test_mxnet_loads_the_checkpoint_and_computes_the_same(short_run):
 def test_every_option_arrives(script, tmp_path):
     """A run with no option at its default, of the class of losses that collapses."""
     trained(script, '--dataset', 'digits', '--loss', 'center', '--center-weight', 0.5,
-            '--alpha', 0.25, '--embedding-size', 5, '--epochs', 1, '--batch-size', 100,
-            '--lr', 0.02, '--shift', 2, '--seed', 3, '--output-dir', tmp_path)
+            '--center-warmup', 0.75, '--alpha', 0.25, '--embedding-size', 5, '--epochs', 1,
+            '--batch-size', 100, '--lr', 0.02, '--shift', 2, '--seed', 3, '--output-dir', tmp_path)
     (path,) = (tmp_path / 'checkpoints').iterdir()
     assert path.name == 'step-00000014'     # 1437 // 100
     state = json.loads(contents(path, 'state.json'))
     assert state['options'] == {
-        'dataset': 'digits', 'loss': 'center', 'center_weight': 0.5, 'alpha': 0.25,
-        'embedding_size': 5, 'batch_size': 100, 'lr': 0.02, 'shift': 2, 'seed': 3}
+        'dataset': 'digits', 'loss': 'center', 'center_weight': 0.5, 'center_warmup': 0.75,
+        'alpha': 0.25, 'embedding_size': 5, 'batch_size': 100, 'lr': 0.02, 'shift': 2, 'seed': 3}
     row, = state['history']['rows']
     assert row['loss'] == pytest.approx(0.5 * row['center_loss'])
     assert mx.nd.load(str(path / 'model-0000.params'))['aux:center_loss_center_bias'].shape \
@@ -251,6 +252,14 @@ def test_devices_are_those_asked_for():
                                            ('center', (0, 0.3))])
 def test_the_losses_are_weighed(loss, weights):
     assert options.parse(['--loss', loss, '--center-weight', '0.3']).weights == weights
+
+
+@pytest.mark.parametrize('warmup, expected', [
+    (0, [4, 4, 4, 4]), (0.5, [2, 4, 4, 4]), (1, [1, 2, 3, 4])])
+def test_the_weight_of_center_loss_rises(warmup, expected):
+    parsed = options.parse(['--center-weight', '4', '--center-warmup', str(warmup)])
+    assert [recipe.weights(parsed, update, 4) for update in (1, 2, 3, 4)] == [
+        (1, weight) for weight in expected]
 
 
 def test_metrics_are_those_of_a_naive_route():
