@@ -19,6 +19,7 @@ _UNSIGNED_BYTE = 0x08
 # Deflate cannot shrink data by more than this: a compressed file has its limits, too.
 _LARGEST_RATIO = 1032
 _CHUNK = 1 << 20
+_VALIDATION_SEED = 12345
 
 
 class DataError(Exception):
@@ -31,15 +32,24 @@ class Split(NamedTuple):
     labels: np.ndarray
 
 
-def load(dataset, data_dir=None):
+def load(dataset, data_dir=None, validate=False):
     """The training and the test split of 'digits' or of 'mnist' in `data_dir`.
+
+    With `validate` both are parts of the training split, always the same: five sixths to train on,
+    and one in place of the test split, to choose the recipe by.
 
     Raises
     ------
     DataError
         For a file that is missing or corrupt.
     """
-    return _mnist(data_dir) if dataset == 'mnist' else _digits()
+    training, test = _mnist(data_dir) if dataset == 'mnist' else _digits()
+    if not validate:
+        return training, test
+    order = np.random.RandomState(_VALIDATION_SEED).permutation(len(training.labels))
+    held_out = len(order) // 6
+    return tuple(Split(training.images[rows], training.labels[rows])
+                 for rows in (order[held_out:], order[:held_out]))
 
 
 def batches(split, batch_size, seed, epoch, start=0, shift=0):

@@ -20,7 +20,7 @@ RECIPES = {
 }
 # What may not change when a run is resumed: the numbers would be those of neither run.
 FIXED = ('dataset', 'loss', 'center_weight', 'center_warmup', 'alpha', 'embedding_size',
-         'batch_size', 'lr', 'shift', 'seed')
+         'batch_size', 'lr', 'shift', 'seed', 'validate')
 
 
 class OptionError(Exception):
@@ -91,6 +91,9 @@ def parser(description):
                   help='how far an image is moved at most, another way every time it is seen')
     add('--seed', type=whole(0), default=0, metavar='N',
         help='of initial values and data order; the same seed gives the same numbers')
+    add('--validate', action='store_true',
+        help='leave the test set alone: hold a sixth of the training set out and evaluate on that, '
+        'to choose λ and the rest')
     add('--gpus', type=_devices, default=[], metavar='0,1', help='GPUs to train on instead of '
         'the CPU')
     add('--cpus', type=whole(1), default=1, metavar='N',

@@ -37,7 +37,7 @@ def train(options, each_epoch=None):
     evaluation.Evaluation
         Of the test set.
     """
-    train_set, test_set = data.load(options.dataset, options.data_dir)
+    train_set, test_set = data.load(options.dataset, options.data_dir, options.validate)
     cli.check(options, len(train_set.labels))
     contexts, workers = options.contexts, options.workers
     steps = len(train_set.labels) // options.batch_size  # of an epoch

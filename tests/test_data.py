@@ -46,6 +46,16 @@ def test_digits_have_a_fixed_stratified_split():
     assert sum(image.tobytes() in rows for image in test.images) == 0
 
 
+def test_validation_leaves_the_test_set_alone():
+    whole = [image.tobytes() for image in data.load('digits')[0].images]
+    train, held_out = data.load('digits', validate=True)
+    assert len(held_out.labels) == 1437 // 6
+    assert sorted(image.tobytes() for part in (train, held_out) for image in part.images) \
+        == sorted(whole)
+    np.testing.assert_array_equal(held_out.labels,
+                                  data.load('digits', validate=True)[1].labels)
+
+
 def test_mnist_reads_plain_and_gzipped_files(mnist):
     train, test = data.load('mnist', str(mnist))
     np.testing.assert_allclose(train.images, PIXELS[:, None] / 255, rtol=1e-6)

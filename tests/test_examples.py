@@ -138,13 +138,15 @@ def test_every_option_arrives(script, tmp_path):
     """A run with no option at its default, of the class of losses that collapses."""
     trained(script, '--dataset', 'digits', '--loss', 'center', '--center-weight', 0.5,
             '--center-warmup', 0.75, '--alpha', 0.25, '--embedding-size', 5, '--epochs', 1,
-            '--batch-size', 100, '--lr', 0.02, '--shift', 2, '--seed', 3, '--output-dir', tmp_path)
+            '--batch-size', 100, '--lr', 0.02, '--shift', 2, '--seed', 3, '--validate',
+            '--output-dir', tmp_path)
     (path,) = (tmp_path / 'checkpoints').iterdir()
-    assert path.name == 'step-00000014'     # 1437 // 100
+    assert path.name == 'step-00000011'     # 1437 · 5/6 // 100
     state = json.loads(contents(path, 'state.json'))
     assert state['options'] == {
         'dataset': 'digits', 'loss': 'center', 'center_weight': 0.5, 'center_warmup': 0.75,
-        'alpha': 0.25, 'embedding_size': 5, 'batch_size': 100, 'lr': 0.02, 'shift': 2, 'seed': 3}
+        'alpha': 0.25, 'embedding_size': 5, 'batch_size': 100, 'lr': 0.02, 'shift': 2, 'seed': 3,
+        'validate': True}
     row, = state['history']['rows']
     assert row['loss'] == pytest.approx(0.5 * row['center_loss'])
     assert mx.nd.load(str(path / 'model-0000.params'))['aux:center_loss_center_bias'].shape \
