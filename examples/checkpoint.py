@@ -12,6 +12,7 @@ It is written under another name and renamed when it is complete and on disk. Th
 are kept. A checkpoint is data: nothing in it is unpickled or run.
 """
 import hashlib
+import io
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from typing import NamedTuple
 
 from center_loss_op.arrays import check_arrays  # before mxnet, for Python 3.12
 import mxnet as mx
+import numpy as np
 
 from history import COLUMNS
 
@@ -56,6 +58,13 @@ def write_file(path, content):
     except OSError as error:
         _remove(unfinished)
         raise CheckpointError('cannot write %s: %s' % (path, error.strerror)) from None
+
+
+def npz(**arrays):
+    """NumPy arrays as the bytes of an .npz file, for `write_file`."""
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    return content.getvalue()
 
 
 def begin(folder):

@@ -13,7 +13,6 @@ The losses stay behind. The file is checked with ONNX's checker, and its results
 set, from ONNX Runtime, are compared with MXNet's.
 """
 import argparse
-import io
 import json
 import math
 import os
@@ -80,9 +79,9 @@ def export(options):
     accuracy = float((outputs[OUTPUTS.index('label')] == test_set.labels).mean())
     path = os.path.join(options.run_dir, 'model.onnx')
     checkpoint.write_file(path, model)
-    (centers,), file = saved.aux_params.values(), io.BytesIO()
-    np.savez(file, centers=centers.asnumpy())
-    checkpoint.write_file(os.path.join(options.run_dir, 'centers.npz'), file.getvalue())
+    centers, = saved.aux_params.values()
+    checkpoint.write_file(os.path.join(options.run_dir, 'centers.npz'),
+                          checkpoint.npz(centers=centers.asnumpy()))
     print('%s: %.2f %% of the test set right; largest difference to MXNet %.1e'
           % (path, 100 * accuracy, max(differences.values())))
     return {**differences, 'accuracy': accuracy}

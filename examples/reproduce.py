@@ -113,7 +113,7 @@ class Run:
                  'seed']
         if values['data_dir'] is not None:
             names.append('data')
-            place = os.path.realpath(values['data_dir']).encode('utf-8', 'surrogateescape')
+            place = os.fsencode(os.path.realpath(values['data_dir']))
             values = {**values, 'data': '%08x' % zlib.crc32(place)}
         return '-'.join([values['dataset'], values['loss'],
                          *('%s_%s' % (name, values[name]) for name in names)])
@@ -129,11 +129,9 @@ class Run:
     def train(self, bar):
         """Train, or go on, keeping the features of every epoch for the animation."""
         def keep(epoch, embedding, centers):
-            content = io.BytesIO()
-            np.savez(content, embedding=embedding.astype(np.float32), centers=centers)
+            content = checkpoint.npz(embedding=embedding.astype(np.float32), centers=centers)
             run.make_folder(self._path('features'))
-            run.write(self.options, os.path.join('features', '%d.npz' % epoch),
-                      content.getvalue())
+            run.write(self.options, os.path.join('features', '%d.npz' % epoch), content)
             bar.update()
 
         with contextlib.redirect_stdout(io.StringIO()):  # a table a run would be too many
