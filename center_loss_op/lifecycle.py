@@ -71,6 +71,16 @@ def _before_subprocess(event, args):  # pylint: disable=unused-argument
         settle()
 
 
+def _leave_executors():
+    """What the program still holds is the system's to free.
+
+    Python frees it after this, and a thread of the engine then frees its operators, which takes the
+    lock; Python ends a thread that asks for it so late, and the process crashes.
+    """
+    mx.executor.Executor.__del__ = lambda self: None
+
+
+atexit.register(_leave_executors)
 atexit.register(settle)  # after MXNet's own hook, so run before it
 if hasattr(os, 'register_at_fork'):
     os.register_at_fork(before=_before_fork)

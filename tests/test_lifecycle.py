@@ -1,7 +1,7 @@
 """Processes that end, fork or start others while operators are queued: none hangs.
 
 Each case is a program of its own with a time limit. The default run tries each once; `-m soak`
-has 375 ends and 192 forks.
+has 429 ends and 192 forks.
 """
 import pytest
 
@@ -165,7 +165,7 @@ def test_no_hang(name, child):
 
 
 @pytest.mark.parametrize('settings', ['naive engine', 'one worker', 'pooled engine'])
-@pytest.mark.parametrize('name', ['return', 'bad label', 'fork', 'threads'])
+@pytest.mark.parametrize('name', ['return', 'bad label', 'module', 'fork', 'threads'])
 def test_no_hang_on_other_engines(name, settings, child):
     check(child, name, settings)
 
@@ -176,7 +176,8 @@ def test_no_hang_on_other_engines(name, settings, child):
 def test_ends_many_times(name, settings, child):
     if (name, settings) == ('daemon thread', 'naive engine'):
         pytest.skip('this engine computes in the daemon thread, which Python ends in its midst')
-    check(child, name, settings, 23 if settings == 'usual' else 5)
+    # An executor that ended with the pooled engine crashed every second time on a busy machine.
+    check(child, name, settings, 23 if settings == 'usual' or name == 'module' else 5)
 
 
 @pytest.mark.soak
