@@ -255,6 +255,9 @@ def animate(grid, labels, path):
                                  one.features(epoch, labels))
             axes.set(xlim=(-limits[title], limits[title]), ylim=(-limits[title], limits[title]))
 
+    draw(last)
+    figure.draw_without_rendering()
+    figure.set_layout_engine('none')  # or every frame moves the axes a little
     unfinished = path + '.unfinished.gif'
     film = animation.FuncAnimation(figure, draw, [*epochs, *[last] * 5],  # rest on the last one
                                    init_func=lambda: None)
