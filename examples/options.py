@@ -13,10 +13,10 @@ LOSSES = ('joint', 'softmax', 'center')
 
 # What to do with a data set unless an option says otherwise; the same for every loss.
 RECIPES = {
-    'digits': {'epochs': 60, 'batch_size': 64, 'lr': 0.01, 'center_weight': 0.3,
-               'center_warmup': 0, 'alpha': 0.5, 'shift': 1},
-    'mnist': {'epochs': 20, 'batch_size': 128, 'lr': 0.003, 'center_weight': 5,
-              'center_warmup': 1, 'alpha': 0.5, 'shift': 1},
+    'digits': {'epochs': 60, 'batch_size': 64, 'lr': 0.01, 'center_weight': 1.,
+               'center_warmup': 1., 'alpha': 0.5, 'shift': 1},
+    'mnist': {'epochs': 20, 'batch_size': 128, 'lr': 0.003, 'center_weight': 5.,
+              'center_warmup': 1., 'alpha': 0.5, 'shift': 1},
 }
 # What may not change when a run is resumed: the numbers would be those of neither run.
 FIXED = ('dataset', 'loss', 'center_weight', 'center_warmup', 'alpha', 'embedding_size',
@@ -66,7 +66,7 @@ def parser(description):
 
     def add_of_recipe(name, **kwargs):
         key = name.strip('-').replace('-', '_')
-        values = ', '.join('%s for %s' % (recipe[key], dataset)
+        values = ', '.join('%g for %s' % (recipe[key], dataset)
                            for dataset, recipe in RECIPES.items())
         add(name, default=argparse.SUPPRESS, **{**kwargs, 'help': '%s (default: %s)' % (
             kwargs['help'], values)})
