@@ -231,7 +231,8 @@ def alpha_figure(grid):
         axes.set_xticks(places)
         axes.set_xticklabels([cell.title for cell in grid])
         axes.grid(alpha=0.2)
-        axes.legend(frameon=False)
+        # Above: whatever place is best, an error bar can be there.
+        axes.legend(frameon=False, loc='lower left', bbox_to_anchor=(0, 1), ncol=2)
     return figure
 
 
