@@ -11,7 +11,8 @@ from data import DATASETS
 
 LOSSES = ('joint', 'softmax', 'center')
 
-# What to do with a data set unless an option says otherwise; the same for every loss.
+# What to do with a data set unless an option says otherwise; the same for every loss. Values are of
+# the type that the option makes: reproduce.py names runs after them.
 RECIPES = {
     'digits': {'epochs': 60, 'batch_size': 64, 'lr': 0.01, 'center_weight': 1.,
                'center_warmup': 1., 'alpha': 0.5, 'shift': 1},

@@ -85,7 +85,7 @@ def test_the_history_has_a_row_an_epoch_and_learns(short_run):
     rows = [{name: float(value) for name, value in row.items()}
             for row in csv.DictReader(contents(folder, 'history.csv').splitlines())]
     assert [row['epoch'] for row in rows] == [1, 2]
-    assert rows[1]['softmax_loss'] < rows[0]['softmax_loss']
+    assert rows[1]['loss'] < rows[0]['loss']
     parsed = options.parse(['--epochs', '2'])
     for row in rows:  # λ as it is after half of the training, and after all of it
         _, center_weight = recipe.weights(parsed, row['epoch'], 2)

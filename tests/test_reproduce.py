@@ -8,6 +8,7 @@ import time
 
 import checkpoint
 import numpy as np
+import options as cli
 import pytest
 import reproduce
 import train_gluon
@@ -130,6 +131,16 @@ def test_the_grid_varies_what_its_figure_says():
     assert [one.center_weight for one in runs['distributions']][2] == 0.3
     assert [one.center_weight for one in runs['lambda']] == [0.01, 0.1]
     assert [(one.alpha, one.center_weight) for one in runs['alpha']] == [(0, 0.3), (0.5, 0.3)]
+
+
+@pytest.mark.parametrize('dataset', sorted(cli.RECIPES))
+def test_a_run_has_one_folder_whether_its_values_are_given_or_the_recipes(dataset):
+    options = options_of('--figure', 'lambda', '--dataset', dataset)
+    given = [text for name, value in cli.RECIPES[dataset].items()
+             for text in ('--' + name.replace('_', '-'), '%g' % value)]
+    folders = {reproduce.Run(options, reproduce.Cell('', 'joint', tuple(arguments)), 0)
+               .options.output_dir for arguments in ([], given)}
+    assert len(folders) == 1
 
 
 class Finished:
