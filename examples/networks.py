@@ -7,9 +7,10 @@ import center_loss_op  # before mxnet, for Python 3.12; pylint: disable=unused-i
 import mxnet as mx
 from mxnet.gluon import nn
 
-CHANNELS = (16, 32, 64)
+# Of each convolution: its channels, and whether it ends in a maximum over 2 x 2.
+CONVOLUTIONS = ((16, True), (32, True), (64, False), (64, True))
 # Two features alone need more than a linear map of the convolutions' to lie apart.
-HIDDEN = 256
+HIDDEN = 512
 # How much faster the classifier learns: center loss keeps the features small, so its weights have
 # to grow. Otherwise they lag behind, and the classifier is worse than the nearest center.
 CLASSIFIER_LR = 10
@@ -28,13 +29,14 @@ class Network(nn.HybridBlock):
     def __init__(self, classes, embedding_size):
         super().__init__(prefix='')
         self.features = nn.HybridSequential(prefix='')
-        for number, channels in enumerate(CHANNELS, 1):
+        for number, (channels, pooled) in enumerate(CONVOLUTIONS, 1):
+            self.features.add(nn.Conv2D(channels, kernel_size=3, padding=1,
+                                        prefix='conv%d_' % number))
             # A rising function may as well come after the maximum, with a quarter of the work:
             # on the CPU, PReLU takes longer than the convolution.
-            self.features.add(
-                nn.Conv2D(channels, kernel_size=3, padding=1, prefix='conv%d_' % number),
-                nn.MaxPool2D(pool_size=2, strides=2),
-                nn.PReLU(mx.init.Constant(SLOPE), prefix='prelu%d_' % number))
+            if pooled:
+                self.features.add(nn.MaxPool2D(pool_size=2, strides=2))
+            self.features.add(nn.PReLU(mx.init.Constant(SLOPE), prefix='prelu%d_' % number))
         self.features.add(nn.Dense(HIDDEN, prefix='hidden_'),
                           nn.PReLU(mx.init.Constant(SLOPE), prefix='prelu_hidden_'))
         self.embedding = nn.Dense(embedding_size, prefix='embedding_')
@@ -51,10 +53,11 @@ class Network(nn.HybridBlock):
 def network(data, classes, embedding_size):
     """The symbols (embedding, scores) of the same network on the symbol `data`."""
     x = data
-    for number, channels in enumerate(CHANNELS, 1):
+    for number, (channels, pooled) in enumerate(CONVOLUTIONS, 1):
         x = mx.sym.Convolution(x, num_filter=channels, kernel=(3, 3), pad=(1, 1),
                                name='conv%d' % number)
-        x = mx.sym.Pooling(x, kernel=(2, 2), stride=(2, 2), pool_type='max')
+        if pooled:
+            x = mx.sym.Pooling(x, kernel=(2, 2), stride=(2, 2), pool_type='max')
         x = _prelu(x, 'prelu%d' % number)
     x = mx.sym.FullyConnected(x, num_hidden=HIDDEN, name='hidden')
     x = _prelu(x, 'prelu_hidden')

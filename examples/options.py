@@ -14,9 +14,9 @@ LOSSES = ('joint', 'softmax', 'center')
 # What to do with a data set unless an option says otherwise; the same for every loss. Values are of
 # the type that the option makes: reproduce.py names runs after them.
 RECIPES = {
-    'digits': {'epochs': 60, 'batch_size': 64, 'lr': 0.01, 'center_weight': 1.,
+    'digits': {'epochs': 60, 'batch_size': 64, 'lr': 0.01, 'center_weight': 0.3,
                'center_warmup': 1., 'alpha': 0.5, 'shift': 1},
-    'mnist': {'epochs': 20, 'batch_size': 128, 'lr': 0.003, 'center_weight': 5.,
+    'mnist': {'epochs': 20, 'batch_size': 128, 'lr': 0.003, 'center_weight': 20.,
               'center_warmup': 1., 'alpha': 0.5, 'shift': 1},
 }
 # What may not change when a run is resumed: the numbers would be those of neither run.
