@@ -4,11 +4,11 @@ Importing this package registers the operator ``centerloss``. On Python 3.12 imp
 ``mxnet``, which cannot be imported there without it (see :mod:`center_loss_op._compat`).
 """
 from . import _compat  # before anything imports MXNet
-from . import gluon, legacy, lifecycle, module, operator, symbol
+from . import engine, gluon, legacy, module, operator, symbol
 from .labels import LabelError
 from .nearest import nearest_center
 
-__all__ = ['LabelError', 'gluon', 'legacy', 'module', 'nearest_center', 'symbol',
-           '__version__']
+# What `from center_loss_op import *` may bring: `gluon`, `module` and `symbol` are MXNet's, too.
+__all__ = ['LabelError', 'legacy', 'nearest_center', '__version__']
 
 __version__ = '1.0.0'

@@ -1,14 +1,21 @@
 """Center loss for Gluon."""
+import contextlib
 import itertools
+import threading
+import weakref
+from functools import wraps
 from typing import Any, Optional, Union
 
 import mxnet as mx
+import numpy as np
 from mxnet.gluon.loss import Loss, _apply_weighting
 from mxnet.util import is_np_array
 
-from .operator import OP_TYPE, check_elements
+from .engine import fence
+from .nodes import OP_TYPE, center_losses
+from .operator import check_data_type, check_elements, check_shapes
 from .parallel import Gatherer, open_store
-from .params import Params, rate, unknown_or_size
+from .params import Params, positive_int, rate, unknown_or_size
 
 __all__ = ['CenterLoss', 'CenterTrainer']
 
@@ -27,26 +34,96 @@ def _check_initializer(value):
                    % (names, value, error)) from None
 
 
-class _Centers(mx.gluon.Parameter):
-    """A parameter that waits for pending updates before anyone reads it.
+class _Calling(threading.local):
+    """The block that Gluon is calling in this thread, which reads parameters to compute with."""
+    block = None
 
-    The backward pass writes the centers, but to MXNet's engine they are an input of it, so
-    a read that follows `backward()` may overtake the update. Within a recorded forward pass
-    the engine does keep the order (the forward operator declares a write), and no wait is due.
+    @contextlib.contextmanager
+    def __call__(self, block):
+        before, self.block = self.block, block
+        try:
+            yield
+        finally:
+            self.block = before
+
+
+_calling = _Calling()
+
+
+class _Centers(mx.gluon.Parameter):
+    """Centers that are right whenever they are read.
+
+    After a backward pass whoever reads them gets them moved: see :mod:`center_loss_op.engine`.
+    Who reads them while recording, for another term of the loss, gets a copy, for the backward
+    pass of center loss moves them before that of the other term has read them.
+
+    Gluon itself gets a handle of its own each time, on the same memory. Recording writes a note
+    into every array that an operator reads and that has no gradient, without a lock, and a
+    backward pass clears it: threads that shared one crashed, and of two backward passes the
+    second failed.
+
+    Attributes
+    ----------
+    readers : collection of Block
+        Blocks that were called with these centers; their graphs hold the operator's arguments.
     """
+    readers = ()
+
+    def __getstate__(self):
+        """For a copy, which no block has read yet."""
+        self._fence()
+        return {name: value for name, value in self.__dict__.items() if name != 'readers'}
 
     def data(self, ctx=None):
-        self._settle()
-        return super().data(ctx)
+        return self._read([super().data(ctx)])[0]
 
     def list_data(self):
-        self._settle()
-        return super().list_data()
+        return self._read(super().list_data())
 
-    @staticmethod
-    def _settle():
-        if not mx.autograd.is_recording():
-            mx.nd.waitall()
+    def cast(self, dtype):
+        self._fence()
+        super().cast(dtype)
+
+    def _fence(self):
+        for array in self._data or ():
+            fence(array)
+
+    def _read(self, arrays):
+        for array in arrays:
+            fence(array)
+        if _calling.block is not None:
+            self.readers = self.readers or weakref.WeakSet()
+            self.readers.add(_calling.block)
+            return [array.detach() for array in arrays]
+        if mx.autograd.is_recording():
+            with mx.autograd.pause():
+                return [array.copy() for array in arrays]
+        return arrays
+
+
+def _with_centers(call_cached_op):
+    """`HybridBlock._call_cached_op`, which tells centers who reads them."""
+    @wraps(call_cached_op)
+    def calling(self, *args):
+        with _calling(self):
+            return call_cached_op(self, *args)
+    return calling
+
+
+def _with_known_centers(init):
+    """`SymbolBlock.__init__`, whose centers become such as know when they are read."""
+    @wraps(init)
+    def known(self, outputs, *args, **kwargs):
+        init(self, outputs, *args, **kwargs)
+        for loss in center_losses(self._cached_graph[1]):
+            centers = self.params.get(loss.centers)
+            if not isinstance(centers, _Centers):
+                centers.__class__ = _Centers
+    return known
+
+
+mx.gluon.HybridBlock._call_cached_op = _with_centers(mx.gluon.HybridBlock._call_cached_op)
+mx.gluon.SymbolBlock.__init__ = _with_known_centers(mx.gluon.SymbolBlock.__init__)
 
 
 class CenterLoss(Loss):
@@ -72,7 +149,8 @@ class CenterLoss(Loss):
     alpha : float, default 0.5
         α, the rate at which the centers move. 0 freezes them.
     weight : float or None
-        λ, a global scalar weight for the loss: finite and >= 0.
+        λ, a global scalar weight for the loss: finite and >= 0. What it means beside other
+        losses, and in other implementations: docs/lambda.md.
     batch_axis : int, default 0
         The axis that represents mini-batch; 0 is the only one.
     center_initializer : str or Initializer or None, default 'zeros'
@@ -85,7 +163,13 @@ class CenterLoss(Loss):
     Attributes
     ----------
     centers : Parameter
-        The centers, (C, d), an auxiliary state: no gradient, no optimizer.
+        The centers, (C, d), an auxiliary state: no gradient, no optimizer. What `data()` returns
+        while recording is a copy, for another term of the loss; an array that was taken before
+        `record()` moves with the centers.
+    alpha : float
+        May be set at any time.
+    key : str
+        What a :class:`CenterTrainer` knows this loss by; '' before it has one.
 
     Inputs:
         - **embedding**: features of shape (N, d).
@@ -94,13 +178,13 @@ class CenterLoss(Loss):
           the gradient; a center counts every sample alike.
 
     Outputs:
-        - **loss**: loss tensor with shape (N,), in the dtype of the centers.
+        - **loss**: loss tensor with shape (N,), in the dtype of the embedding.
 
     Raises
     ------
     TypeError, ValueError
-        At once, for an argument of the wrong type or with an impossible value. A bad label
-        shows as an MXNetError when a result is read; its text is in the log.
+        At once, for an argument or an array of the wrong type, or with an impossible value or
+        shape. A bad label shows as an MXNetError when a result is read; its text is in the log.
 
     Examples
     --------
@@ -119,14 +203,15 @@ class CenterLoss(Loss):
         if batch_axis != 0:
             raise ValueError('batch_axis must be 0, got %r' % (batch_axis,))
         super().__init__(None if weight is None else rate('weight', weight), batch_axis, **kwargs)
-        params = Params(num_class=classes, alpha=alpha, use_ignore=use_ignore,
-                        ignore_label=ignore_label, reduction='none', need_top_grad=True)
+        params = Params(num_class=positive_int('classes', classes), alpha=alpha,
+                        use_ignore=use_ignore, ignore_label=ignore_label, reduction='none',
+                        need_top_grad=True)
         if center_initializer is not None:
             _check_initializer(center_initializer)
         in_units = unknown_or_size('in_units', in_units)
         check_elements(params.num_class, in_units)
-        self._operator_params = params
-        self._attributes = dict(params.items())
+        self._attributes = {**dict(params.items()), 'alpha': params.alpha}
+        self._half = False      # whether the embedding is float16: so is the loss then
         description = {'shape': (params.num_class, in_units), 'init': center_initializer,
                        'grad_req': 'null', 'differentiable': False, 'allow_deferred_init': True}
         with self.name_scope():
@@ -142,15 +227,50 @@ class CenterLoss(Loss):
         attributes = {name: value for name, value in self._attributes.items() if name != 'key'}
         return {**self.__dict__, '_attributes': attributes}
 
+    def _change(self, **attributes):
+        """Set arguments of the operator, also in the graphs of the blocks that this one is in."""
+        self._attributes.update(attributes)
+        self._clear_graphs()
+
+    def _clear_graphs(self):
+        for block in (self, *self.centers.readers):
+            block._clear_cached_op()
+
     @property
     def key(self) -> str:
         """What a :class:`CenterTrainer` knows this loss by; '' before it has one."""
         return self._attributes.get('key', '')
 
-    def leave_centers_to(self, key):
-        """Have a :class:`CenterTrainer` move the centers; called by it."""
-        self._attributes['key'] = key
-        self._clear_cached_op()
+    @key.setter
+    def key(self, value: str) -> None:
+        """Set by a :class:`CenterTrainer`: it moves the centers from now on."""
+        self._change(key=value)
+
+    def forward(self, embedding, label, *sample_weight):
+        # pylint: disable=arguments-differ
+        if isinstance(embedding, mx.nd.NDArray) and isinstance(label, mx.nd.NDArray):
+            self._check(embedding, label)
+            # A handle of its own, as the centers': see _Centers.
+            label = label.detach()
+        with _calling(self):
+            return super().forward(embedding, label, *sample_weight)
+
+    def _check(self, embedding, label):
+        """What can be said better of arrays here than by the operator, which MXNet quotes."""
+        classes, in_units = self.centers.shape
+        check_shapes('embedding', embedding.shape, label.shape, classes)
+        if in_units not in (0, -1, embedding.shape[1]):
+            raise ValueError('embedding has %d features a sample, but in_units is %d'
+                             % (embedding.shape[1], in_units))
+        dtype, centers = np.dtype(embedding.dtype), np.dtype(self.centers.dtype)
+        check_data_type('embedding', dtype)
+        if (dtype == np.float64) != (centers == np.float64):
+            raise TypeError("embedding is %s, but the centers are %s: write center_loss.cast('%s') "
+                            "before, or give embedding.astype('%s')"
+                            % (dtype, centers, dtype, centers))
+        if (dtype == np.float16) != self._half:
+            self._half = dtype == np.float16
+            self._clear_graphs()
 
     def hybrid_forward(self, F, embedding, label, sample_weight=None, center_bias=None):
         # pylint: disable=arguments-differ
@@ -158,11 +278,32 @@ class CenterLoss(Loss):
         if is_np_array():  # mx.npx has no custom operators; this is the same array
             inputs = (array.as_nd_ndarray() for array in inputs)
         loss = F.Custom(*inputs, op_type=OP_TYPE, name='fwd', **self._attributes)
+        if self._half:
+            loss = F.cast(loss, 'float16')
         if is_np_array():
             loss, F = loss.as_np_ndarray(), F.npx
         if sample_weight is not None:
             sample_weight = F.reshape_like(sample_weight, loss)
         return _apply_weighting(F, loss, self._weight, sample_weight)
+
+    def update(self, embedding: mx.nd.NDArray, label: mx.nd.NDArray) -> None:
+        """Move the centers by equation 4, without a loss.
+
+        For features that have no backward pass: those of a frozen network, or stored ones. Also
+        to start from: with `alpha` 1, centers at 0 and all n samples of a class in one call, its
+        center is n / (1 + n) of their mean.
+
+        Parameters
+        ----------
+        embedding, label : NDArray
+            As for a call: (N, d), and (N,) or (N, 1), on a context that has the centers. With a
+            :class:`CenterTrainer` they are samples of its next step.
+        """
+        embedding = embedding.detach()
+        embedding.attach_grad()
+        with mx.autograd.record():
+            loss = self(embedding, label)
+        loss.backward()
 
     @property
     def centers(self) -> mx.gluon.Parameter:
@@ -171,12 +312,17 @@ class CenterLoss(Loss):
 
     @property
     def alpha(self) -> float:
-        """α, the rate at which the centers move."""
-        return self._operator_params.alpha
+        """α, the rate at which the centers move: finite and >= 0."""
+        return self._attributes['alpha']
+
+    @alpha.setter
+    def alpha(self, value: float) -> None:
+        self._change(alpha=rate('alpha', value))
 
     def cast(self, dtype: Any) -> None:
         """Cast the block; the centers of float16 features stay float32."""
-        super().cast('float32' if str(dtype) in ('float16', "<class 'numpy.float16'>") else dtype)
+        self._half = np.dtype(dtype) == np.float16
+        super().cast('float32' if self._half else dtype)
 
     def __repr__(self):
         return '{}(classes={}, in_units={}, alpha={}, w={})'.format(
@@ -193,8 +339,7 @@ class CenterTrainer:
     Parameters
     ----------
     center_loss : CenterLoss
-        The loss. Create the trainer before its first forward pass: from then on the
-        operator leaves the centers alone. Of several trainers of one loss the newest one
+        The loss: from now on its operator leaves the centers alone. Of several trainers of one loss the newest one
         moves them, and :meth:`step` of an older one raises RuntimeError.
     kvstore : str or KVStore, default 'device'
         Key-value store type for several devices of one worker, or for several workers the
@@ -222,12 +367,11 @@ class CenterTrainer:
                  kvstore: Union[str, mx.kvstore.KVStoreBase] = 'device') -> None:
         if not isinstance(center_loss, CenterLoss):
             raise TypeError('center_loss must be a CenterLoss, got %r' % (center_loss,))
-        self._centers = center_loss.centers
-        self._alpha = center_loss.alpha
+        self._loss = center_loss
         # Names alone may be equal. A loss keeps its key, which may be in the graph of a net.
-        key = center_loss.key or '%s/%d' % (self._centers.name, next(_numbers))
+        key = center_loss.key or '%s/%d' % (center_loss.centers.name, next(_numbers))
         self._gatherer = Gatherer(key, open_store(kvstore), int_keys=True)
-        center_loss.leave_centers_to(key)
+        center_loss.key = key
 
     def step(self) -> None:
         """Move the centers by the samples of all backward passes since the last step.
@@ -238,9 +382,8 @@ class CenterTrainer:
         Raises
         ------
         RuntimeError
-            No worker had a sample: the loss is part of a hybridized net that ran before this
-            trainer was created. Or the loss has a newer trainer. Or the store did not sum: see
+            No worker had a sample: there was no backward pass. Or the loss has a newer trainer. Or the store did not sum: see
             :class:`center_loss_op.parallel.Gatherer`.
         """
-        self._gatherer.step([copy.as_nd_ndarray() for copy in self._centers.list_data()],
-                            self._alpha)
+        self._gatherer.step([copy.as_nd_ndarray() for copy in self._loss.centers.list_data()],
+                            self._loss.alpha)

@@ -38,7 +38,8 @@ class Batch:
     num_class : int
         C: labels are whole numbers from 0 to C - 1.
     ignore_label : float or None
-        The one other value allowed; such samples do not count.
+        The one other value allowed with `use_ignore`; such samples do not count.
+    use_ignore : bool
 
     Attributes
     ----------
@@ -57,12 +58,12 @@ class Batch:
     """
     __slots__ = ('classes', 'ignored', 'count')
 
-    def __init__(self, labels, num_class, ignore_label=None):
+    def __init__(self, labels, num_class, ignore_label=None, use_ignore=True):
         labels = _plain(labels).reshape(-1)
         self.ignored = None
         self.count = labels.size
         classes = labels.astype(np.intp)
-        if ignore_label is not None:
+        if use_ignore and ignore_label is not None:
             ignored = labels == ignore_label
             if ignored.any():
                 classes[ignored] = 0
@@ -79,19 +80,22 @@ class Batch:
             good |= self.ignored
         if np.count_nonzero(good) == good.size:
             return
-        self._complain(labels, num_class, ignore_label)
+        self._complain(labels, num_class, ignore_label, use_ignore)
 
-    def _complain(self, labels, num_class, ignore_label):
+    def _complain(self, labels, num_class, ignore_label, use_ignore):
         good = (labels >= 0) & (labels < num_class) & (labels == np.floor(labels))
         if self.ignored is not None:
             good |= self.ignored
         first = int(np.argmin(good))
-        allowed = 'a whole number from 0 to %d (num_class=%d)' % (num_class - 1, num_class)
-        if ignore_label is not None:
+        allowed = 'a whole number from 0 to %d (%d classes)' % (num_class - 1, num_class)
+        hint = ''
+        if ignore_label is not None and use_ignore:
             allowed += ', or ignore_label=%g' % ignore_label
+        elif labels[first] == ignore_label:
+            hint = '. To leave samples of this label out, set use_ignore=True'
         raise LabelError('label[%d] is %s, but a label must be %s; %d of the %d labels of this '
-                         'batch are not' % (first, labels[first], allowed,
-                                            np.count_nonzero(~good), good.size))
+                         'batch are not%s' % (first, labels[first], allowed,
+                                              np.count_nonzero(~good), good.size, hint))
 
     def groups(self, leave_out=None):
         """The samples that count, by class.

@@ -10,7 +10,7 @@ from typing import Dict, Tuple
 import mxnet as mx
 
 from .arrays import check_arrays
-from .operator import OP_TYPE
+from .nodes import OP_TYPE
 
 __all__ = ['load_checkpoint', 'load_symbol']
 

@@ -1,14 +1,13 @@
 """Center loss for the Module API: one set of centers on several devices and workers."""
-import json
 import os
 import weakref
-from typing import Union
+from typing import Optional, Union
 
 import mxnet as mx
 
-from .operator import OP_TYPE
+from .nodes import center_losses
 from .parallel import Gatherer, open_store
-from .params import Params
+from .params import rate
 
 __all__ = ['CenterTrainer']
 
@@ -30,13 +29,21 @@ class CenterTrainer:
     kvstore : str or KVStore, default 'device'
         Key-value store for the contexts of one worker. A Module that was fitted with a
         distributed store brings that one along.
+    alpha : float or None, default None
+        α, the rate at which the centers move; None: the node's.
+
+    Attributes
+    ----------
+    alpha : float or None
+        May be set at any time. (With one context, a schedule of α is what a Module needs a
+        `CenterTrainer` for.)
 
     Raises
     ------
     TypeError
-        No store.
+        No store, or an `alpha` that is no number.
     ValueError
-        An asynchronous store, or the name of a distributed one.
+        An asynchronous store, or the name of a distributed one, or an impossible `alpha`.
 
     Notes
     -----
@@ -48,15 +55,26 @@ class CenterTrainer:
     Examples
     --------
     >>> loss = center_loss(embedding, label, num_class=10, key='faces')
-    >>> mod = mx.mod.Module(mx.sym.Group([softmax, loss]), context=[mx.gpu(0), mx.gpu(1)])
-    >>> mod.fit(train, batch_end_callback=CenterTrainer('faces'), num_epoch=10)
+    >>> mod = mx.mod.Module(mx.sym.Group([softmax, loss]), context=[mx.cpu(0), mx.cpu(1)])
+    >>> mod.fit(train, batch_end_callback=CenterTrainer('faces'), num_epoch=10,
+    ...         eval_metric=mx.metric.Accuracy(output_names=['softmax_output']))
     """
 
-    def __init__(self, key: str,
-                 kvstore: Union[str, mx.kvstore.KVStoreBase] = 'device') -> None:
+    def __init__(self, key: str, kvstore: Union[str, mx.kvstore.KVStoreBase] = 'device',
+                 alpha: Optional[float] = None) -> None:
+        self.alpha = alpha
         self._gatherer = Gatherer(key, open_store(kvstore))
         os.environ.setdefault('MXNET_UPDATE_ON_KVSTORE', '0')
         self._nodes = weakref.WeakKeyDictionary()   # what `_attach` found in a Module
+
+    @property
+    def alpha(self) -> Optional[float]:
+        """α of equation 4; None: the node's."""
+        return self._alpha
+
+    @alpha.setter
+    def alpha(self, value: Optional[float]) -> None:
+        self._alpha = None if value is None else rate('alpha', value)
 
     def __call__(self, param: mx.model.BatchEndParam) -> None:
         """As a `batch_end_callback` of `Module.fit`."""
@@ -91,22 +109,18 @@ class CenterTrainer:
         # Module has no other way to its copies than through its executors, which a new batch
         # size replaces.
         copies = [executor.aux_dict[centers] for executor in current._exec_group.execs]
-        self._gatherer.step(copies, alpha)
+        self._gatherer.step(copies, alpha if self.alpha is None else self.alpha)
 
     def _attach(self, module):
         """The name of the centers and α, from the node of this key."""
         key = self._gatherer.key
-        nodes = json.loads(module.symbol.tojson())['nodes']
-        mine = [node for node in nodes if node['op'] == 'Custom'
-                and node['attrs']['op_type'] == OP_TYPE and node['attrs'].get('key') == key]
+        mine = [loss for loss in center_losses(module.symbol) if loss.params.key == key]
         if not mine:
             raise ValueError('the module has no center loss of key=%r' % key)
         if len(mine) > 1:
             raise ValueError('key=%r is that of %d center losses: %s. Give each a key and a '
                              'CenterTrainer of its own'
-                             % (key, len(mine), ', '.join(node['name'] for node in mine)))
+                             % (key, len(mine), ', '.join(loss.name for loss in mine)))
         if getattr(module._kvstore, 'type', '').startswith('dist'):
             self._gatherer.use(module._kvstore)
-        attributes = {name: value for name, value in mine[0]['attrs'].items() if name != 'op_type'}
-        centers = nodes[mine[0]['inputs'][-1][0]]['name']
-        return centers, Params.of_node(attributes).alpha
+        return mine[0].centers, mine[0].params.alpha

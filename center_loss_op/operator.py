@@ -9,12 +9,13 @@ from mxnet.ndarray.ndarray import _DTYPE_MX_TO_NP
 
 from .backends import backend_for
 from .labels import largest_exact
+from .nodes import OP_TYPE
 from .params import DOC, Params
 from .step import Step
 
-__all__ = ['OP_TYPE', 'CenterLoss', 'CenterLossProp', 'check_elements']
+__all__ = ['CenterLoss', 'CenterLossProp', 'check_data_type', 'check_elements',
+           'check_shapes']
 
-OP_TYPE = 'centerloss'
 # MXNet counts the elements of an array in 32 bits.
 _MAX_ELEMENTS = 2 ** 31 - 1
 _DATA_TYPES = (np.float16, np.float32, np.float64)
@@ -37,9 +38,38 @@ def _logged(callback):
 def check_elements(num_class, size):
     """ValueError where centers of shape (num_class, size) are more than MXNet can hold."""
     if num_class * size > _MAX_ELEMENTS:
-        raise ValueError('centers of shape (num_class=%d, features=%d) have %d elements, more '
+        raise ValueError('centers of shape (%d, %d), classes by features, have %d elements, more '
                          'than the %d that an MXNet array can have'
                          % (num_class, size, num_class * size, _MAX_ELEMENTS))
+
+
+def check_data_type(name, dtype):
+    """TypeError where features, called `name`, are not of a floating type."""
+    if dtype not in _DATA_TYPES:
+        raise TypeError('%s must be float16, float32 or float64, got %s' % (name, np.dtype(dtype)))
+
+
+def check_shapes(name, data, label, num_class):
+    """ValueError where the shapes of features, called `name`, and labels do not fit.
+
+    A length of 0 may be one that is not known yet, and so may the whole shape of the labels, ().
+    """
+    if len(data) != 2:
+        hint = ''
+        if len(data) > 2:
+            hint = ('. Features of several positions a sample count as samples of their own: '
+                    '%s.reshape((-1, %d)), and their labels label.reshape((-1,))'
+                    % (name, data[-1]))
+        raise ValueError('%s must be 2-D, (batch, features), got shape %s; label has shape %s%s'
+                         % (name, data, label, hint))
+    batch = data[0]
+    if label and (len(label) > 2 or label[1:] not in ((), (1,))
+                  or (batch and label[0] and batch != label[0])):
+        hint = ''
+        if label == (batch, num_class):
+            hint = '. If these are one-hot labels, give their classes: label.argmax(axis=1)'
+        raise ValueError('label must have shape (%d,) or (%d, 1) to fit %s of shape %s, got '
+                         'shape %s%s' % (batch, batch, name, data, label, hint))
 
 
 class _Quiet:
@@ -162,28 +192,22 @@ class CenterLossProp(mx.operator.CustomOpProp):
         num_class, reduction = self.params.num_class, self.params.reduction
         if not data:  # not known yet
             return [data, label], [(1,) if reduction != 'none' else ()], [()]
-        if len(data) != 2:
-            raise ValueError('data must be 2-D, (batch, features), got shape %s; label has shape %s'
-                             % (tuple(data), tuple(label)))
+        check_shapes('data', tuple(data), tuple(label), num_class)
         batch, size = data
+        label = label or [batch]
         check_elements(num_class, size)
-        if not label:
-            label = [batch]
-        # MXNet writes 0 for a size that is not known yet.
-        elif (len(label) > 2 or label[1:] not in ([], [1])
-              or (batch and label[0] and batch != label[0])):
-            raise ValueError('label must have shape (%d,) or (%d, 1) to fit data of shape %s, '
-                             'got shape %s' % (batch, batch, tuple(data), tuple(label)))
         out = (1,) if reduction != 'none' else (batch,)
         return [data, label], [out], [(num_class, size)]
 
     @_logged
     def infer_type(self, in_type):
         data, label = in_type
-        if data is not None and data not in _DATA_TYPES:
-            raise TypeError('data must be float16, float32 or float64, got %s' % np.dtype(data))
-        if label is None:
-            label = data  # as SoftmaxOutput, so that one label variable can serve both
+        if data is not None:
+            check_data_type('data', data)
+        if label is None and data is np.float32:
+            label = data
+        # Other features leave it open: a SoftmaxOutput of the same label, whose scores may have
+        # been cast to float32, decides, wherever in the graph it stands.
         if label is not None:
             largest = largest_exact(label)
             if largest is not None and self.params.num_class - 1 > largest:

@@ -11,6 +11,7 @@ MXNet's key-value store adds the buffers up. That works on any store that sums o
 workers of a step, and its traffic grows with the batch, not with the number of classes.
 """
 import itertools
+import logging
 import threading
 import weakref
 
@@ -22,13 +23,17 @@ from .labels import Batch, largest_exact
 
 __all__ = ['Gatherer', 'note', 'open_store', 'ticket']
 
-# Passes without a step that no gradient accumulation has: the samples are being hoarded.
-_TOO_MANY = 1000
+# Passes without a step that gradient accumulation seldom has, and that it never has: the samples
+# are being hoarded.
+_MANY, _TOO_MANY = 32, 1000
 # Elements a broadcast of the centers moves at a time.
 _CHUNK = 1 << 20
 
 # What a store has to have.
 _INTERFACE = ('broadcast', 'pushpull', 'rank', 'num_workers', 'type')
+
+
+logger = logging.getLogger('center_loss_op')
 
 
 class _Notes(dict):
@@ -67,6 +72,10 @@ def note(key, context, order, features, classes):
                                'CenterTrainer: call its step() once after each step of the '
                                'optimizer' % (len(notes), key, context))
         notes.append((order, features, classes))
+        if len(notes) == _MANY:
+            logger.warning('%d backward passes of key=%r on %s, and no step of its CenterTrainer: '
+                           'the centers stand still until its step() is called, once after each '
+                           'step of the optimizer', _MANY, key, context)
 
 
 def open_store(kvstore):
@@ -176,7 +185,9 @@ class Gatherer:
         if num_class - 1 > largest:
             raise ValueError('%d classes of %s centers: labels above %d do not survive the '
                              'key-value store' % (num_class, centers[0].dtype.__name__, largest))
-        # All backward passes have made their notes then, and none reads the copies any more.
+        # All backward passes have made their notes then, and none reads the copies any more. A
+        # fence would do for that, but not raise the error of a pass that failed on one context:
+        # the others' samples must not move the centers alone.
         mx.nd.waitall()
         self._steps += 1
         buffers, rows, classes = self._gather(centers)
@@ -210,9 +221,10 @@ class Gatherer:
             most = int(heads[:, 0].max())
             if most < 0:
                 raise RuntimeError(
-                    'no backward pass of key=%r on any worker since the last step. If the loss '
-                    'is part of a hybridized net, create the CenterTrainer before the first '
-                    'forward pass' % self.key)
+                    'no backward pass of key=%r on any worker since the last step. Was backward() '
+                    'called on a sum that this loss is part of, and do its features need a '
+                    'gradient? Those of a frozen network do not: embedding.attach_grad(), or '
+                    'CenterLoss.update(embedding, label)' % self.key)
             if most <= self._room:
                 break
             # All workers read the same heads, so all make the same room and try again.

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
-__all__ = ['Params', 'DOC', 'rate', 'unknown_or_size']
+__all__ = ['Params', 'DOC', 'positive_int', 'rate', 'unknown_or_size']
 
 REDUCTIONS = ('mean', 'sum', 'none')
 
@@ -17,9 +17,12 @@ DOC = """\
     num_class : int
         C, the number of classes: a positive integer.
     alpha : float, default 0.5
-        α, the rate at which the centers move: finite and >= 0. 0 freezes them.
+        α, the rate at which the centers move: finite and >= 0. 0 freezes them, 1 moves a class
+        of many samples to their mean; above 2 (1 + n) / n, for n samples of a class in a
+        batch, its center runs away.
     scale : float, default 1.0
-        λ, the weight of the gradient: finite and >= 0. The output is not scaled.
+        λ, the weight of the gradient: finite and >= 0. The output is not scaled. What it means
+        beside other losses, for each reduction: docs/lambda.md.
     reduction : {'mean', 'sum', 'none'}, default 'mean'
         What the output holds: the mean of the samples that count, shape (1,);
         their sum, shape (1,); or one loss a sample, shape (N,).
@@ -29,7 +32,9 @@ DOC = """\
         The label to leave out: any finite number. Used only with `use_ignore`.
     need_top_grad : bool, default False
         False: a loss layer that ignores the gradient of its output, as SoftmaxOutput
-        does. True: the gradient is multiplied by it, for use inside a larger loss.
+        does, and with it every factor: neither `0.1 * center_loss(…)` nor
+        `MakeLoss(center_loss(…), grad_scale=0.1)` pulls any less than 1; `scale=0.1` does.
+        True: the gradient is multiplied by that of its output, for use inside a larger loss.
     key : str, default ''
         '': the operator moves the centers itself. A name: it leaves them to the
         `CenterTrainer` of that name, which moves the copies of all devices and workers.
@@ -48,7 +53,8 @@ def _number(name, value, kind, article):
         raise ValueError('%s must be %s, got %r' % (name, article, value)) from None
 
 
-def _positive_int(name, value):
+def positive_int(name, value):
+    """`value` as an int > 0; `name` is for the error."""
     number = _number(name, value, int, 'a positive integer')
     if number <= 0:
         raise ValueError('%s must be a positive integer, got %r' % (name, value))
@@ -111,7 +117,7 @@ def _unused(name, value):  # pylint: disable=unused-argument
 
 # name: (check, default); an argument without a default is required.
 _ARGUMENTS = {
-    'num_class': (_positive_int,),
+    'num_class': (positive_int,),
     'alpha': (rate, 0.5),
     'scale': (rate, 1.0),
     'reduction': (_reduction, 'mean'),
@@ -121,9 +127,15 @@ _ARGUMENTS = {
     'key': (_name, ''),
     'batchsize': (_unused, None),
 }
+# What a graph's node takes by name and mx.nd.Custom does not.
+_ARRAYS = ('data', 'label', 'center_bias')
 
 
-class Params:
+class _WeaklyReferenced:
+    __slots__ = ('__weakref__',)
+
+
+class Params(_WeaklyReferenced):
     """Checked arguments of the operator, as attributes.
 
     Parameters
@@ -141,6 +153,9 @@ class Params:
 
     def __init__(self, **arguments):
         for name in arguments:
+            if name in _ARRAYS:
+                raise TypeError('%s is an array, and mx.nd.Custom takes arrays by their position: '
+                                'mx.nd.Custom(data, label, centers, op_type=…, …)' % name)
             if name not in _ARGUMENTS:
                 raise TypeError('unknown argument %r, allowed are: %s'
                                 % (name, ', '.join(_ARGUMENTS)))

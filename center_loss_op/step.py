@@ -3,12 +3,46 @@
 A backend (`host.Host`, `device.Device`) says how one kind of array gathers rows, adds
 them and stores a result; what is gathered, added and stored is said here.
 """
+import logging
 import threading
+import weakref
 
 from . import parallel
 from .labels import Batch
 
-__all__ = ['Step']
+__all__ = ['Step', 'warn_unfollowed']
+
+logger = logging.getLogger('center_loss_op')
+
+# Training forward passes in a row without a backward pass, of equal arguments, that are no
+# accident any more.
+UNFOLLOWED = 10
+_unfollowed = weakref.WeakKeyDictionary()   # how many, by Params; None: it was said
+
+
+def warn_unfollowed():
+    """Say that no backward pass comes by, once it is plain."""
+    logger.warning(
+        '%d training forward passes of a center loss in a row had no backward pass, so its centers '
+        'stand still. Either its features need no gradient (a frozen network, stored features, '
+        'detach, BlockGrad, fixed_param_names): then CenterLoss.update(embedding, label) moves the '
+        'centers without a loss, and so does a backward pass after embedding.attach_grad(), or '
+        'with inputs_need_grad=True in Module.bind. Or the loss is not part of what backward() is '
+        'called on: add it, with λ = 0 (weight, scale) to have the centers follow only', UNFOLLOWED)
+
+
+def _note_unfollowed(params):
+    count = _unfollowed.get(params, 0)
+    if count is not None:
+        _unfollowed[params] = count + 1 if count + 1 < UNFOLLOWED else None
+        if _unfollowed[params] is None:
+            warn_unfollowed()
+
+
+def _note_followed(params):
+    if _unfollowed.get(params):
+        del _unfollowed[params]
+
 
 # The centers are an input of MXNet's backward operator, not an output, so nothing else
 # keeps two backward passes over the same centers from running at once.
@@ -43,11 +77,15 @@ class Step:
         self.batch = self.finite = self.samples = None
         self.pending = False
 
+    def __del__(self):
+        if self.pending and _note_unfollowed is not None:  # None: Python is at its end
+            _note_unfollowed(self.params)
+
     def _compare(self, data, label, centers):
         """The checked batch, and x_i - c_{y_i}: in the memory of `difference` where possible."""
         params, backend = self.params, self.backend
         batch = Batch(backend.labels(label), params.num_class,
-                      params.ignore_label if params.use_ignore else None)
+                      params.ignore_label, params.use_ignore)
         return batch, backend.difference(data, centers, batch, self.difference)
 
     def forward(self, is_train, req, data, label, out, centers):
@@ -67,6 +105,8 @@ class Step:
             Before anything is written.
         """
         params, backend = self.params, self.backend
+        if self.pending and is_train:
+            _note_unfollowed(params)
         self._forget()
         batch, difference = self._compare(data, label, centers)         # x_i - c_{y_i}
         losses = backend.half_squares(difference)                       # l_i
@@ -84,7 +124,7 @@ class Step:
             else:
                 self.finite = backend.finite(data, total)
             self.batch, self.difference = batch, difference
-            self.pending = True
+            self.pending = bool(params.alpha or params.key)
 
     def backward(self, req, head, grad, data, label, centers):
         """Write the gradient to `grad` and, once a training forward, move the centers.
@@ -117,9 +157,10 @@ class Step:
             backend.store_scaled(grad, req, difference, factor, head)
         if self.pending:
             self.pending = False
+            _note_followed(params)
             if params.key:
                 parallel.note(params.key, self.context, *self.samples)
                 self.samples = None
-            elif params.alpha:
+            else:
                 with _ONE_UPDATE_AT_A_TIME:
                     backend.move(centers, self.difference, self.batch, self.finite, params.alpha)

@@ -3,21 +3,22 @@ from typing import Optional
 
 import mxnet as mx
 
-from .operator import OP_TYPE
+from .nodes import OP_TYPE
 from .params import DOC, Params
 
 __all__ = ['center_loss']
 
 
 def center_loss(data: mx.sym.Symbol, label: mx.sym.Symbol, num_class: int, alpha: float = 0.5,
-                scale: float = 1.0, reduction: str = 'mean', use_ignore: bool = False,
+                scale: float = 1.0, reduction: str = 'none', use_ignore: bool = False,
                 ignore_label: float = -1, need_top_grad: bool = False, key: str = '',
                 name: Optional[str] = None) -> mx.sym.Symbol:
     """Center loss as a node of a symbol graph.
 
     The output is the loss, ½ ‖x_i − c_{y_i}‖² reduced over the batch; the gradient is
     scale · r · (x_i − c_{y_i}), r = 1/M for 'mean' and 1 otherwise, M being the number of
-    samples that count. The backward pass moves the centers:
+    samples that count. A Module's optimizer divides by the batch, so beside a SoftmaxOutput λ is
+    the paper's with 'none' or 'sum', and N times too small with 'mean': docs/lambda.md. The backward pass moves the centers:
     c_j ← c_j − α · Σ_{i: y_i=j} (c_j − x_i) / (1 + n_j).
     They are the auxiliary state ``<name>_center_bias``, shape (C, d).
 
@@ -61,4 +62,4 @@ def center_loss(data: mx.sym.Symbol, label: mx.sym.Symbol, num_class: int, alpha
 
 
 if center_loss.__doc__:  # not under python -OO
-    center_loss.__doc__ %= DOC
+    center_loss.__doc__ %= DOC.replace("default 'mean'", "default 'none'")

@@ -112,7 +112,6 @@ def save(folder, updates, symbol, arg_params, aux_params, optimizer_states, stat
     """
     path = os.path.join(_home(folder), _NAME % updates)
     unfinished = os.path.join(_home(folder), _UNFINISHED + _NAME % updates)
-    mx.nd.waitall()  # centers move in the backward pass, which nothing else waits for
     arrays = {'arg:' + name: array for name, array in arg_params.items()}
     arrays.update(('aux:' + name, array) for name, array in aux_params.items())
     try:

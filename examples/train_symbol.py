@@ -107,7 +107,6 @@ def train(options):
         checkpoint.restore_optimizer(updater, names, saved.optimizer_states, copies)
 
     def save():
-        mx.nd.waitall()  # the last update of the centers may be under way
         arg_params, aux_params = module.get_params()
         return checkpoint.save(
             options.output_dir, updates, module.symbol, arg_params, aux_params,

@@ -120,7 +120,8 @@ def gluon_static(data, label, centers, head=None, **arguments):
 
 # Gluon has one reduction and chains its gradient: `reduction='none', need_top_grad=True`.
 WITH_REDUCTION = [imperative, symbolic, built, from_json]
-ALL = WITH_REDUCTION + [gluon, gluon_hybrid, gluon_static]
+BLOCKS = [gluon, gluon_hybrid, gluon_static]
+ALL = WITH_REDUCTION + BLOCKS
 
 
 class Direct:

@@ -112,7 +112,6 @@ def run_module(mine, store=None, synchronize=True, buckets=False):
     def at_batch_end(param):
         if synchronize:
             center_trainer(param)
-        mx.nd.waitall()
         # Before the end of the epoch, when Module averages the copies.
         current = module._curr_module if buckets else module
         copies[:] = [executor.aux_dict['center_loss_center_bias'].asnumpy()

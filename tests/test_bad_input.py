@@ -1,5 +1,6 @@
 """Bad input through every entry: a clear error, nothing lost, and the next good batch trains."""
 import json
+import re
 
 import hypothesis
 import mxnet as mx
@@ -220,7 +221,7 @@ def test_backward_after_a_bad_label(label, text, log):
 def test_bad_label_in_inference(log):
     with pytest.raises(mx.MXNetError):
         custom(array(DATA), array(LABEL + 4), array(CENTERS), num_class=4).asnumpy()
-    assert '(num_class=4); 6 of the 6 labels of this batch are not' in log()
+    assert '(4 classes); 6 of the 6 labels of this batch are not' in log()
 
 
 def test_message_on_stderr_without_logging(child):
@@ -230,35 +231,53 @@ def test_message_on_stderr_without_logging(child):
                    ' op_type="centerloss", num_class=3).asnumpy()')
     assert result.returncode == 1
     assert ('LabelError: label[0] is 5.0, but a label must be a whole number from 0 to 2 '
-            '(num_class=3); 1 of the 1 labels of this batch are not') in result.stderr
+            '(3 classes); 1 of the 1 labels of this batch are not') in result.stderr
     assert 'MXNetError' in result.stderr
 
 
 @pytest.mark.parametrize('hybridize', [False, True])
 @pytest.mark.parametrize('data, label, text', [
-    (np.ones((6, 3, 1)), LABEL, 'data must be 2-D, (batch, features), got shape (6, 3, 1)'),
-    (np.ones((5, 3)), LABEL, 'label must have shape (5,) or (5, 1) to fit data of shape (5, 3)'),
-    (np.ones((6, 3)), np.ones((6, 2)), 'to fit data of shape (6, 3), got shape (6, 2)'),
-    (np.ones((6, 3), 'int32'), LABEL, 'data must be float16, float32 or float64, got int32')])
-def test_bad_shape_or_type_in_gluon(data, label, text, hybridize, log):
-    """An MXNetError at the call; the block goes on."""
+    (np.ones((2, 3, 3)), LABEL, 'embedding must be 2-D, (batch, features), got shape (2, 3, 3); '
+     'label has shape (6,). Features of several positions a sample count as samples of their own: '
+     'embedding.reshape((-1, 3)), and their labels label.reshape((-1,))'),
+    (np.ones((5, 3)), LABEL,
+     'label must have shape (5,) or (5, 1) to fit embedding of shape (5, 3), got shape (6,)'),
+    (np.ones((6, 3)), np.ones((6, 2)), 'to fit embedding of shape (6, 3), got shape (6, 2)'),
+    (np.ones((6, 3)), np.ones((6, 4)), 'to fit embedding of shape (6, 3), got shape (6, 4). If '
+     'these are one-hot labels, give their classes: label.argmax(axis=1)'),
+    (np.ones((6, 5)), LABEL, 'embedding has 5 features a sample, but in_units is 3'),
+    (np.ones((6, 3), 'int32'), LABEL, 'embedding must be float16, float32 or float64, got int32'),
+    (np.ones((6, 3), 'float64'), LABEL, "embedding is float64, but the centers are float32: write "
+     "center_loss.cast('float64') before, or give embedding.astype('float32')")])
+def test_bad_shape_or_type_in_gluon(data, label, text, hybridize):
+    """At the call, in the names of its arguments; the block goes on."""
     loss = block(CENTERS, hybridize)
-    data = data if data.dtype == 'int32' else data.astype('float32')
-    with pytest.raises(mx.MXNetError):
+    data = data.astype('float32') if data.shape != (6, 3) or label.shape != (6,) else data
+    with pytest.raises((TypeError, ValueError), match=re.escape(text) + '$'):
         run_block(loss, data, label)
-    assert text in log()
     want = center_loss(DATA, LABEL, CENTERS, reduction='none')
     for value, expected in zip(run_block(loss, DATA, LABEL), want):
         assert_allclose(value, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize('hybridize', [False, True])
-def test_features_of_another_size(hybridize):
-    """MXNet names both shapes."""
-    loss = block(CENTERS, hybridize)
-    with pytest.raises(mx.MXNetError, match=r'Provided = \[4,3\], inferred shape=\[4,5\]'):
-        run_block(loss, np.ones((6, 5), 'float32'), LABEL)
-    assert_array_equal(loss.centers.data().asnumpy(), CENTERS)
+class Net(mx.gluon.HybridBlock):
+    """A net that has the loss inside."""
+
+    def __init__(self, loss):
+        super().__init__()
+        self.loss = loss
+
+    def hybrid_forward(self, F, x, label):
+        return self.loss(F.identity(x), label)
+
+
+def test_bad_shape_in_a_hybridized_net(log):
+    """Only the operator sees it there: an MXNetError at the call, and a line in the log."""
+    net = Net(block(CENTERS))
+    net.hybridize()
+    with pytest.raises(mx.MXNetError):
+        net(mx.nd.ones((2, 3, 3)), array(LABEL)).asnumpy()
+    assert 'data must be 2-D' in log() and 'data.reshape((-1, 3))' in log()
 
 
 # -- at random
@@ -322,8 +341,9 @@ def test_any_step(entry, step):
         want = center_loss(data, label, centers, arguments['alpha'], arguments['scale'],
                            arguments['reduction'], ignore)
         clean = np.where(np.isfinite(data), data, 0)
+        limits = tolerance(got.loss.dtype, clean, centers, arguments['alpha'])
+        assert_allclose(got.loss, want.loss.astype(got.loss.dtype), **limits)
         limits = tolerance(centers.dtype, clean, centers, arguments['alpha'])
-        assert_allclose(got.loss, want.loss, **limits)
         assert_allclose(got.centers, want.centers, **limits)
         limits = tolerance(data.dtype, clean, centers, arguments['alpha'])
         limits['atol'] *= max(1, arguments['scale'])

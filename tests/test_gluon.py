@@ -35,11 +35,12 @@ def test_against_the_oracle(weight, dtype, hybridize):
     data, label, centers = batch(6, 3, 4, dtype)
     got = run_block(block(centers, hybridize, weight=weight, alpha=.3), data, label)
     want = center_loss(data, label, centers, .3, weight or 1, 'none')
-    assert_allclose(got.loss, want.loss * (weight or 1), **tolerance('float32', data, centers))
+    assert_allclose(got.loss, want.loss * (weight or 1), **tolerance(dtype, data, centers))
+    assert got.loss.dtype == dtype
     assert_allclose(got.grad, want.grad, **tolerance(dtype, data, centers))
     assert_allclose(got.centers, want.centers, **tolerance('float32', data, centers))
     assert got.loss.shape == (6,)
-    assert got.loss.dtype == got.centers.dtype == centers.dtype
+    assert got.centers.dtype == centers.dtype
 
 
 @HYBRIDIZE
@@ -349,7 +350,8 @@ def test_cast(dtype, centers, hybridize):
     loss.cast(dtype)
     data = DATA.astype(dtype)
     got = run_block(loss, data, LABEL)
-    assert got.centers.dtype == got.loss.dtype == centers
+    assert got.centers.dtype == centers
+    assert got.loss.dtype == data.dtype
     assert got.grad.dtype == data.dtype
     want = center_loss(data, LABEL, CENTERS)
     assert_allclose(got.centers, want.centers, **tolerance('float32', data, CENTERS))
@@ -387,7 +389,8 @@ def test_cast_of_a_net_around_it():
     bad for bad in BAD if bad[0] in ('num_class', 'alpha', 'use_ignore', 'ignore_label')])
 def test_bad_argument(name, given, article, error):
     arguments = {'classes': 4, **{'classes' if name == 'num_class' else name: given}}
-    with pytest.raises(error, match='^%s$' % re.escape(message(name, given, article))):
+    with pytest.raises(error, match='^%s$' % re.escape(
+            message('classes' if name == 'num_class' else name, given, article))):
         CenterLoss(**arguments)
 
 
@@ -426,7 +429,7 @@ def test_bad_batch_axis():
 def test_too_many_elements():
     """At once where the size of a feature is known."""
     with pytest.raises(ValueError, match=re.escape(
-            'centers of shape (num_class=1073741824, features=2) have 2147483648 elements, more '
+            'centers of shape (1073741824, 2), classes by features, have 2147483648 elements, more '
             'than the 2147483647 that an MXNet array can have')):
         CenterLoss(2 ** 30, in_units=2)
 
@@ -436,7 +439,7 @@ def test_too_many_elements_at_the_first_batch(log):
     loss.initialize()
     with pytest.raises((ValueError, mx.MXNetError)):
         loss(mx.nd.zeros((2, 2)), mx.nd.array([0, 1], dtype='int32'))
-    assert ('centers of shape (num_class=1073741824, features=2) have 2147483648 elements'
+    assert ('centers of shape (1073741824, 2), classes by features, have 2147483648 elements'
             in log())
 
 

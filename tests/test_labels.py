@@ -80,7 +80,7 @@ def test_float32_with_too_many_classes(log):
 
 
 # labels, dtype, arguments, the message
-RANGE = 'a label must be a whole number from 0 to 2 (num_class=3)'
+RANGE = 'a label must be a whole number from 0 to 2 (3 classes)'
 BAD = [
     ([0, 3, 1], 'float32', {}, 'label[1] is 3.0, but %s; 1 of the 3 labels of this batch are not'),
     ([0, 3, 1], 'int32', {}, 'label[1] is 3, but %s; 1 of the 3'),

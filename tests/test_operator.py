@@ -45,11 +45,14 @@ def test_entries(entry, reduction, dtype):
 @pytest.mark.usefixtures('backend')
 def test_entries_give_the_same_bits(entry, dtype):
     data, label, centers = batch(40, 7, 5, dtype)
-    head = np.linspace(-1, 1, 40)
+    head = np.arange(-20, 20) / 16  # as well in float16
     arguments = dict(num_class=5, alpha=.3, reduction='none', need_top_grad=True)
     want = entries.imperative(data, label, centers, head, **arguments)
     got = entry(data, label, centers, head, **arguments)
-    for value, expected in zip(got, want):
+    # Gluon's loss has the dtype of the features, as MXNet's own.
+    loss_type = dtype if entry in entries.BLOCKS else want.loss.dtype
+    assert_array_equal(got.loss, want.loss.astype(loss_type))
+    for value, expected in zip(got[1:], want[1:]):
         assert_array_equal(value, expected)
         assert value.dtype == expected.dtype
 
@@ -113,10 +116,10 @@ BAD_SHAPES = [
     (dict(data=(6, 3), label=(6, 1, 1)), {},
      'label must have shape (6,) or (6, 1) to fit data of shape (6, 3), got shape (6, 1, 1)'),
     (dict(data=(6, 2)), {'num_class': 2 ** 30},
-     'centers of shape (num_class=1073741824, features=2) have 2147483648 elements, more than '
+     'centers of shape (1073741824, 2), classes by features, have 2147483648 elements, more than '
      'the 2147483647 that an MXNet array can have'),
     (dict(data=(6, 512)), {'num_class': 2 ** 62},
-     'centers of shape (num_class=4611686018427387904, features=512) have'),
+     'centers of shape (4611686018427387904, 512), classes by features, have'),
 ]
 
 
@@ -164,10 +167,23 @@ def test_dtypes(data, label, centers):
     assert out == aux == [centers]
 
 
-@pytest.mark.parametrize('data', ['float16', 'float32', 'float64'])
-def test_label_type_follows_the_data(data):
+def test_label_type_follows_float32_data():
     """As SoftmaxOutput's, so that one label variable can serve both."""
-    assert node().infer_type(data=data)[0] == [np.dtype(data).type] * 2
+    assert node().infer_type(data='float32')[0] == [np.float32] * 2
+
+
+@pytest.mark.parametrize('scores', ['as the data', 'float32'])
+@pytest.mark.parametrize('center_first', [True, False])
+@pytest.mark.parametrize('data', ['float16', 'float32', 'float64'])
+def test_softmax_decides_on_the_label_type_wherever_it_stands(data, center_first, scores):
+    scores_type = data if scores == 'as the data' else scores
+    label, features = mx.sym.var('label'), mx.sym.var('data')
+    softmax = mx.sym.SoftmaxOutput(mx.sym.cast(features, scores_type), label, name='softmax')
+    center = mx.sym.Custom(features, label, op_type='centerloss', num_class=3, name='center')
+    graph = mx.sym.Group([center, softmax] if center_first else [softmax, center])
+    types = dict(zip(graph.list_arguments(), graph.infer_type(data=data)[0]))
+    assert types == {'data': np.dtype(data).type, 'label': np.dtype(scores_type).type}
+
 
 
 @pytest.mark.parametrize('data', ['int32', 'int8', 'uint8', 'int64'])

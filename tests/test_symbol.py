@@ -28,9 +28,11 @@ def attributes(symbol):
 
 
 @pytest.mark.parametrize('given, written', [
-    ({}, {}), ({'alpha': 0.5, 'reduction': 'mean'}, {}),
-    ({'alpha': .1}, {'alpha': '0.1'}), ({'scale': 3}, {'scale': '3.0'}),
-    ({'use_ignore': True, 'ignore_label': 255}, {'use_ignore': 'True', 'ignore_label': '255.0'}),
+    ({}, {'reduction': 'none'}), ({'alpha': 0.5, 'reduction': 'mean'}, {}),
+    ({'alpha': .1, 'reduction': 'mean'}, {'alpha': '0.1'}),
+    ({'scale': 3}, {'scale': '3.0', 'reduction': 'none'}),
+    ({'use_ignore': True, 'ignore_label': 255},
+     {'use_ignore': 'True', 'ignore_label': '255.0', 'reduction': 'none'}),
     ({'reduction': 'none', 'need_top_grad': True},
      {'reduction': 'none', 'need_top_grad': 'True'})])
 def test_attributes(given, written):
@@ -202,13 +204,13 @@ def test_several_centers_in_one_graph():
     executor.backward()
     mx.nd.waitall()
     assert not executor.aux_dict['a_center_bias'].asnumpy().any()
-    want = oracle.center_loss(DATA, LABEL, np.zeros((4, 3)))
+    want = oracle.center_loss(DATA, LABEL, np.zeros((4, 3)), reduction='none')
     assert_allclose(executor.aux_dict['b_center_bias'].asnumpy(), want.centers, rtol=1e-5)
     assert_allclose(executor.grad_dict['data'].asnumpy(), 2 * want.grad, rtol=1e-5)
 
 
 def test_of_the_built_node():
     got = run(bind(node(alpha=.3, scale=.2), DATA, LABEL, CENTERS))
-    want = oracle.center_loss(DATA, LABEL, CENTERS, .3, .2)
+    want = oracle.center_loss(DATA, LABEL, CENTERS, .3, .2, 'none')
     for value, expected in zip(got, want):
         assert_allclose(value, expected, rtol=1e-5)

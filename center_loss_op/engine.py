@@ -1,7 +1,11 @@
-"""A process that ends or forks while operators are queued: without this, it can hang.
+"""All that has to be done because of MXNet's engine: reads, the end of a process, forks.
 
-A callback of a custom operator needs Python's lock. MXNet's shutdown, and its preparation of
-a fork, hold that lock while they wait for the threads that run callbacks.
+**Reads.** To the engine the backward pass of a custom operator only reads an auxiliary state, so a
+read that is queued after it may come before the update: see :func:`fence`.
+
+**The end of a process, and forks.** A callback of a custom operator needs Python's lock. MXNet's
+shutdown, and its preparation of a fork, hold that lock while they wait for the threads that run
+callbacks.
 
 A forked child has none of the threads of GNU's OpenMP, which waits for them all the same when the
 forking thread has computed before. MXNet's naive engine computes in that thread.
@@ -12,13 +16,52 @@ import logging
 import os
 import sys
 import time
+import weakref
+from functools import wraps
 
 import mxnet as mx
-from mxnet.base import _LIB
+from mxnet.base import _LIB, check_call
 
-__all__ = ['settle']
+from .nodes import center_losses
+
+__all__ = ['fence', 'settle']
 
 logger = logging.getLogger('center_loss_op')
+
+
+# What the engine is asked to run: any C function will do, and this one takes no arguments.
+_nothing = ctypes.cast(ctypes.CDLL(None).getpid, ctypes.c_void_p)
+_cpu = (ctypes.c_int * 2)(mx.Context.devstr2type['cpu'], 0)
+
+
+def fence(array):
+    """Have reads of `array` that are queued from now on wait for the operators queued before.
+
+    The engine runs a write after all reads that were queued before it, and before all that are
+    queued later. This queues one that writes nothing: nobody waits here, and 3 us are all it costs.
+    """
+    written = (ctypes.c_void_p * 1)(array.handle)
+    check_call(_LIB.MXEnginePushSyncND(_nothing, None, None, ctypes.byref(_cpu), None, 0, written,
+                                       1, None, 0, b'center_loss_fence'))
+
+
+_centers_of = weakref.WeakKeyDictionary()   # an executor's, found when it first runs backward
+
+
+def _fenced(backward):
+    """`Executor.backward`, and a fence behind it for the centers of each center loss."""
+    @wraps(backward)
+    def fenced_backward(self, *args, **kwargs):
+        backward(self, *args, **kwargs)
+        if self not in _centers_of:
+            names = {loss.centers for loss in center_losses(self._symbol)}
+            _centers_of[self] = [self.aux_dict[name] for name in names]
+        for centers in _centers_of[self]:
+            fence(centers)
+    return fenced_backward
+
+
+mx.executor.Executor.backward = _fenced(mx.executor.Executor.backward)
 
 
 def settle():

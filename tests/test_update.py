@@ -1,0 +1,243 @@
+"""Centers of features that no gradient flows to: CenterLoss.update, and what is said without it."""
+import gc
+
+import mxnet as mx
+import numpy as np
+import pytest
+from mxnet import autograd, gluon
+from numpy.testing import assert_allclose
+
+import oracle
+from center_loss_op import step
+from center_loss_op.gluon import CenterLoss, CenterTrainer
+from center_loss_op.symbol import center_loss
+from entries import array
+
+RANDOM = np.random.RandomState(7)
+DATA = RANDOM.randn(6, 3).astype('float32')
+LABEL = np.array([0, 1, 1, 2, 0, 0], 'float32')
+HYBRIDIZE = pytest.mark.parametrize('hybridize', [
+    None, dict(static_alloc=False), dict(static_alloc=True, static_shape=True)])
+
+
+def made(hybridize=None, **arguments):
+    loss = CenterLoss(4, **arguments)
+    loss.initialize()
+    if hybridize:
+        loss.hybridize(**hybridize)
+    return loss
+
+
+# -- CenterLoss.update
+
+
+@HYBRIDIZE
+@pytest.mark.parametrize('weight', [None, 0, 0.1])
+@pytest.mark.parametrize('in_units', [0, 3])
+@pytest.mark.usefixtures('backend')
+def test_update(hybridize, weight, in_units):
+    loss = made(hybridize, in_units=in_units, weight=weight, alpha=0.3, use_ignore=True)
+    label = np.where(LABEL == 2, -1, LABEL)
+    want = np.zeros((4, 3))
+    for _ in range(3):
+        assert loss.update(array(DATA), array(label)) is None
+        want = oracle.center_loss(DATA, label, want, 0.3, ignore_label=-1).centers
+        assert_allclose(loss.centers.data().asnumpy(), want, rtol=1e-5)
+
+
+@pytest.mark.parametrize('dtype', ['float16', 'float32', 'float64'])
+def test_types(dtype):
+    loss = made(in_units=3)
+    loss.cast(dtype)
+    loss.update(array(DATA.astype(dtype)), array(LABEL))
+    want = oracle.center_loss(DATA.astype(dtype), LABEL, np.zeros((4, 3))).centers
+    assert_allclose(loss.centers.data().asnumpy(), want, rtol=1e-5)
+
+
+def test_numpy_arrays():
+    with mx.util.np_shape(True), mx.util.np_array(True):
+        loss = made(in_units=3)
+        loss.update(mx.np.array(DATA), mx.np.array(LABEL))
+        want = oracle.center_loss(DATA, LABEL, np.zeros((4, 3))).centers
+        assert_allclose(loss.centers.data().asnumpy(), want, rtol=1e-5)
+
+
+def test_each_context_moves_its_own():
+    contexts = [mx.cpu(0), mx.cpu(1)]
+    loss = CenterLoss(4, 3)
+    loss.initialize(ctx=contexts)
+    for context, factor in zip(contexts, (1, 2)):
+        loss.update(mx.nd.array(DATA * factor, ctx=context), mx.nd.array(LABEL, ctx=context))
+        want = oracle.center_loss(DATA * factor, LABEL, np.zeros((4, 3))).centers
+        assert_allclose(loss.centers.data(context).asnumpy(), want, rtol=1e-5)
+
+
+def test_with_a_trainer():
+    """Samples of its next step, beside those of backward passes."""
+    loss = made(in_units=3)
+    trainer = CenterTrainer(loss)
+    loss.update(array(DATA[:2]), array(LABEL[:2]))
+    loss.update(array(DATA[2:]), array(LABEL[2:]))
+    assert not loss.centers.data().asnumpy().any()
+    trainer.step()
+    want = oracle.center_loss(DATA, LABEL, np.zeros((4, 3))).centers
+    assert_allclose(loss.centers.data().asnumpy(), want, rtol=1e-5)
+
+
+def test_while_recording():
+    """Nothing of it enters the loss that is being recorded."""
+    loss, x = made(in_units=3), array(DATA)
+    x.attach_grad()
+    with autograd.record():
+        value = (x * x).sum()
+        loss.update(x, array(LABEL))
+    value.backward()
+    assert_allclose(x.grad.asnumpy(), 2 * DATA)
+    assert loss.centers.data().asnumpy().any()
+
+
+def test_start_from_given_features():
+    loss = made(in_units=3, alpha=1)
+    loss.update(array(DATA), array(LABEL))
+    mean = DATA[LABEL == 0].mean(0)
+    assert_allclose(loss.centers.data()[0].asnumpy(), 3 / 4 * mean, rtol=1e-5)
+
+
+@pytest.mark.parametrize('data, label', [(DATA[:5], LABEL), (DATA[0], LABEL)])
+def test_bad_shapes(data, label):
+    with pytest.raises(ValueError):
+        made(in_units=3).update(array(data), array(label))
+
+
+# -- what is said where nothing moves
+
+
+def frozen(loss, x, label):
+    return loss(x, label)
+
+
+def detached(loss, x, label):
+    x.attach_grad()
+    return loss((2 * x).detach(), label) + x.sum()
+
+
+def blocked(loss, x, label):
+    x.attach_grad()
+    return loss(mx.nd.BlockGrad(2 * x), label) + x.sum()
+
+
+def not_added(loss, x, label):
+    x.attach_grad()
+    loss(x, label)
+    return x.sum()
+
+
+def train(loss, forward, steps):
+    for _ in range(steps):
+        x = array(DATA)
+        with autograd.record():
+            value = forward(loss, x, array(LABEL))
+        if forward is not frozen:
+            value.backward()
+    del value
+    mx.nd.waitall()
+    gc.collect()  # an operator is freed with the cycle that MXNet ties it into
+
+
+@HYBRIDIZE
+@pytest.mark.parametrize('forward', [frozen, detached, blocked, not_added])
+def test_one_warning_where_no_backward_pass_comes_by(forward, hybridize, log):
+    loss = made(hybridize, in_units=3, alpha=RANDOM.rand())  # arguments that no other test has
+    train(loss, forward, 3 * step.UNFOLLOWED)
+    assert not loss.centers.data().asnumpy().any()
+    assert log().count('had no backward pass') == 1
+    assert 'CenterLoss.update(embedding, label)' in log() and 'attach_grad' in log()
+
+
+@HYBRIDIZE
+def test_no_warning_for_a_few_or_with_backward_passes_between(hybridize, log):
+    loss = made(hybridize, in_units=3, alpha=RANDOM.rand())
+    for _ in range(3):
+        train(loss, not_added, step.UNFOLLOWED // 2)
+        train(loss, lambda *args: (args[1].attach_grad(), loss(*args[1:]))[1], 1)
+    assert not log()
+
+
+def test_no_warning_for_inference_or_frozen_centers(log):
+    loss = made(in_units=3, alpha=RANDOM.rand())
+    for _ in range(3 * step.UNFOLLOWED):
+        loss(array(DATA), array(LABEL)).wait_to_read()
+    train(made(in_units=3, alpha=0), frozen, 3 * step.UNFOLLOWED)
+    assert not log()
+
+
+def fitted(log, embedding, **arguments):
+    label = mx.sym.var('softmax_label')
+    scores = mx.sym.FullyConnected(embedding, num_hidden=4, name='scores')
+    net = mx.mod.Module(mx.sym.Group([
+        mx.sym.SoftmaxOutput(scores, label, name='softmax'),
+        center_loss(embedding, label, 4, alpha=RANDOM.rand(), name='c')]), **arguments)
+    net.fit(mx.io.NDArrayIter(DATA, LABEL), num_epoch=2 * step.UNFOLLOWED,
+            eval_metric=mx.metric.Accuracy(output_names=['softmax_output']))
+    return log()
+
+
+def embedding(**arguments):
+    return mx.sym.FullyConnected(mx.sym.var('data'), num_hidden=3, name='embedding', **arguments)
+
+
+def test_fixed_parameters_of_a_module(log):
+    text = fitted(log, embedding(), fixed_param_names=['embedding_weight', 'embedding_bias'])
+    assert text.count('had no backward pass') == 1 and 'fixed_param_names' in text
+
+
+def test_blocked_gradient_in_a_module(log):
+    assert fitted(log, mx.sym.BlockGrad(embedding())).count('had no backward pass') == 1
+
+
+def test_the_way_out_of_fixed_parameters(log):
+    """What the warning advises for a Module."""
+    label, features = mx.sym.var('softmax_label'), embedding()
+    net = mx.mod.Module(center_loss(features, label, 4, name='c'),
+                        fixed_param_names=['embedding_weight', 'embedding_bias'])
+    batches = mx.io.NDArrayIter(DATA, LABEL)
+    net.bind(batches.provide_data, batches.provide_label, inputs_need_grad=True)
+    net.fit(batches, num_epoch=2 * step.UNFOLLOWED, eval_metric=mx.metric.Loss())
+    assert net.get_params()[1]['c_center_bias'].asnumpy().any()
+    assert not log()
+
+
+def test_a_trainer_whose_step_is_never_called(log):
+    loss = made(in_units=3)
+    trainer = CenterTrainer(loss)  # pylint: disable=unused-variable
+    for _ in range(100):
+        loss.update(array(DATA), array(LABEL))
+    mx.nd.waitall()
+    assert log().count('no step of its CenterTrainer') == 1
+
+
+class Net(gluon.HybridBlock):
+    """A frozen network and its centers."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = gluon.nn.Dense(3)
+        self.loss = CenterLoss(4, alpha=RANDOM.rand())
+
+    def hybrid_forward(self, F, x, label):
+        return self.loss(self.features(x), label)
+
+
+def test_a_frozen_network(log):
+    net = Net()
+    net.initialize()
+    net.hybridize()
+    net.features.collect_params().setattr('grad_req', 'null')
+    for _ in range(2 * step.UNFOLLOWED):
+        with autograd.record():
+            net(array(DATA), array(LABEL))
+    mx.nd.waitall()
+    gc.collect()
+    assert log().count('had no backward pass') == 1
+    net.loss.update(net.features(array(DATA)), array(LABEL))
+    assert net.loss.centers.data().asnumpy().any()
