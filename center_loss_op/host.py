@@ -12,7 +12,7 @@ from mxnet.base import _LIB, check_call
 
 from .scratch import Scratch
 
-__all__ = ['Host']
+__all__ = ['Host', 'reaches']
 
 # The getter returns at once. Called through CDLL it would give up Python's lock, which another
 # thread may take, and wait to get it back.
@@ -24,6 +24,11 @@ _FEW = 1 << 14
 
 # Features whose squares are finite cannot overflow a center in one update, unless by alpha.
 _LARGE = 1e12
+
+
+def reaches(context):
+    """Whether NumPy can work on the memory of arrays on `context`."""
+    return context.device_type.startswith('cpu')
 
 
 class _View:

@@ -1,23 +1,34 @@
-"""Classifying by centers: which one is nearest, and how far away it is."""
+"""Classifying by centers: which one is nearest, and how far away it is.
+
+On the CPU a product of matrices finds the few centers that can be the nearest, by a bound of its
+rounding, and their distances decide: right for every finite input, at the speed of the product. In
+a graph, and on other devices, one product in float64 decides.
+"""
 import math
 import numbers
-from typing import Tuple, Union
+from typing import Iterable, Optional, Tuple, Union
 
 import mxnet as mx
 import numpy as np
 
+from .host import Host, reaches
+
 __all__ = ['nearest_center']
 
-# Numbers of a temporary array: a block of centers, or the scores of a block of samples in it.
-_CHUNK = 1 << 22
+# Numbers of a temporary array: a block of centers that stays in a processor's cache, and the
+# differences of candidates, or the scores of a block of samples.
+_BLOCK, _CHUNK = 1 << 17, 1 << 22
+# From so many samples on, measuring centers from the mean of the samples costs little, and leaves
+# far fewer candidates where all are far from the origin.
+_MANY = 16
 
 Array = Union[mx.nd.NDArray, mx.sym.Symbol]
 # What MXNet makes after npx.set_np(). Subclasses of the others, which take no operator of theirs.
 _NUMPY = (mx.np.ndarray, mx.sym.numpy._Symbol)
 
 
-def nearest_center(embedding: Array, centers: Array,
-                   threshold: float = math.inf) -> Tuple[Array, Array]:
+def nearest_center(embedding: Array, centers: Array, threshold: float = math.inf,
+                   exclude: Optional[Iterable[int]] = None) -> Tuple[Array, Array]:
     r"""The nearest center of each feature, and its Euclidean distance.
 
     .. math::
@@ -33,9 +44,12 @@ def nearest_center(embedding: Array, centers: Array,
         The features, (N, d), of any floating type; N may be 0. Of `mx.nd` or `mx.np`.
     centers : NDArray or Symbol
         (C, d), of any floating type; an NDArray on the context of the features. Of two that
-        are equally near the first is taken.
+        are equally near the first is taken. One that is not finite is never the nearest.
     threshold : float, default infinity
         A feature at this distance or farther is labelled −1, and so is one with a NaN.
+    exclude : sequence of int, or of C bool, optional
+        Classes that are never the nearest: those that training never saw, for example, whose
+        centers have stayed at 0. In a graph, numbers only.
 
     Returns
     -------
@@ -43,25 +57,28 @@ def nearest_center(embedding: Array, centers: Array,
         (N,), int32, from 0 to C − 1 or −1; of `mx.np` where the embedding is.
     distance : NDArray or Symbol
         (N,), to the nearest center, whatever the threshold: in the dtype of the centers, or
-        float32 for shorter ones.
+        float32 for shorter ones. Infinity where there is none.
 
     Raises
     ------
     TypeError
         Not two NDArrays or two Symbols, integers, or a threshold that is no number.
     ValueError
-        Shapes that do not fit, or a threshold that is negative or NaN.
+        Shapes that do not fit, a threshold that is negative or NaN, or classes to exclude that
+        there are not.
 
     Notes
     -----
-    With NDArrays the work is done in blocks, so that extra memory grows with N and not with
-    N · C. With Symbols (in a hybridized or exported graph) it is one product of N · C, the two
-    must have one dtype, float32 or float64, and C must be at most 2²⁴, the largest index that
-    MXNet's argmax can return.
+    With arrays the work is done in blocks, so that extra memory grows with N and not with N · C.
+    With Symbols (in a hybridized or exported graph) it is one product of N · C in float64, and C
+    must be at most 2²⁴, the largest index that MXNet's argmax can return.
 
     Examples
     --------
-    >>> label, distance = nearest_center(net(images), center_loss.centers.data(), threshold=2.5)
+    >>> centers = center_loss.centers.data()
+    >>> label, distance = nearest_center(embedding, centers, threshold=2.5)
+    >>> never_seen = (centers.asnumpy() == 0).all(axis=1)
+    >>> label, distance = nearest_center(embedding, centers, exclude=never_seen)
     """
     if isinstance(threshold, bool) or not isinstance(threshold, numbers.Real):
         raise TypeError('threshold must be a number >= 0, got %r' % (threshold,))
@@ -73,19 +90,31 @@ def nearest_center(embedding: Array, centers: Array,
         raise TypeError('embedding and centers must both be NDArrays or both Symbols, got %s and %s'
                         % (type(embedding).__name__, type(centers).__name__))
     nearest = _of_symbols if isinstance(embedding, mx.sym.Symbol) else _of_arrays
-    found = nearest(*(array.as_nd_ndarray() for array in both), threshold)
+    found = nearest(*(array.as_nd_ndarray() for array in both), threshold, exclude)
     if isinstance(embedding, _NUMPY):
         found = tuple(array.as_np_ndarray() for array in found)
     return found
 
 
-def _of_symbols(embedding, centers, threshold):
-    mean = mx.sym.mean(centers, axis=0, keepdims=True)
-    _, label = _best(mx.sym, embedding, centers, mean)
-    return _known(mx.sym, embedding, centers, label, threshold)
+def _numbers(exclude, classes=None):
+    """The classes to exclude as numbers, checked as far as it is known how many there are."""
+    given = np.asarray([] if exclude is None else
+                       exclude if isinstance(exclude, np.ndarray) else list(exclude))
+    if given.dtype == bool and classes is not None and given.shape == (classes,):
+        return given.nonzero()[0]
+    limit = math.inf if classes is None else classes
+    if given.size and (given.ndim != 1 or given.dtype.kind not in 'iu'
+                       or given.min() < 0 or given.max() >= limit):
+        raise ValueError('exclude must hold classes, whole numbers from 0 to %s, or one bool a '
+                         'class, got %r' % ('C - 1' if classes is None else classes - 1, exclude))
+    return given.astype(np.intp)
 
 
-def _of_arrays(embedding, centers, threshold):
+def _of_symbols(embedding, centers, threshold, exclude):
+    return _by_product(mx.sym, embedding, centers, threshold, _numbers(exclude), 'float32')
+
+
+def _of_arrays(embedding, centers, threshold, exclude):
     if (embedding.ndim != 2 or centers.ndim != 2 or embedding.shape[1] != centers.shape[1]
             or 0 in centers.shape):
         raise ValueError('embedding must have shape (N, d) and centers (C, d), C and d from 1 on, '
@@ -94,57 +123,128 @@ def _of_arrays(embedding, centers, threshold):
         dtype = np.dtype(array.dtype)
         if dtype.kind in 'biu':
             raise TypeError('%s must hold floating-point numbers, got %s' % (name, dtype))
-    # MXNet has no product of shorter ones on the CPU, and squares would overflow.
+    exclude = _numbers(exclude, len(centers))
+    context = embedding.context
     dtype = np.float64 if centers.dtype == np.float64 else np.float32
     if not len(embedding):  # no operator takes it, outside of npx.set_np()
-        return tuple(mx.nd.empty((0,), embedding.context, kind) for kind in (np.int32, dtype))
-    return _in_blocks(*(array.astype(dtype, copy=False) for array in (embedding, centers)),
-                      threshold)
+        return tuple(mx.nd.empty((0,), context, kind) for kind in (np.int32, dtype))
+    embedding, centers = (array.astype(dtype, copy=False) for array in (embedding, centers))
+    if not reaches(context):
+        at_once = max(1, _CHUNK // len(centers))
+        parts = [_by_product(mx.nd, embedding[begin:begin + at_once], centers, threshold, exclude,
+                             dtype) for begin in range(0, len(embedding), at_once)]
+        return tuple(mx.nd.concat(*part, dim=0) for part in zip(*parts))
+    for array in embedding, centers:
+        array.wait_to_read()
+    with np.errstate(all='ignore'):     # what overflows is decided by the distances themselves
+        label, distance = _by_candidates(*(Host.viewer(array.shape, dtype)(array)
+                                           for array in (embedding, centers)), exclude)
+    label[~(distance < threshold)] = -1
+    return (mx.nd.array(label, context, np.int32), mx.nd.array(distance, context, dtype))
 
 
-def _best(F, embedding, centers, mean):
-    """(score, label) of the nearest among the `centers`: the higher the score, the nearer.
-
-    ‖x − c‖² = ‖x‖² − 2 (x·c − ½‖c‖²). Measured from the mean of the centers, x and c are as
-    small as they can be, and little is lost in the difference.
-    """
-    centers = F.broadcast_sub(centers, mean)
+def _by_product(F, embedding, centers, threshold, exclude, dtype):
+    """By ‖x − c‖² = ‖x‖² − 2 (x·c − ½‖c‖²) in float64, with operators that ONNX has, too."""
+    embedding, centers = F.cast(embedding, 'float64'), F.cast(centers, 'float64')
+    number = F.contrib.arange_like(centers, axis=0)
+    counts = F.min((centers - centers) == 0, axis=1)  # 0 for a row with a NaN or infinity
+    for excluded in exclude:
+        counts = counts * (1 - (number == int(excluded)))
+    # The first that counts stands for each that does not.
+    row = counts * number + F.broadcast_mul(1 - counts, F.argmax(counts, axis=0))
+    centers = F.take(centers, row, axis=0)
     scores = F.broadcast_sub(
-        F.dot(F.broadcast_sub(embedding, mean), centers, transpose_b=True),
+        F.dot(embedding, centers, transpose_b=True),
         F.expand_dims(0.5 * F.sum(F.square(centers), axis=1), axis=0))
-    return F.max(scores, axis=1), F.cast(F.argmax(scores, axis=1), 'int32')
-
-
-def _known(F, embedding, centers, label, threshold):
-    """The label, or −1 beyond the threshold, and the distance to its center."""
-    difference = embedding - F.take(centers, label, axis=0, mode='clip')
+    best = F.argmax(scores, axis=1)
+    difference = embedding - F.take(centers, best, axis=0)
     distance = F.sqrt(F.sum(F.square(difference), axis=1))
-    known = F.cast(distance < threshold, 'int32')
-    return known * (label + 1) - 1, distance
+    known = F.cast(distance < threshold, 'int32') * F.cast(F.take(counts, F.take(row, best)),
+                                                           'int32')
+    return known * (F.cast(F.take(row, best), 'int32') + 1) - 1, F.cast(distance, dtype)
 
 
-def _in_blocks(embedding, centers, threshold):
+def _by_candidates(embedding, centers, exclude):
+    """The label and the distance of each sample, of NumPy arrays of one dtype."""
     samples, size = embedding.shape
-    mean = centers.mean(axis=0, keepdims=True)
-    classes_at_once = max(1, min(centers.shape[0], _CHUNK // size))
-    samples_at_once = max(1, _CHUNK // max(classes_at_once, size))
-    blocks = [embedding[begin:begin + samples_at_once]
-              for begin in range(0, samples, samples_at_once)]
-    best = [None] * len(blocks)
-    for begin in range(0, centers.shape[0], classes_at_once):
-        some = centers[begin:begin + classes_at_once]
-        for number, block in enumerate(blocks):
-            score, label = _best(mx.nd, block, some, mean)
-            label = label + begin
-            if best[number] is not None:
-                before, label_before = best[number]
-                nearer = score > before
-                label = mx.nd.where(nearer, label, label_before)
-                score = mx.nd.where(nearer, score, before)
-            # Queued one behind the other, all blocks would hold their temporary arrays at once.
-            label.wait_to_read()
-            best[number] = score, label
-    parts = [_known(mx.nd, block, centers, label, threshold)
-             for block, (_, label) in zip(blocks, best)]
-    label, distance = (mx.nd.concat(*part, dim=0) for part in zip(*parts))
-    return label, distance
+    label, distance = np.full(samples, -1), np.full(samples, np.inf)
+    finite = np.isfinite(embedding).all(axis=1)
+    distance[np.isnan(embedding).any(axis=1)] = np.nan
+    rows = finite.nonzero()[0]
+    excluded = np.zeros(len(centers), bool)
+    excluded[exclude] = True
+    at_once = max(1, _BLOCK // size)
+    samples_at_once = max(1, _CHUNK // max(at_once, size))
+    for first in range(0, len(rows), samples_at_once):
+        some = rows[first:first + samples_at_once]
+        search = _Search(embedding[some])
+        for begin in range(0, len(centers), at_once):
+            end = begin + at_once
+            search.look_through(centers[begin:end], excluded[begin:end], begin)
+        label[some], distance[some] = search.label, search.distance
+    return label, distance.astype(centers.dtype)
+
+
+class _Search:
+    """The nearest of the centers looked through so far, for some finite samples.
+
+    Attributes
+    ----------
+    label : numpy.ndarray of intp, (n,)
+        -1 where there is none.
+    distance : numpy.ndarray of float64, (n,)
+    """
+
+    def __init__(self, samples):
+        self.samples = samples
+        self.label = np.full(len(samples), -1)
+        self.distance = np.full(len(samples), np.inf)
+        self.origin = samples.mean(axis=0) if len(samples) >= _MANY else None
+        self.moved = samples if self.origin is None else samples - self.origin
+        self.squares = np.einsum('ij,ij->i', self.moved, self.moved)    # ‖x‖²
+        self.longest = np.sqrt(self.squares.max())
+
+    def look_through(self, centers, excluded, begin):
+        """Go on with centers whose classes are numbered from `begin`."""
+        moved = centers if self.origin is None else centers - self.origin
+        half = 0.5 * np.einsum('ij,ij->i', moved, moved)
+        out = excluded
+        if not np.isfinite(half).all():
+            out = excluded | ~np.isfinite(centers).all(axis=1)
+        # ½‖c‖² − x·c, which is ½‖x − c‖² − ½‖x‖²; each sum of d rounded products may be off by d
+        # roundings of their absolute values, and each product by those of what it is made of.
+        scores = self.moved @ moved.T
+        np.subtract(half, scores, out=scores)
+        limits = np.finfo(moved.dtype)
+        rounding = (self.samples.shape[1] + 16) * limits.eps
+        slack = rounding * (half + self.longest * np.sqrt(2 * half)) + rounding * limits.tiny
+        scores[:, out] = np.inf
+        # No farther than the nearest so far, or the nearest here.
+        upper = np.minimum((scores + slack).min(axis=1),
+                           0.5 * (self.distance ** 2 * (1 + rounding)
+                                  - self.squares * (1 - rounding)))
+        lower = np.subtract(scores, slack, out=scores)
+        candidate = ~(lower > upper[:, None])    # what is not a number may be anything
+        candidate[:, out] = False
+        self._compare(centers, *candidate.nonzero(), begin)
+
+    def _compare(self, centers, sample, center, begin):
+        """Candidates, as pairs of a sample and a center: by their distances."""
+        at_once = max(1, _CHUNK // self.samples.shape[1])
+        for first in range(0, len(sample), at_once):
+            i, j = sample[first:first + at_once], center[first:first + at_once]
+            distance = _distances(self.samples[i], centers[j])
+            # The nearest of each sample comes first, and of equals the one of the lowest number.
+            order = np.lexsort((j, distance, i))
+            heads = order[np.diff(i[order], prepend=-1) > 0]
+            heads = heads[distance[heads] < self.distance[i[heads]]]
+            self.label[i[heads]] = j[heads] + begin
+            self.distance[i[heads]] = distance[heads]
+
+
+def _distances(a, b):
+    """‖a_i − b_i‖ in float64, with no square that overflows."""
+    difference = a.astype(np.float64) - b
+    exponent = np.frexp(np.abs(difference).max(axis=1))[1]
+    difference = np.ldexp(difference, -exponent[:, None])
+    return np.ldexp(np.sqrt(np.einsum('ij,ij->i', difference, difference)), exponent)

@@ -3,9 +3,11 @@ import contextlib
 import math
 from unittest import mock
 
+import hypothesis
 import mxnet as mx
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from center_loss_op import nearest
 from center_loss_op.gluon import CenterLoss
@@ -13,14 +15,20 @@ from center_loss_op.labels import BFLOAT16
 from center_loss_op.nearest import nearest_center
 
 
-def imperative(embedding, centers, *threshold):
+def imperative(embedding, centers, *arguments):
     label, distance = nearest_center(mx.nd.array(embedding, dtype=embedding.dtype),
-                                     mx.nd.array(centers, dtype=centers.dtype), *threshold)
+                                     mx.nd.array(centers, dtype=centers.dtype), *arguments)
     return label.asnumpy(), distance.asnumpy()
 
 
 def in_small_blocks(*args):
-    with mock.patch.object(nearest, '_CHUNK', 7 * 3):
+    with mock.patch.multiple(nearest, _BLOCK=7 * 3, _CHUNK=11 * 3, _MANY=3):
+        return imperative(*args)
+
+
+def on_a_device(*args):
+    """As on a GPU, which NumPy does not reach."""
+    with mock.patch.multiple(nearest, reaches=lambda context: False, _CHUNK=40):
         return imperative(*args)
 
 
@@ -31,10 +39,10 @@ def set_np():
         yield
 
 
-def numpy_interface(embedding, centers, *threshold):
+def numpy_interface(embedding, centers, *arguments):
     with set_np():
         label, distance = nearest_center(mx.np.array(embedding, dtype=embedding.dtype),
-                                         mx.np.array(centers, dtype=centers.dtype), *threshold)
+                                         mx.np.array(centers, dtype=centers.dtype), *arguments)
         assert type(label) is type(distance) is mx.np.ndarray
         return label.asnumpy(), distance.asnumpy()
 
@@ -42,26 +50,26 @@ def numpy_interface(embedding, centers, *threshold):
 class Classifier(mx.gluon.HybridBlock):
     """As in a net of a user's own: the centers are its parameter."""
 
-    def __init__(self, centers, threshold):
+    def __init__(self, centers, arguments):
         super().__init__()
-        self.threshold = threshold
+        self.arguments = arguments
         self.centers = self.params.get('centers', shape=centers.shape, dtype=centers.dtype,
                                        init=mx.init.Constant(mx.nd.array(centers)))
 
     def hybrid_forward(self, F, embedding, centers):  # pylint: disable=arguments-differ
-        return nearest_center(embedding, centers, *self.threshold)
+        return nearest_center(embedding, centers, *self.arguments)
 
 
-def hybridized(embedding, centers, *threshold):
-    net = Classifier(centers, threshold)
+def hybridized(embedding, centers, *arguments):
+    net = Classifier(centers, arguments)
     net.initialize()
     net.hybridize()
     return [out.asnumpy() for out in net(mx.nd.array(embedding, dtype=embedding.dtype))]
 
 
-def numpy_hybridized(embedding, centers, *threshold):
+def numpy_hybridized(embedding, centers, *arguments):
     with set_np():
-        net = Classifier(centers, threshold)
+        net = Classifier(centers, arguments)
         net.centers.init = 'zeros'
         net.initialize()
         net.centers.set_data(mx.np.array(centers, dtype=centers.dtype))
@@ -71,8 +79,8 @@ def numpy_hybridized(embedding, centers, *threshold):
         return [out.asnumpy() for out in outs]
 
 
-def exported(embedding, centers, *threshold, tmp_path):
-    net = Classifier(centers, threshold)
+def exported(embedding, centers, *arguments, tmp_path):
+    net = Classifier(centers, arguments)
     net.initialize()
     net.hybridize()
     data = mx.nd.array(embedding, dtype=embedding.dtype)
@@ -83,8 +91,8 @@ def exported(embedding, centers, *threshold, tmp_path):
     return [out.asnumpy() for out in net(data)]
 
 
-@pytest.fixture(name='classify', params=[imperative, in_small_blocks, numpy_interface, hybridized,
-                                         numpy_hybridized, exported])
+@pytest.fixture(name='classify', params=[imperative, in_small_blocks, on_a_device, numpy_interface,
+                                         hybridized, numpy_hybridized, exported])
 def fixture_classify(request, tmp_path):
     if request.param is exported:
         return lambda *args: exported(*args, tmp_path=tmp_path)
@@ -122,6 +130,96 @@ def test_by_hand(classify):
     np.testing.assert_array_equal(distance, [0, 1, 3, 0, 5, np.nan, np.inf])
     label, _ = classify(embedding, centers)
     np.testing.assert_array_equal(label[[0, 1, 3, 4, 5, 6]], [0, 0, 1, 1, -1, -1])
+
+
+@pytest.mark.parametrize('spoiled', [np.inf, -np.inf, np.nan])
+def test_a_center_that_is_not_finite_never_wins(classify, spoiled):
+    embedding = np.array([[.9, 0], [0, 4], [.1, .1]], 'float32')
+    centers = np.array([[spoiled, 0], [0, 0], [1, 0], [0, spoiled], [spoiled, spoiled]], 'float32')
+    label, distance = classify(embedding, centers)
+    np.testing.assert_array_equal(label, [2, 1, 1])
+    np.testing.assert_allclose(distance, [.1, 4, .1 * 2 ** .5], rtol=1e-6)
+
+
+def test_no_finite_center(classify):
+    label, _ = classify(np.ones((2, 2), 'float32'), np.full((3, 2), np.nan, 'float32'))
+    np.testing.assert_array_equal(label, [-1, -1])
+
+
+@pytest.mark.parametrize('far', [1e6, 1e15, 3e38])
+def test_a_center_far_away_spoils_no_other(classify, far):
+    rng = np.random.RandomState(5)
+    embedding = rng.standard_normal((50, 8)).astype('float32')
+    near = rng.standard_normal((20, 8)).astype('float32')
+    centers = np.concatenate([np.full((1, 8), far, 'float32'), near])
+    want = np.linalg.norm(embedding.astype(float)[:, None] - near.astype(float), axis=2)
+    label, distance = classify(embedding, centers)
+    np.testing.assert_array_equal(label, 1 + want.argmin(axis=1))
+    np.testing.assert_allclose(distance, want.min(axis=1), rtol=1e-5)
+
+
+@pytest.mark.parametrize('exclude', [[0], [0, 2], (2,), np.array([0, 2]), range(0, 3, 2)])
+def test_excluded_classes_never_win(classify, exclude):
+    centers = np.array([[0, 0], [3, 0], [0, 1], [5, 5]], 'float32')
+    embedding = np.array([[0, 0], [0, .9], [5, 4]], 'float32')
+    left = [j for j in range(4) if j not in list(exclude)]
+    want = np.linalg.norm(embedding[:, None] - centers[left], axis=2)
+    label, distance = classify(embedding, centers, math.inf, exclude)
+    np.testing.assert_array_equal(label, np.array(left)[want.argmin(axis=1)])
+    np.testing.assert_allclose(distance, want.min(axis=1), rtol=1e-6)
+
+
+@pytest.mark.parametrize('classify', [imperative, on_a_device, numpy_interface])
+def test_excluded_by_flags(classify):
+    """Such as (centers == 0).all(axis=1): classes that training never saw."""
+    centers = np.array([[0, 0], [3, 0], [0, 0]], 'float32')
+    label, distance = classify(np.zeros((2, 2), 'float32'), centers, math.inf,
+                               (centers == 0).all(axis=1))
+    np.testing.assert_array_equal(label, [1, 1])
+    np.testing.assert_array_equal(distance, [3, 3])
+    label, _ = classify(np.zeros((2, 2), 'float32'), centers, math.inf, [True] * 3)
+    np.testing.assert_array_equal(label, [-1, -1])
+
+
+@pytest.mark.parametrize('exclude', [[3], [-1], [0.5], [[1]], [True, False], 'a'])
+def test_bad_exclude(exclude):
+    with pytest.raises(ValueError, match='exclude must hold classes, whole numbers from 0 to 2'):
+        nearest_center(mx.nd.ones((2, 2)), mx.nd.ones((3, 2)), exclude=exclude)
+
+
+@st.composite
+def any_finite(draw):
+    """Features and centers of every magnitude, offset and closeness."""
+    dtype = np.dtype(draw(st.sampled_from(['float32', 'float64'])))
+    samples, classes, size = (draw(st.integers(1, most)) for most in (20, 30, 6))
+    rng = np.random.RandomState(draw(st.integers(0, 2 ** 31)))
+    top = draw(st.integers(0, int(np.log10(np.finfo(dtype).max)) - 2))
+
+    def numbers(shape):
+        return (rng.standard_normal(shape) * 10.0 ** rng.randint(-top, top + 1, (shape[0], 1))
+                + rng.choice([0, 0, 10.0 ** rng.randint(0, top + 1)])).astype(dtype)
+    centers = numbers((classes, size))
+    embedding = numbers((samples, size))
+    close = rng.randint(0, 2, samples).astype(bool)
+    embedding[close] = centers[rng.randint(0, classes, close.sum())] * dtype.type(
+        1 + rng.choice([0, 1e-6, 1e-2]))
+    return embedding, centers
+
+
+@hypothesis.given(any_finite())
+@pytest.mark.parametrize('classify', [imperative, in_small_blocks])
+def test_every_finite_input(classify, given):
+    """The distance to the label's center is the smallest there is, in numbers of 80 bits."""
+    embedding, centers = given
+    exact = np.sqrt(((embedding.astype(np.longdouble)[:, None]
+                      - centers.astype(np.longdouble)) ** 2).sum(axis=2))
+    label, distance = classify(embedding, centers)
+    of_label = exact[np.arange(len(label)), label]
+    smallest = exact.min(axis=1)
+    np.testing.assert_array_less(of_label, smallest * (1 + 1e-14) + np.finfo(np.float64).tiny)
+    with np.errstate(over='ignore'):
+        np.testing.assert_allclose(distance, smallest.astype(distance.dtype), rtol=1e-6,
+                                   atol=np.finfo(distance.dtype).tiny)
 
 
 # dtypes of embedding, centers and distance
