@@ -188,12 +188,25 @@ class CenterLoss(Loss):
 
     Examples
     --------
+    >>> softmax_loss = gluon.loss.SoftmaxCrossEntropyLoss()
     >>> center_loss = CenterLoss(classes=10, weight=0.1)
-    >>> center_loss.initialize(ctx=ctx)
+    >>> center_loss.initialize()
+    >>> for x, y in train:
+    ...     with autograd.record():
+    ...         embedding, scores = net(x)
+    ...         loss = softmax_loss(scores, y) + center_loss(embedding, y)
+    ...     loss.backward()
+    ...     trainer.step(len(y))
+
+    On the centers a term of another loss sees what they were before this step:
+
     >>> with autograd.record():
-    ...     embedding = features(x)
-    ...     loss = softmax_loss(classifier(embedding), y) + center_loss(embedding, y)
+    ...     embedding, scores = net(x)
+    ...     similarity = mx.nd.dot(embedding, center_loss.centers.data(), transpose_b=True)
+    ...     loss = softmax_loss(scores, y) + center_loss(embedding, y) + similarity.mean(axis=1)
     >>> loss.backward()
+
+    In a `hybrid_forward` that takes the centers as a parameter, `F.identity(centers)` does.
     """
 
     def __init__(self, classes: int, in_units: int = 0, alpha: float = 0.5,
@@ -356,11 +369,16 @@ class CenterTrainer:
 
     Examples
     --------
+    >>> kv = mx.kv.create('device')
     >>> trainer = gluon.Trainer(net.collect_params(), 'sgd', kvstore=kv, update_on_kvstore=False)
     >>> center_trainer = CenterTrainer(center_loss, kvstore=kv)
-    >>> ...
-    >>> trainer.step(batch_size)
-    >>> center_trainer.step()
+    >>> for x, y in train:
+    ...     with autograd.record():
+    ...         embedding, scores = net(x)
+    ...         loss = softmax_loss(scores, y) + center_loss(embedding, y)
+    ...     loss.backward()
+    ...     trainer.step(len(y))
+    ...     center_trainer.step()
     """
 
     def __init__(self, center_loss: CenterLoss,

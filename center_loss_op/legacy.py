@@ -91,9 +91,10 @@ def load_checkpoint(prefix: str, epoch: int) -> Tuple[mx.sym.Symbol, NDArrays, N
 
     >>> symbol, arg_params, aux_params = legacy.load_checkpoint('center_loss', 20)
     >>> module = mx.mod.Module(symbol)
-    >>> module.fit(train, arg_params=arg_params, aux_params=aux_params, begin_epoch=20, ...)
+    >>> module.fit(train, arg_params=arg_params, aux_params=aux_params, begin_epoch=20,
+    ...            num_epoch=22, eval_metric=mx.metric.Accuracy(output_names=['softmax_output']))
     >>> model = mx.model.FeedForward(symbol, arg_params=arg_params, aux_params=aux_params,
-    ...                              begin_epoch=20, ...)
+    ...                              begin_epoch=20, num_epoch=22)
     >>> mx.model.save_checkpoint('new_prefix', 20, symbol, arg_params, aux_params)
 
     Parameters

@@ -204,14 +204,14 @@ def test_a_symbol_of_other_operators_is_left_alone(tmp_path):
     assert legacy.load_symbol(str(tmp_path / 'norm.json')).tojson() == symbol.tojson()
 
 
-def ported(folder, naive, **changes):
+def ported(folder, naive, prefix='ported', epoch=3, **changes):
     """A checkpoint of the ported implementation with some of its auxiliary states changed."""
-    (folder / 'ported-symbol.json').write_text(json.dumps(nodes_of('grouped', '0.9')))
+    (folder / (prefix + '-symbol.json')).write_text(json.dumps(nodes_of('grouped', '0.9')))
     states = {**{'arg:' + name: value for name, value in naive.arg_params().items()},
               **{'aux:' + name: value for name, value in naive.aux_params().items()}, **changes}
-    mx.nd.save(str(folder / 'ported-0003.params'),
+    mx.nd.save(str(folder / ('%s-%04d.params' % (prefix, epoch))),
                {name: value for name, value in states.items() if value is not None})
-    return str(folder / 'ported')
+    return str(folder / prefix)
 
 
 def error_of(load, *args):

@@ -1,0 +1,212 @@
+"""λ is λ: docs/lambda.md, row by row.
+
+The pull of center loss on the features is what the gradient has more with it than without.
+"""
+import mxnet as mx
+import numpy as np
+import pytest
+from mxnet import autograd, gluon
+from numpy.testing import assert_allclose
+
+import oracle
+from center_loss_op.gluon import CenterLoss
+from center_loss_op.symbol import center_loss
+from entries import array, bind, imperative, run
+
+N, D, CLASSES = 128, 2, 10
+RANDOM = np.random.RandomState(11)
+DATA = RANDOM.randn(N, 5).astype('float32')
+FEATURES = RANDOM.randn(N, CLASSES).astype('float32')
+LABEL = RANDOM.randint(0, CLASSES, N).astype('float32')
+IGNORED = np.where(np.arange(N) % 4 == 0, -1, LABEL).astype('float32')
+M = (IGNORED >= 0).sum()
+CENTERS = RANDOM.randn(CLASSES, CLASSES).astype('float32')
+LAMBDA = 0.1
+
+
+# -- beside SoftmaxOutput
+
+
+def gradient(normalization, center=None):
+    """Of the features, which are the scores, too: softmax alone, or with center loss."""
+    data, label = mx.sym.var('data'), mx.sym.var('label')
+    losses = [mx.sym.SoftmaxOutput(data, label, use_ignore=True, ignore_label=-1,
+                                   normalization=normalization)]
+    states = []
+    if center is not None:
+        losses.append(center_loss(data, label, CLASSES, use_ignore=True, scale=LAMBDA, **center))
+        states = [array(CENTERS)]
+    executor = mx.sym.Group(losses).bind(
+        mx.cpu(), {'data': array(FEATURES), 'label': array(IGNORED)},
+        {'data': mx.nd.zeros(FEATURES.shape)}, {'data': 'write', 'label': 'null'}, states)
+    executor.forward(is_train=True)
+    executor.backward()
+    return executor.grad_dict['data'].asnumpy().astype(float)
+
+
+@pytest.mark.parametrize('normalization, summed, averaged', [
+    ('null', LAMBDA, LAMBDA / M), ('batch', N * LAMBDA, LAMBDA * N / M),
+    ('valid', M * LAMBDA, LAMBDA)])
+def test_table_of_normalizations(normalization, summed, averaged):
+    alone = gradient(normalization)
+    softmax = np.exp(FEATURES) / np.exp(FEATURES).sum(1, keepdims=True)
+    error = (softmax - np.eye(CLASSES)[IGNORED.astype(int)]) * (IGNORED >= 0)[:, None]
+    share = (alone * error).sum() / (error * error).sum()   # 1, 1/N or 1/M of the sum
+    pull = (FEATURES - CENTERS[IGNORED.astype(int)]) * (IGNORED >= 0)[:, None]
+    for center, weight in (({}, summed), ({'reduction': 'none'}, summed),
+                           ({'reduction': 'sum'}, summed), ({'reduction': 'mean'}, averaged)):
+        assert_allclose(gradient(normalization, center) - alone, share * weight * pull, atol=1e-5)
+
+
+@pytest.mark.parametrize('around, pull', [
+    (lambda loss: loss(scale=0.1), 0.1), (lambda loss: 0.1 * loss(), 1),
+    (lambda loss: mx.sym.MakeLoss(loss(), grad_scale=0.1), 1),
+    (lambda loss: mx.sym.MakeLoss(0.1 * loss(need_top_grad=True)), 0.1),
+    (lambda loss: mx.sym.MakeLoss(loss(need_top_grad=True), grad_scale=0.1), 0.1),
+    (lambda loss: mx.sym.MakeLoss(loss(need_top_grad=True, scale=0.5), grad_scale=0.2), 0.1)])
+def test_factors_around_a_loss_layer(around, pull):
+    symbol = around(lambda **arguments: center_loss(mx.sym.var('data'), mx.sym.var('label'),
+                                                    CLASSES, name='c', **arguments))
+    got = run(bind(symbol, FEATURES, LABEL, CENTERS)).grad
+    assert_allclose(got, pull * (FEATURES - CENTERS[LABEL.astype(int)]), rtol=1e-4, atol=1e-6)
+
+
+# -- the README's graph and its loop: one step of SGD with rate 1 from the same weights
+
+
+def weights():
+    random = np.random.RandomState(5)
+    return {'embedding_weight': random.randn(D, 5), 'embedding_bias': random.randn(D),
+            'scores_weight': random.randn(CLASSES, D)}
+
+
+def step_of_module(scale, batch_size=N, **optimizer):
+    label = mx.sym.var('softmax_label')
+    embedding = mx.sym.FullyConnected(mx.sym.var('data'), num_hidden=D, name='embedding')
+    scores = mx.sym.FullyConnected(embedding, num_hidden=CLASSES, no_bias=True, name='scores')
+    softmax = mx.sym.SoftmaxOutput(scores, label, name='softmax')
+    center = center_loss(embedding, label, num_class=CLASSES, scale=scale, name='center_loss')
+    module = mx.mod.Module(mx.sym.Group([softmax, center]))
+    module.fit(mx.io.NDArrayIter(DATA, LABEL, batch_size), num_epoch=1, initializer=mx.init.Zero(),
+               arg_params={name: array(value.astype('float32'))
+                           for name, value in weights().items()}, allow_missing=True,
+               optimizer_params={'learning_rate': 1, **optimizer},
+               eval_metric=mx.metric.Accuracy(output_names=['softmax_output']))
+    return module.get_params()[0]['embedding_weight'].asnumpy() - weights()['embedding_weight']
+
+
+def step_of_gluon(weight, total=lambda softmax, center: softmax + center, rescale=N):
+    embed, classify = gluon.nn.Dense(D, in_units=5), gluon.nn.Dense(CLASSES, use_bias=False,
+                                                                    in_units=D)
+    net = gluon.nn.Sequential()
+    net.add(embed, classify)
+    net.initialize()
+    for parameter, value in zip(net.collect_params().values(), weights().values()):
+        parameter.set_data(array(value.astype('float32')))
+    softmax_loss, loss = gluon.loss.SoftmaxCrossEntropyLoss(), CenterLoss(CLASSES, weight=weight)
+    loss.initialize()
+    trainer = gluon.Trainer(net.collect_params(), 'sgd', {'learning_rate': 1})
+    x, y = array(DATA), array(LABEL)
+    with autograd.record():
+        embedding = embed(x)
+        value = total(softmax_loss(classify(embedding), y), loss(embedding, y))
+    value.backward()
+    trainer.step(rescale)
+    return embed.weight.data().asnumpy() - weights()['embedding_weight']
+
+
+def test_graph_and_loop_pull_alike():
+    in_graph = step_of_module(LAMBDA) - step_of_module(0)
+    in_loop = step_of_gluon(LAMBDA) - step_of_gluon(0)
+    embedding = DATA @ weights()['embedding_weight'].T + weights()['embedding_bias']
+    want = -LAMBDA * embedding.T @ DATA / N     # centers at 0
+    assert_allclose(in_graph, in_loop, atol=1e-5)
+    assert_allclose(in_graph, want, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize('total, rescale, weight', [
+    (lambda softmax, center: (softmax + center).mean(), 1, LAMBDA),
+    (lambda softmax, center: softmax.mean() + center.mean(), 1, LAMBDA),
+    (lambda softmax, center: mx.nd.broadcast_add(softmax.mean(), center) / N, 1, LAMBDA)])
+def test_table_of_loops(total, rescale, weight):
+    pull = step_of_gluon(weight, total, rescale) - step_of_gluon(0, total, rescale)
+    assert_allclose(pull, step_of_gluon(LAMBDA) - step_of_gluon(0), atol=1e-5)
+
+
+def test_a_mean_beside_a_sum():
+    def total(softmax, center):
+        return mx.nd.broadcast_add(softmax.mean(), center)
+    both = step_of_gluon(LAMBDA, total, 1), step_of_gluon(0, total, 1)
+    # Each of the N numbers of the sum holds the mean once.
+    softmax = step_of_gluon(0, lambda softmax, center: softmax.mean(), 1)
+    assert_allclose(both[1], N * softmax, rtol=1e-3, atol=1e-4)
+    assert_allclose(both[0] - both[1], N * (step_of_gluon(LAMBDA) - step_of_gluon(0)), atol=1e-2)
+
+
+# -- other implementations, written down from their formulas: the step of features and centers
+
+
+def squares(features, centers, label):
+    """‖d‖² and d of each sample, Σ (c − x) and n of each class."""
+    d = features.astype(float) - centers[label]
+    sums, counts = np.zeros_like(centers, float), np.zeros((len(centers), 1))
+    for i, j in enumerate(label):
+        sums[j] -= d[i]
+        counts[j] += 1
+    return d, sums, counts
+
+
+def balanced(n):
+    """A batch with n samples of each class."""
+    label = np.repeat(np.arange(CLASSES), n)
+    features = RANDOM.randn(len(label), 3).astype('float32')
+    return features, label.astype('float32'), RANDOM.randn(CLASSES, 3).astype('float32')
+
+
+def caffe(d, sums, n, samples, weight, rate):
+    return weight * d / samples, -rate * sums / (1 + n)
+
+
+def jxgu1016(d, sums, n, samples, weight, rate):
+    return weight * d / samples, -rate * sums / (1 + n) / samples
+
+
+def kaiyangzhou(d, sums, n, samples, weight, rate):
+    # The gradient of the centers is divided by the weight again.
+    return weight * 2 * d / samples, -rate * 2 * sums / samples
+
+
+def shownx(d, sums, n, samples, weight, rate):
+    return weight * d / n[0] / samples, -rate * weight * sums / n[0] / samples
+
+
+@pytest.mark.parametrize('n', [1, 4])
+@pytest.mark.parametrize('port, scale, alpha', [
+    (caffe, lambda w, n: w, lambda rate, w, n, samples: rate),
+    (jxgu1016, lambda w, n: w, lambda rate, w, n, samples: rate / samples),
+    (kaiyangzhou, lambda w, n: 2 * w, lambda rate, w, n, samples: 2 * rate * (1 + n) / samples),
+    (shownx, lambda w, n: w / n,
+     lambda rate, w, n, samples: rate * w * (1 + n) / (samples * n))])
+def test_table_of_ports(port, scale, alpha, n):
+    features, label, centers = balanced(n)
+    samples, weight, rate = len(label), 0.3, 0.5
+    gradient_there, move_there = port(*squares(features, centers, label.astype(int)), samples,
+                                      weight, rate)
+    got = imperative(features, label, centers, num_class=CLASSES, reduction='none',
+                     scale=scale(weight, n), alpha=alpha(rate, weight, n, samples))
+    # Here the optimizer divides by the batch, beside a sum; there the losses are means.
+    assert_allclose(got.grad / samples, gradient_there, rtol=1e-4, atol=1e-7)
+    assert_allclose(got.centers - centers, move_there, rtol=1e-3, atol=1e-6)
+
+
+def test_pangyupo():
+    """Its own form is exact; beside a sum, λ is N times smaller."""
+    features, label, centers = balanced(3)
+    want = oracle.center_loss(features, label, centers, 0.4, 0.3, 'mean')
+    its_own = imperative(features, label, centers, num_class=CLASSES, alpha=0.4, scale=0.3,
+                         batchsize=len(label))
+    as_here = imperative(features, label, centers, num_class=CLASSES, alpha=0.4,
+                         scale=0.3 / len(label), reduction='none')
+    for got in its_own, as_here:
+        assert_allclose(got.grad, want.grad, rtol=1e-4, atol=1e-8)
+        assert_allclose(got.centers, want.centers, rtol=1e-5)
