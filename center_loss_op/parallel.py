@@ -215,8 +215,9 @@ class Gatherer:
             if not np.array_equal(heads[:, 1], self._marks(len(heads))):
                 raise RuntimeError(
                     'the key-value store did not return the sum over all workers of step %d. '
-                    'Either it runs the optimizer: use update_on_kvstore=False with Trainer, '
-                    'MXNET_UPDATE_ON_KVSTORE=0 with Module; or a worker has left out a step'
+                    'It runs the optimizer: use update_on_kvstore=False with Trainer, '
+                    'MXNET_UPDATE_ON_KVSTORE=0 with Module; or it compresses gradients: use one '
+                    'that does not; or a worker has left out a step'
                     % self._steps)
             most = int(heads[:, 0].max())
             if most < 0:

@@ -66,9 +66,12 @@ def around_a_graph():
     embedding = mx.sym.FullyConnected(mx.sym.var('data'), num_hidden=2, name='embedding')
     scores = mx.sym.FullyConnected(embedding, num_hidden=CLASSES, name='scores')
     softmax = mx.sym.SoftmaxOutput(scores, label, name='softmax')
-    center = center_loss(embedding, label, CLASSES, key='faces', name='center_loss')
+    center = center_loss(embedding, label, CLASSES, name='center_loss')
+    fitted = mx.mod.Module(mx.sym.Group([softmax, center]))
+    fitted.fit(Train(), num_epoch=1,
+               eval_metric=mx.metric.Accuracy(output_names=['softmax_output']))
     return dict(label=label, embedding=embedding, scores=scores, softmax=softmax, gt_label=label,
-                center=center, module=mx.mod.Module(mx.sym.Group([softmax, center])))
+                center=center, module=fitted)
 
 
 def around_a_loop():
@@ -85,7 +88,7 @@ def around_a_loop():
 
 
 def around_everything():
-    return dict(mx=mx, np=np, gluon=gluon, autograd=autograd, train=Train())
+    return dict(mx=mx, np=np, gluon=gluon, autograd=autograd, train=Train(), classes=CLASSES)
 
 
 @pytest.fixture(autouse=True)
@@ -103,21 +106,22 @@ def blocks(page):
 
 
 def is_of_a_graph(text):
-    return 'mx.sym' in text or 'mx.mod' in text or 'CenterTrainer(\'' in text or 'legacy' in text
+    return any(sign in text for sign in ('mx.sym', 'mx.mod', "CenterTrainer('", 'legacy',
+                                         'module.'))
 
 
 @pytest.mark.parametrize('page', [page for page in PAGES if blocks(page)])
 @pytest.mark.filterwarnings('ignore')
 def test_page(page):
-    names, given = {}, {}
+    made = {}
     for number, block in enumerate(blocks(page)):
         around = around_a_graph if is_of_a_graph(block) else around_a_loop
-        # What a block before has made goes first.
-        given = {**around_everything(), **around(), **{
-            name: value for name, value in names.items() if given.get(name) is not value}}
-        names = dict(given)
+        given = {**around_everything(), **around()}
+        names = {**given, **made}
         exec(compile(block, '%s, block %d' % (page, number + 1), 'exec'), names)
         mx.nd.waitall()
+        made.update((name, value) for name, value in names.items()
+                    if value is not given.get(name))
 
 
 def docstrings():
