@@ -21,6 +21,7 @@ from functools import wraps
 
 import mxnet as mx
 from mxnet.base import _LIB, check_call
+from mxnet.executor import Executor
 
 from .nodes import center_losses
 
@@ -61,7 +62,7 @@ def _fenced(backward):
     return fenced_backward
 
 
-mx.executor.Executor.backward = _fenced(mx.executor.Executor.backward)
+Executor.backward = _fenced(Executor.backward)
 
 
 def settle():
@@ -120,7 +121,7 @@ def _leave_executors():
     Python frees it after this, and a thread of the engine then frees its operators, which takes the
     lock; Python ends a thread that asks for it so late, and the process crashes.
     """
-    mx.executor.Executor.__del__ = lambda self: None
+    Executor.__del__ = lambda self: None
 
 
 atexit.register(_leave_executors)

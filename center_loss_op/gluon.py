@@ -12,6 +12,7 @@ from mxnet.gluon.loss import Loss, _apply_weighting
 from mxnet.util import is_np_array
 
 from .engine import fence
+from .labels import BFLOAT16
 from .nodes import OP_TYPE, center_losses
 from .operator import check_data_type, check_elements, check_shapes
 from .parallel import Gatherer, open_store
@@ -209,7 +210,8 @@ class CenterLoss(Loss):
     In a `hybrid_forward` that takes the centers as a parameter, `F.identity(centers)` does.
     """
 
-    def __init__(self, classes: int, in_units: int = 0, alpha: float = 0.5,
+    # Other implementations have λ in third place: only by name is neither taken for the other.
+    def __init__(self, classes: int, in_units: int = 0, *, alpha: float = 0.5,
                  weight: Optional[float] = None, batch_axis: int = 0,
                  center_initializer: Union[str, mx.init.Initializer, None] = 'zeros',
                  use_ignore: bool = False, ignore_label: float = -1, **kwargs: Any) -> None:
@@ -276,7 +278,8 @@ class CenterLoss(Loss):
             raise ValueError('embedding has %d features a sample, but in_units is %d'
                              % (embedding.shape[1], in_units))
         dtype, centers = np.dtype(embedding.dtype), np.dtype(self.centers.dtype)
-        check_data_type('embedding', dtype)
+        if dtype != BFLOAT16:   # which automatic mixed precision casts for the operator
+            check_data_type('embedding', dtype)
         if (dtype == np.float64) != (centers == np.float64):
             raise TypeError("embedding is %s, but the centers are %s: write center_loss.cast('%s') "
                             "before, or give embedding.astype('%s')"

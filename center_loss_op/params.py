@@ -34,7 +34,8 @@ DOC = """\
         False: a loss layer that ignores the gradient of its output, as SoftmaxOutput
         does, and with it every factor: neither `0.1 * center_loss(…)` nor
         `MakeLoss(center_loss(…), grad_scale=0.1)` pulls any less than 1; `scale=0.1` does.
-        True: the gradient is multiplied by that of its output, for use inside a larger loss.
+        True: the gradient is multiplied by that of its output, for use inside a larger loss:
+        in a graph one that ends in MakeLoss.
     key : str, default ''
         '': the operator moves the centers itself. A name: it leaves them to the
         `CenterTrainer` of that name, which moves the copies of all devices and workers.

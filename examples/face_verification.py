@@ -115,7 +115,8 @@ def train(options, seen, center_weight, seed, bar):
     net = Network(classes, options.embedding_size)
     net.initialize(mx.init.Xavier())
     softmax_loss = gluon.loss.SoftmaxCrossEntropyLoss()
-    center_loss = CenterLoss(classes, options.embedding_size, options.alpha, weight=center_weight)
+    center_loss = CenterLoss(classes, options.embedding_size, alpha=options.alpha,
+                             weight=center_weight)
     center_loss.initialize()
     for block in net, softmax_loss, center_loss:
         block.hybridize()

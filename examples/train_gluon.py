@@ -47,7 +47,7 @@ def train(options, each_epoch=None):
     net = networks.Network(data.CLASSES, options.embedding_size)
     net.initialize(networks.initializer(), ctx=contexts)
     softmax_loss = gluon.loss.SoftmaxCrossEntropyLoss()
-    center_loss = CenterLoss(data.CLASSES, options.embedding_size, options.alpha,
+    center_loss = CenterLoss(data.CLASSES, options.embedding_size, alpha=options.alpha,
                              prefix='center_loss_')
     center_loss.initialize(ctx=contexts)
     for block in net, softmax_loss, center_loss:
