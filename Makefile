@@ -1,5 +1,6 @@
 # Everything from set-up to result: `make demo`, `make test`. `make soak` runs the long tests,
-# `make bench` the benchmarks, `make dist` builds wheel and sdist.
+# `make bench` the benchmarks, `make dist` builds wheel and sdist. `make horovod` builds Horovod, in
+# an environment of its own, and runs the tests that need it.
 
 # The first of these that is installed; `make PYTHON=/path/to/python3.9 …` chooses another.
 SUPPORTED := 3.11 3.10 3.9 3.8 3.12
@@ -8,9 +9,15 @@ PYTHON ?= $(shell for p in $(SUPPORTED:%=python%) python3 python; do \
 	$$p -c '$(IS_SUPPORTED)' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP_OPTIONS := --quiet --disable-pip-version-check -c constraints.txt
+PIP_INSTALL := $(BIN)/python -m pip install $(PIP_OPTIONS)
 
-.PHONY: demo test soak bench dist clean
+HOROVOD_VENV := .venv-horovod
+# What it is built for; `make HOROVOD_WITH='HOROVOD_WITH_MPI=1 …' horovod` chooses otherwise.
+HOROVOD_WITH := HOROVOD_WITH_MXNET=1 HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1 \
+	HOROVOD_WITHOUT_TENSORFLOW=1 HOROVOD_WITHOUT_PYTORCH=1
+
+.PHONY: demo test soak bench horovod dist clean
 
 demo: $(VENV)/installed
 	$(BIN)/python examples/demo.py --output-dir out/demo
@@ -24,6 +31,9 @@ soak: $(VENV)/installed
 bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks
 
+horovod: $(HOROVOD_VENV)/installed
+	$(HOROVOD_VENV)/bin/python -m pytest tests/test_horovod.py tests/test_documentation.py $(PYTEST_ARGS)
+
 dist: $(VENV)/installed
 	$(PIP_INSTALL) build
 	$(BIN)/python -m build --outdir dist
@@ -35,5 +45,15 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(PIP_INSTALL) -e '.[examples,onnx,notebook,tests]'
 	touch $@
 
+# Its build looks for the MXNet that it is to work with (so no build isolation), asks pkg_resources
+# for it (so no newer setuptools), and needs CMake and a C++ compiler. It takes minutes.
+$(HOROVOD_VENV)/installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear $(HOROVOD_VENV)
+	$(HOROVOD_VENV)/bin/python -m pip install $(PIP_OPTIONS) -e '.[examples,tests]' \
+		'setuptools < 70' wheel cffi
+	$(HOROVOD_WITH) $(HOROVOD_VENV)/bin/python -m pip install $(PIP_OPTIONS) \
+		--no-build-isolation -e '.[horovod]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) .tox out build dist *.egg-info
+	rm -rf $(VENV) $(HOROVOD_VENV) .tox out build dist *.egg-info

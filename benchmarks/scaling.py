@@ -3,10 +3,13 @@
     python -m benchmarks.scaling
 
 It starts the workers itself, on this machine: the time of the network between machines is
-not in it, and all workers share the processors.
+not in it, and all workers share the processors. Several workers gather through MXNet's servers, and
+through Horovod where it is installed (`make horovod` does that in .venv-horovod).
 """
 import argparse
+import importlib.util
 import os
+import re
 import subprocess
 import sys
 import time
@@ -23,12 +26,12 @@ CASES = [(1, 1, 256, 512, 10000), (1, 2, 256, 512, 10000), (1, 4, 256, 512, 1000
          (2, 1, 256, 512, 10000), (2, 2, 256, 512, 10000), (4, 1, 256, 512, 10000),
          (2, 1, 512, 512, 10000), (2, 1, 256, 128, 10000), (2, 1, 256, 512, 1000),
          (2, 1, 256, 512, 100000)]
-HEAD = ['workers', 'contexts', 'N', 'd', 'C', 'sent KiB', 'received KiB', 'ms a step']
+HEAD = ['workers', 'contexts', 'N', 'd', 'C', 'store', 'sent KiB', 'received KiB', 'ms a step']
 WARM_UP, STEPS = 5, 30
 
 
 class Meter:
-    """A store that counts the bytes of the arrays that a worker sends to it and gets back."""
+    """A store that counts the bytes of the arrays that a worker gives it and gets back."""
 
     def __init__(self, store):
         self._store = store
@@ -45,7 +48,11 @@ class Meter:
 
 def measure(contexts, batch, features, classes):
     """(bytes sent a step, seconds a step) of this worker."""
-    store = mx.kv.create('dist_sync' if 'DMLC_ROLE' in os.environ else 'device')
+    if 'HOROVOD_SIZE' in os.environ:
+        from center_loss_op.horovod import Horovod
+        store = Horovod()
+    else:
+        store = mx.kv.create('dist_sync' if 'DMLC_ROLE' in os.environ else 'device')
     contexts = [mx.cpu(i) for i in range(contexts)]
     loss = center_loss_op.gluon.CenterLoss(classes, in_units=features)
     loss.initialize(ctx=contexts)
@@ -72,31 +79,50 @@ def measure(contexts, batch, features, classes):
     return meter.sent / STEPS, float(np.median(times[WARM_UP:]))
 
 
+def launch(case, store):
+    """(bytes given to the store a step, seconds a step) of a case."""
+    command = [sys.executable, '-m', 'benchmarks.scaling', '--case', ','.join(map(str, case))]
+    workers = case[0]
+    if store == 'dist_sync':
+        command = [sys.executable, LAUNCHER, '-n', str(workers)] + command
+    elif store == 'horovod':
+        command = [os.path.join(os.path.dirname(sys.executable), 'horovodrun'), '--gloo', '-np',
+                   str(workers), '-H', 'localhost:%d' % workers] + command
+    output = subprocess.run(command, stdout=subprocess.PIPE, check=True,
+                            universal_newlines=True).stdout
+    # Two workers' lines can come as one.
+    figures = re.findall(r'figures ([\d.e+-]+) ([\d.e+-]+)', output)
+    return float(figures[0][0]), max(float(seconds) for _, seconds in figures)
+
+
 def main():
     parser = argparse.ArgumentParser(prog='python -m benchmarks.scaling', description=__doc__)
     parser.add_argument('--case', help=argparse.SUPPRESS)
+    parser.add_argument('--workers', type=int, metavar='N', help='only the cases of so many')
+    parser.add_argument('--rounds', type=int, default=1, metavar='N',
+                        help='how often to measure each, in turns; the median counts')
     args = parser.parse_args()
     if args.case:
         workers, *case = (int(number) for number in args.case.split(','))
         sent, seconds = measure(*case)
         print('figures', sent, seconds, flush=True)
         return
+    have_horovod = importlib.util.find_spec('horovod') is not None
     rows = []
     for case in CASES:
-        command = [sys.executable, '-m', 'benchmarks.scaling', '--case', ','.join(map(str, case))]
         workers = case[0]
-        if workers > 1:
-            command = [sys.executable, LAUNCHER, '-n', str(workers)] + command
-        output = subprocess.run(command, stdout=subprocess.PIPE, check=True,
-                                universal_newlines=True).stdout
-        figures = [line.split('figures ')[1].split() for line in output.splitlines()
-                   if 'figures ' in line]
-        sent = float(figures[0][0])
-        seconds = max(float(figure[1]) for figure in figures)
-        if workers == 1:
-            sent = 0  # it stays in the process
-        rows.append([*map(str, case), '%.0f' % (sent / 1024), '%.0f' % (sent / 1024),
-                     '%.2f' % (seconds * 1e3)])
+        if args.workers not in (None, workers):
+            continue
+        stores = ['device'] if workers == 1 else ['dist_sync', 'horovod'][:1 + have_horovod]
+        measured = [[launch(case, store) for store in stores] for _ in range(args.rounds)]
+        for store, of_store in zip(stores, zip(*measured)):
+            given, seconds = np.median(of_store, axis=0)
+            # One worker's stays in the process. To a server goes what is given. In a ring, every
+            # worker sends W - 1 parts of W to the next one, and then the sums of as many.
+            sent = given * {'device': 0, 'dist_sync': 1,
+                            'horovod': 2 * (workers - 1) / workers}[store]
+            rows.append([*map(str, case), store, '%.0f' % (sent / 1024), '%.0f' % (sent / 1024),
+                         '%.2f' % (seconds * 1e3)])
     table(HEAD, rows)
 
 

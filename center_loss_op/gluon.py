@@ -360,7 +360,8 @@ class CenterTrainer:
     kvstore : str or KVStore, default 'device'
         Key-value store type for several devices of one worker, or for several workers the
         store itself, which has to be the one of `gluon.Trainer`; that one needs
-        `update_on_kvstore=False`, for servers that run an optimizer cannot sum.
+        `update_on_kvstore=False`, for servers that run an optimizer cannot sum. Beside
+        Horovod's own trainer it is a :class:`center_loss_op.horovod.Horovod`.
 
     Raises
     ------
@@ -368,7 +369,7 @@ class CenterTrainer:
         No CenterLoss, or no store.
     ValueError
         An asynchronous store, which cannot sum over the workers of a step; or the name of a
-        distributed one, of which MXNet allows one a process.
+        distributed one, of which MXNet allows one a process; or a name that MXNet does not know.
 
     Examples
     --------

@@ -28,7 +28,7 @@ class CenterTrainer:
         newest one counts, and :meth:`step` of an older one raises RuntimeError.
     kvstore : str or KVStore, default 'device'
         Key-value store for the contexts of one worker. A Module that was fitted with a
-        distributed store brings that one along.
+        distributed store (or Horovod's) brings that one along.
     alpha : float or None, default None
         α, the rate at which the centers move; None: the node's.
 
@@ -43,7 +43,8 @@ class CenterTrainer:
     TypeError
         No store, or an `alpha` that is no number.
     ValueError
-        An asynchronous store, or the name of a distributed one, or an impossible `alpha`.
+        An asynchronous store, or the name of a distributed one or of none, or an impossible
+        `alpha`.
 
     Notes
     -----

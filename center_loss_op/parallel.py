@@ -12,6 +12,7 @@ workers of a step, and its traffic grows with the batch, not with the number of 
 """
 import itertools
 import logging
+import os
 import threading
 import weakref
 
@@ -31,6 +32,13 @@ _CHUNK = 1 << 20
 
 # What a store has to have.
 _INTERFACE = ('broadcast', 'pushpull', 'rank', 'num_workers', 'type')
+# The stores of one worker that MXNet has. Of any other name without 'dist' it makes one of them.
+_ONE_WORKER = ('local', 'device', 'nccl', 'local_update_cpu', 'local_allreduce_cpu',
+               'local_allreduce_device')
+_SEVERAL_WORKERS = ("for several workers create the store, kv = mx.kv.create('dist_sync') or "
+                    'center_loss_op.horovod.Horovod(), and give it to both trainers')
+# How many workers a launcher has started: horovodrun, mpirun, MXNet's.
+_LAUNCHED = ('HOROVOD_SIZE', 'OMPI_COMM_WORLD_SIZE', 'DMLC_NUM_WORKER')
 
 
 logger = logging.getLogger('center_loss_op')
@@ -79,17 +87,49 @@ def note(key, context, order, features, classes):
 
 
 def open_store(kvstore):
-    """The key-value store for a type or a store, as MXNet's trainers take it."""
+    """The key-value store for a type or a store, as MXNet's trainers take it.
+
+    Raises
+    ------
+    TypeError
+        No store.
+    ValueError
+        A type that MXNet does not have, or one of several workers: those share a store.
+    """
     if not isinstance(kvstore, str):
         if not all(hasattr(kvstore, name) for name in _INTERFACE):
             raise TypeError('kvstore must be the name of a type of store or a store (with %s), '
                             'got %r' % (', '.join(_INTERFACE), kvstore))
+        if isinstance(kvstore, mx.kvstore.KVStore):
+            _check_known(kvstore.type)
         return kvstore
     if 'dist' in kvstore:
         raise ValueError("kvstore=%r: a process can have one distributed store. Create it, "
                          "kv = mx.kv.create(%r), and give it to both trainers"
                          % (kvstore, kvstore))
+    # By its name `gluon.Trainer` would have none on a single device, and say nothing.
+    if kvstore.lower() == 'horovod':
+        raise ValueError('kvstore=%r: create the store, kv = center_loss_op.horovod.Horovod(), and '
+                         'give it to both trainers' % kvstore)
+    if kvstore.lower() not in mx.kvstore.KVStoreBase.kv_registry:
+        _check_known(kvstore)
     return mx.kv.create(kvstore)
+
+
+def _check_known(kind):
+    """ValueError where MXNet makes a store of one worker of a name that it does not know."""
+    if 'dist' not in kind and kind.lower() not in _ONE_WORKER:
+        raise ValueError("MXNet has no key-value store %r, and takes the name for 'local', a store "
+                         "of one worker: use 'local' or 'device', or %s" % (kind, _SEVERAL_WORKERS))
+
+
+def _warn_of_one_worker(store):
+    """Log where one worker gathers, but a launcher has started several."""
+    launched = max(int(number) for number in ('1', *map(os.environ.get, _LAUNCHED))
+                   if number and number.isdigit())
+    if store.num_workers == 1 and launched > 1:
+        logger.warning('%d workers were started, but the key-value store %r is of this one alone, '
+                       'so each has centers of its own: %s', launched, store.type, _SEVERAL_WORKERS)
 
 
 def _wait_for_broadcasts(store):
@@ -120,9 +160,9 @@ class Gatherer:
     key : str
         As on the nodes; the same on all workers.
     store : KVStore
-        A store that sums over the workers of a step: 'local', 'device', 'dist_sync' or one
-        of the same interface (`broadcast`, `pushpull`, `rank`, `num_workers`, `type`), such
-        as Horovod's.
+        A store that sums over the workers of a step: 'local', 'device', 'dist_sync',
+        :class:`center_loss_op.horovod.Horovod` or another of the same interface (`broadcast`,
+        `pushpull`, `rank`, `num_workers`, `type`).
     int_keys : bool
         Name things by numbers in the store. A store takes either numbers or strings, and
         `gluon.Trainer` names its parameters by numbers, Module by strings.
@@ -192,6 +232,7 @@ class Gatherer:
         self._steps += 1
         buffers, rows, classes = self._gather(centers)
         if self._steps == 1:  # and the store has just shown that it sums
+            _warn_of_one_worker(self._store)
             self._equalize(centers)
         batch = Batch(classes, num_class)
         for copy, buffer in zip(centers, buffers):

@@ -101,7 +101,7 @@ def parser(description):
         help='CPU contexts to split a batch over: to try without GPUs what several do')
     add('--kv-store', default='device', metavar='TYPE',
         help='what adds up the gradients and gathers the samples of several devices, or of '
-        'several workers (dist_sync, see launch_local.py)')
+        'several workers (dist_sync, see launch_local.py; horovod, under horovodrun)')
     add('--output-dir', default='out', metavar='DIR',
         help='where checkpoints, history.csv, metrics.json and pictures go')
     add('--resume', action='store_true',
@@ -129,7 +129,8 @@ def parse(arguments=None, description=None):
 
 
 class Workers:
-    """The processes that train together: usually this one alone.
+    """The processes that train together: usually this one alone. Number 0 is the one that shows
+    progress, writes, and heeds signals.
 
     Attributes
     ----------
@@ -141,7 +142,19 @@ class Workers:
 
     def __init__(self, kv_store):
         self.store, self.rank, self.number = kv_store, 0, 1
-        if 'dist' in kv_store:
+        if kv_store == 'horovod':
+            try:
+                from center_loss_op.horovod import Horovod  # who does not use it need not have it
+            except ImportError as error:
+                raise OptionError('--kv-store horovod: %s' % error) from None
+            # Packed as they come, as is its wont, the gradients of three workers are added up in
+            # another order in every run: a resumed one would not end with the same bits.
+            os.environ.setdefault('HOROVOD_FUSION_THRESHOLD', '0')
+            self.store = Horovod()
+            if self.store.num_workers == 1 and 'HOROVOD_SIZE' not in os.environ:
+                raise OptionError('--kv-store horovod needs workers: start it with '
+                                  'horovodrun -np 2 python ...')
+        elif 'dist' in kv_store:
             if 'async' in kv_store:
                 raise OptionError('--kv-store %s: its workers do not step together, so they cannot '
                                   'have one set of centers; use dist_sync' % kv_store)
@@ -149,17 +162,15 @@ class Workers:
                 raise OptionError('--kv-store %s needs a scheduler and servers: start it with '
                                   'examples/launch_local.py -n 2 python ...' % kv_store)
             self.store = mx.kv.create(kv_store)
-            self.rank, self.number = self.store.rank, self.store.num_workers
         elif kv_store not in ('local', 'device'):
-            raise OptionError('--kv-store must be local, device or dist_sync, got %s' % kv_store)
+            raise OptionError('--kv-store must be local, device, dist_sync or horovod, got %s'
+                              % kv_store)
+        if self.store is not kv_store:
+            self.rank, self.number = self.store.rank, self.store.num_workers
 
     def part(self, batch):
         """This worker's rows of each array of a global batch."""
         return [np.array_split(array, self.number)[self.rank] for array in batch]
-
-    def folder(self, output_dir):
-        """Where this worker writes: worker 0 to the output folder, another below it."""
-        return os.path.join(output_dir, 'worker-%d' % self.rank) if self.rank else output_dir
 
 
 def check(options, training_size):

@@ -4,6 +4,8 @@ import math
 import os
 import sys
 
+import center_loss_op  # before mxnet, for Python 3.12; pylint: disable=unused-import
+import mxnet as mx
 from tqdm import tqdm
 
 import checkpoint
@@ -29,18 +31,19 @@ def fixed(options):
 def begin(options):
     """The checkpoint to continue from with --resume, if there is one; else an empty folder.
 
-    Several workers continue from the checkpoint of the first, and then write each to a folder
-    of its own: what they write is the same.
+    Of several workers the first one writes, and all must be able to read what it wrote.
 
     Returns
     -------
     checkpoint.Checkpoint or None
     """
-    saved = checkpoint.load(options.output_dir, say) if options.resume else None
-    options.output_dir = options.workers.folder(options.output_dir)
-    make_folder(options.output_dir)
+    first = options.workers.rank == 0
+    tell = say if first else (lambda line: None)
+    saved = checkpoint.load(options.output_dir, tell) if options.resume else None
+    if first:
+        make_folder(options.output_dir)
     if saved is None:
-        aside = checkpoint.begin(options.output_dir)
+        aside = checkpoint.begin(options.output_dir) if first else None
         if aside:
             say('the checkpoints of an earlier run are in %s now' % aside)
         return None
@@ -50,14 +53,14 @@ def begin(options):
             raise OptionError(
                 '%s was written with --%s %s, got %s: give the same to resume, or another '
                 '--output-dir' % (saved.path, name.replace('_', '-'), before, value))
-    say('continuing from %s' % saved.path)
+    tell('continuing from %s' % saved.path)
     return saved
 
 
 def progress(options, steps, updates, show=True):
     """A bar over all batches of the run, of which `updates` are done."""
     return tqdm(total=options.epochs * steps, initial=updates, desc=options.loss, unit=' batches',
-                disable=not show,
+                disable=not show or options.workers.rank != 0,
                 mininterval=0.1 if sys.stderr.isatty() else 5)
 
 
@@ -86,11 +89,12 @@ def finish(options, history, evaluated):
     title = {'joint': 'softmax + %g · center loss' % options.center_weight,
              'softmax': 'softmax alone', 'center': 'center loss alone'}[options.loss]
     evaluated = evaluated._replace(metrics=metrics)
-    write(options, 'history.csv', history.csv())
-    write(options, 'metrics.json', json.dumps(metrics, indent=2) + '\n')
-    write(options, 'embedding.png', plots.png(plots.embedding_figure({title: evaluated})))
-    write(options, 'curves.png', plots.png(plots.curves_figure(history.rows)))
-    print(evaluation.table({title: metrics}))
+    if options.workers.rank == 0:
+        write(options, 'history.csv', history.csv())
+        write(options, 'metrics.json', json.dumps(metrics, indent=2) + '\n')
+        write(options, 'embedding.png', plots.png(plots.embedding_figure({title: evaluated})))
+        write(options, 'curves.png', plots.png(plots.curves_figure(history.rows)))
+        print(evaluation.table({title: metrics}))
     return evaluated
 
 
@@ -125,6 +129,11 @@ def script(main, to_continue='continue with --resume'):
         received, path = interrupt.args
         say('%s: saved %s, %s' % (received.name, path, to_continue))
         sys.exit(128 + received)  # as a process that the signal has ended
+    except mx.MXNetError as error:
+        if 'Horovod has been shut down' not in str(error):
+            raise
+        sys.exit('%s: error: another worker has ended, and this one cannot go on without it'
+                 % os.path.basename(sys.argv[0]))
     except KeyboardInterrupt:
         sys.exit(130)
 

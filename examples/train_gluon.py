@@ -123,7 +123,7 @@ def train(options, each_epoch=None):
                 history.step()
                 bar.set_postfix(history.short(), refresh=False)
                 bar.update()
-                if interrupts.received:
+                if interrupts.received and workers.rank == 0:
                     run.leave(interrupts.received, save())
             run.check_finite(history)
             embedding, scores = predict(net, test_set.images, options.batch_size, contexts[0])
@@ -132,10 +132,11 @@ def train(options, each_epoch=None):
                            center_loss.centers.data(contexts[0]).asnumpy())
             history.end_epoch(float((scores.argmax(axis=1) == test_set.labels).mean()),
                               trainer.learning_rate)
-            path = save()
-            run.write(options, 'history.csv', history.csv())
-            if interrupts.received:
-                run.leave(interrupts.received, path)
+            if workers.rank == 0:
+                path = save()
+                run.write(options, 'history.csv', history.csv())
+                if interrupts.received:
+                    run.leave(interrupts.received, path)
 
     # Results.
     embedding, scores = predict(net, test_set.images, options.batch_size, contexts[0])

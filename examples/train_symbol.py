@@ -134,16 +134,17 @@ def train(options):
                 history.step()
                 bar.set_postfix(history.short(), refresh=False)
                 bar.update()
-                if interrupts.received:
+                if interrupts.received and workers.rank == 0:
                     run.leave(interrupts.received, save())
             run.check_finite(history)
             _, probabilities = predict(module, test_set, share)
             history.end_epoch(float((probabilities.argmax(axis=1) == test_set.labels).mean()),
                               optimizer.learning_rate)
-            path = save()
-            run.write(options, 'history.csv', history.csv())
-            if interrupts.received:
-                run.leave(interrupts.received, path)
+            if workers.rank == 0:
+                path = save()
+                run.write(options, 'history.csv', history.csv())
+                if interrupts.received:
+                    run.leave(interrupts.received, path)
 
     # Results.
     embedding, probabilities = predict(module, test_set, share)

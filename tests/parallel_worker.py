@@ -4,6 +4,7 @@ Run as a program (by the tests, or by the launcher) it writes the copies of its 
 `<folder>/<rank>.npz`. Every split of the same global batches has to end with the same centers.
 """
 import argparse
+import importlib
 import os
 
 import center_loss_op  # before mxnet, for Python 3.12
@@ -45,7 +46,9 @@ def run_gluon(mine, store=None, synchronize=True):
     A distributed `store` serves a network's Trainer too, as in a real training.
     """
     contexts = [mx.cpu(i) for i in range(len(mine))]
-    loss = center_loss_op.gluon.CenterLoss(CLASSES, alpha=ALPHA, weight=0.1, prefix='test_')
+    seen = any(last > first for first, last in mine)  # or d would never be inferred
+    loss = center_loss_op.gluon.CenterLoss(CLASSES, 0 if seen else SIZE, alpha=ALPHA, weight=0.1,
+                                           prefix='test_')
     # Copies that start apart must be made equal.
     mx.random.seed(store.rank if store else 0)
     loss.initialize(mx.init.Zero() if not store or store.rank == 0 else mx.init.One(), ctx=contexts)
@@ -138,11 +141,14 @@ def main():
     parser.add_argument('--contexts', type=int, default=1)
     parser.add_argument('--kv-store', default='dist_sync')
     parser.add_argument('--alone', action='store_true')
+    parser.add_argument('--slices', type=int, nargs='*', help='how many samples each context gets')
     args = parser.parse_args()
+    if args.kv_store == 'horovod':  # a name that MXNet does not have before
+        importlib.import_module('center_loss_op.horovod')
     center_loss_op.parallel._CHUNK = 4  # so that making the copies equal takes several sums
     store = mx.kv.create(args.kv_store)
     slots = store.num_workers * args.contexts
-    all_slices = bounds([BATCH // slots] * slots)
+    all_slices = bounds(args.slices or [len(part) for part in np.array_split(range(BATCH), slots)])
     mine = all_slices[store.rank * args.contexts:][:args.contexts]
     copies = RUNS[args.api](mine, store, synchronize=not args.alone)
     np.savez(os.path.join(args.folder, '%d.npz' % store.rank), *copies)

@@ -8,7 +8,8 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-EXAMPLES = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'examples')
+HERE = os.path.dirname(os.path.abspath(__file__))
+EXAMPLES = os.path.join(HERE, '..', 'examples')
 LAUNCHER = os.path.join(EXAMPLES, 'launch_local.py')
 SCRIPTS = ['train_gluon.py', 'train_symbol.py']
 # Two workers, who share the processors, would add up in another order than one who has them all,
@@ -21,8 +22,10 @@ def train(script, folder, *options, workers=0):
     command = [sys.executable, os.path.join(EXAMPLES, script), '--output-dir', str(folder),
                *options]
     if workers:
-        command = [sys.executable, LAUNCHER, '-n', str(workers), *command,
-                   '--kv-store', 'dist_sync']
+        folder.mkdir(exist_ok=True)
+        command = [sys.executable, LAUNCHER, '-n', str(workers), sys.executable,
+                   os.path.join(HERE, 'examples_worker.py'), script, str(folder),
+                   '--output-dir', str(folder), *options, '--kv-store', 'dist_sync']
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600,
                           universal_newlines=True, check=False, env=ONE_THREAD)
     assert done.returncode == 0, done.stdout
@@ -34,6 +37,18 @@ def parameters(folder):
     last = max((folder / 'checkpoints').iterdir())
     arrays = mx.nd.load(str(last / 'model-0000.params'))
     return {name: array.asnumpy() for name, array in arrays.items()}
+
+
+def check_workers(folder, workers):
+    """All have learned the same bits, and the first one alone has written."""
+    found = [np.load(str(folder / ('%d.npz' % rank))) for rank in range(workers)]
+    for other in found[1:]:
+        for name in 'embedding', 'centers':
+            np.testing.assert_array_equal(other[name].view(np.uint32),
+                                          found[0][name].view(np.uint32), name)
+    assert {path.name for path in folder.iterdir()} == {
+        'checkpoints', 'curves.png', 'embedding.png', 'history.csv', 'metrics.json',
+        *('%d.npz' % rank for rank in range(workers))}
 
 
 @pytest.mark.parametrize('split', [{'options': ['--cpus', '2']}, {'workers': 2}],
@@ -50,8 +65,7 @@ def test_two_learn_what_one_does(script, split, tmp_path):
     for name, value in alone.items():
         np.testing.assert_allclose(together[name], value, atol=1e-3, err_msg=name)
     if 'workers' in split:
-        for name, value in parameters(tmp_path / 'split' / 'worker-1').items():
-            np.testing.assert_array_equal(value, together[name], name)
+        check_workers(tmp_path / 'split', 2)
 
 
 @pytest.mark.soak
@@ -86,7 +100,8 @@ def test_workers_resume_from_the_checkpoint_of_the_first(tmp_path):
 @pytest.mark.parametrize('options, message', [
     (['--kv-store', 'dist_async'], 'use dist_sync'),
     (['--kv-store', 'dist_sync'], 'start it with examples/launch_local.py'),
-    (['--kv-store', 'nccl'], 'must be local, device or dist_sync, got nccl'),
+    (['--kv-store', 'nccl'], 'must be local, device, dist_sync or horovod, got nccl'),
+    (['--kv-store', 'horovod'], '--kv-store horovod'),  # missing, or not started by horovodrun
     (['--cpus', '3'], '--batch-size must be a multiple of 3'),
 ])
 @pytest.mark.parametrize('script', SCRIPTS)
@@ -95,5 +110,6 @@ def test_bad_options(script, options, message, tmp_path):
         [sys.executable, os.path.join(EXAMPLES, script), '--output-dir', str(tmp_path), *options],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, check=False,
         timeout=60, env={key: value for key, value in os.environ.items() if 'DMLC' not in key})
+    assert len(done.stderr.splitlines()) == 1
     assert done.returncode == 1
     assert message in done.stderr and 'Traceback' not in done.stderr

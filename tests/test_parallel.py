@@ -141,6 +141,80 @@ def test_a_second_distributed_store_would_hang_and_is_refused(trainer):
         trainer()
 
 
+@pytest.mark.parametrize('name', ['horovod', 'Horovod'])
+@pytest.mark.parametrize('trainer', [
+    lambda name: center_loss_op.gluon.CenterTrainer(center_loss_op.gluon.CenterLoss(2), name),
+    lambda name: center_loss_op.module.CenterTrainer('k', name)], ids=['gluon', 'module'])
+def test_horovod_by_name_is_refused(trainer, name):
+    """`gluon.Trainer` takes the name, too, and does without a store on a single device."""
+    with pytest.raises(ValueError, match="^kvstore='%s': create the store, "
+                                         r'kv = center_loss_op.horovod.Horovod\(\), and give it to '
+                                         'both trainers$' % name):
+        trainer(name)
+
+
+@pytest.mark.parametrize('given', ['devise', 'sync', '', lambda: mx.kv.create('mpi')], ids=str)
+@pytest.mark.parametrize('trainer', [
+    lambda store: center_loss_op.gluon.CenterTrainer(center_loss_op.gluon.CenterLoss(2), store),
+    lambda store: center_loss_op.module.CenterTrainer('k', store)], ids=['gluon', 'module'])
+def test_a_store_that_mxnet_does_not_have_is_refused(trainer, given):
+    """It makes a local one of any name."""
+    store = given() if callable(given) else given
+    assert mx.kv.create(given).num_workers == 1 if store is given else store.type == 'mpi'
+    with pytest.raises(ValueError, match="^MXNet has no key-value store .*, and takes the name for "
+                                         "'local'.* use 'local' or 'device', or for several workers "
+                                         r"create .*mx.kv.create\('dist_sync'\) or "
+                                         r'center_loss_op.horovod.Horovod\(\)') as error:
+        trainer(store)
+    assert '\n' not in str(error.value)
+
+
+def test_mxnets_horovod_that_is_none_is_refused(child):
+    """In a process of its own: the import of center_loss_op.horovod makes it Horovod's."""
+    done = child('import center_loss_op, mxnet as mx\n'
+                 'loss = center_loss_op.gluon.CenterLoss(3, in_units=2)\n'
+                 'center_loss_op.gluon.CenterTrainer(loss, mx.kv.create("horovod"))')
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(
+        "ValueError: MXNet has no key-value store 'horovod', and takes the name for 'local', a "
+        'store of one worker')
+
+
+@pytest.mark.parametrize('name', ['local', 'Device', 'local_allreduce_device', 'TestStore'])
+def test_other_stores_of_one_worker(name):
+    loss = center_loss_op.gluon.CenterLoss(3, in_units=2, alpha=1)
+    loss.initialize()
+    trainer = center_loss_op.gluon.CenterTrainer(loss, name)
+    backward(loss, value=2)
+    trainer.step()
+    np.testing.assert_array_equal(loss.centers.data().asnumpy()[0], 1)
+
+
+@pytest.mark.parametrize('launcher, number, warned', [
+    ('HOROVOD_SIZE', '2', True), ('OMPI_COMM_WORLD_SIZE', '4', True), ('DMLC_NUM_WORKER', '2', True),
+    ('HOROVOD_SIZE', '1', False), ('HOROVOD_SIZE', '', False)])
+def test_a_store_of_one_worker_among_several_is_named(launcher, number, warned, monkeypatch, log):
+    """As `CenterTrainer(loss)` beside Horovod's trainer is: once."""
+    monkeypatch.setenv(launcher, number)
+    loss = center_loss_op.gluon.CenterLoss(3, in_units=2)
+    loss.initialize()
+    trainer = center_loss_op.gluon.CenterTrainer(loss)
+    for _ in range(2):
+        backward(loss)
+        trainer.step()
+    assert log().count("%s workers were started, but the key-value store 'device' is of this one "
+                       'alone' % number) == warned
+
+
+def test_without_horovod_its_store_says_what_to_do(child):
+    done = child('import sys\n'
+                 'sys.modules["horovod"] = None\n'
+                 'import center_loss_op.horovod')
+    assert done.returncode == 1
+    assert 'ImportError: Horovod cannot be imported' in done.stderr.splitlines()[-1]
+    assert 'HOROVOD_WITH_MXNET=1 pip install' in done.stderr.splitlines()[-1]
+
+
 class AlmostStore:
     type, rank, num_workers = 'local', 0, 1
 

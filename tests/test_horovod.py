@@ -1,0 +1,272 @@
+"""Workers over Horovod; where it is not installed, `make horovod` builds it."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+
+import horovod_worker
+from parallel_worker import RUNS
+from test_examples_parallel import EXAMPLES, SCRIPTS, check_workers, parameters
+from test_examples_parallel import train as train_example
+from test_parallel import check_one_set
+
+try:
+    import horovod.mxnet  # pylint: disable=unused-import
+except ImportError:
+    pytest.skip('needs Horovod, built for MXNet: `make horovod`', allow_module_level=True)
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+RUN = os.path.join(os.path.dirname(sys.executable), 'horovodrun')
+ONE_THREAD = {**os.environ, 'OMP_NUM_THREADS': '1'}
+
+
+def command(workers, script, *arguments):
+    """What runs a Python script on so many workers of this machine."""
+    return [RUN, '--gloo', '-np', str(workers), '-H', 'localhost:%d' % workers, sys.executable,
+            os.path.join(HERE, script), *map(str, arguments)]
+
+
+def launch(workers, script, *arguments, timeout=120):
+    """Run a script of this folder on so many workers: its CompletedProcess."""
+    return subprocess.run(command(workers, script, *arguments), stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, timeout=timeout, universal_newlines=True,
+                          check=False, env=ONE_THREAD)
+
+
+def results(folder, workers):
+    """What each worker has written: [{name: array}, ...]."""
+    found = []
+    for rank in range(workers):
+        with np.load(str(folder / ('%d.npz' % rank))) as arrays:
+            found.append(dict(arrays))
+    return found
+
+
+@pytest.mark.parametrize('workers, contexts', [(2, 1), (2, 2), (3, 1)])
+@pytest.mark.parametrize('api', RUNS)
+def test_one_set_of_centers(api, workers, contexts, tmp_path):
+    done = launch(workers, 'parallel_worker.py', api, tmp_path, '--contexts', contexts,
+                  '--kv-store', 'horovod')
+    assert done.returncode == 0, done.stdout
+    copies = [copy for of_one in results(tmp_path, workers) for copy in of_one.values()]
+    assert len(copies) == workers * contexts
+    check_one_set(copies)
+
+
+@pytest.mark.parametrize('slices', [(40, 0, 24), (0, 0, 64)], ids=str)
+def test_a_worker_without_a_sample(slices, tmp_path):
+    done = launch(3, 'parallel_worker.py', 'gluon', tmp_path, '--kv-store', 'horovod', '--slices',
+                  *slices)
+    assert done.returncode == 0, done.stdout
+    check_one_set([copy for of_one in results(tmp_path, 3) for copy in of_one.values()])
+
+
+@pytest.mark.parametrize('way, workers, contexts', [
+    ('store', 2, 1), ('store', 2, 2), ('store', 3, 1), ('trainer', 2, 1), ('trainer', 3, 1),
+    ('module', 2, 1), ('module', 2, 2), ('module', 3, 1), ('optimizer', 2, 1),
+    ('optimizer', 3, 1)])
+def test_all_parameters_are_those_of_one_process(way, workers, contexts, tmp_path):
+    """Weights and the centers of two losses; the same bits in all copies."""
+    done = launch(workers, 'horovod_worker.py', way, tmp_path, '--contexts', contexts)
+    assert done.returncode == 0, done.stdout
+    alone = (horovod_worker.train_alone if way in ('store', 'trainer')
+             else horovod_worker.fit_alone)()
+    found = results(tmp_path, workers)
+    for name, (value,) in alone.items():
+        copies = np.concatenate([of_one.pop(name) for of_one in found])
+        assert len(copies) == workers * contexts
+        for copy in copies[1:]:
+            np.testing.assert_array_equal(copy.view(np.uint32), copies[0].view(np.uint32), name)
+        np.testing.assert_allclose(copies[0], value, rtol=2e-6, atol=1e-6, err_msg=name)
+    assert found == [{}] * workers
+
+
+@pytest.mark.parametrize('fault, workers, says', [
+    ('die', 2, ''), ('die', 3, ''), ('leave', 2, ''), ('fail', 2, 'a fault of its own'),
+    ('mislabel', 2, 'must be a whole number from 0 to 4'),
+    ('mislabel', 3, 'must be a whole number from 0 to 4')])
+def test_a_worker_that_drops_out(fault, workers, says, tmp_path):
+    """It and the others end, each by itself, and the others say why."""
+    done = launch(workers, 'horovod_worker.py', 'store', tmp_path, '--fault', fault, '--shielded')
+    assert done.returncode == 0, done.stdout
+    *others, last = [json.loads((tmp_path / ('%d.json' % rank)).read_text())
+                     for rank in range(workers)]
+    assert last['code'] == {'die': -9, 'leave': 0}.get(fault, 1), last['output']
+    assert says in last['output']
+    for other in others:
+        assert other['code'] == 1, other['output']
+        assert 'Horovod has been shut down' in other['output'].splitlines()[-1]
+
+
+def test_horovodrun_ends_with_a_worker_that_dies(tmp_path):
+    done = launch(2, 'horovod_worker.py', 'store', tmp_path, '--fault', 'die', timeout=60)
+    assert done.returncode != 0
+    assert 'Process name: 1\nExit code: 137' in done.stdout
+
+
+def train(script, folder, *options, workers=2):
+    """Train an example on digits: its output, each line with the rank that wrote it."""
+    folder.mkdir(exist_ok=True)
+    done = subprocess.run(
+        command(workers, 'examples_worker.py', script, folder, '--output-dir', folder,
+                '--kv-store', 'horovod', *options), stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, timeout=300, universal_newlines=True, check=False, env=ONE_THREAD)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.mark.parametrize('script', SCRIPTS)
+def test_the_examples_learn_what_one_process_does(script, tmp_path):
+    """And the first worker alone shows progress, and writes."""
+    few = ['--epochs', '2']
+    train_example(script, tmp_path / 'alone', *few)
+    output = train(script, tmp_path / 'together', *few)
+    check_workers(tmp_path / 'together', 2)
+    alone, together = parameters(tmp_path / 'alone'), parameters(tmp_path / 'together')
+    assert alone.keys() == together.keys()
+    for name, value in alone.items():
+        np.testing.assert_allclose(together[name], value, atol=1e-3, err_msg=name)
+    assert 'batches/s' in output and 'compactness' in output
+    assert not [line for line in output.splitlines() if line.startswith('[1]<std')]
+
+
+@pytest.mark.parametrize('wanted', [signal.SIGTERM, signal.SIGKILL],
+                         ids=lambda number: number.name)
+@pytest.mark.parametrize('script, workers', [('train_gluon.py', 2), ('train_symbol.py', 2),
+                                             ('train_gluon.py', 3)])
+def test_a_resumed_training_ends_with_the_same_bits(script, workers, wanted, tmp_path):
+    """SIGTERM to horovodrun, or SIGKILL to a worker, in the second epoch."""
+    options = ['--epochs', '3', '--batch-size', '63' if workers == 3 else '64']
+    train(script, tmp_path / 'whole', *options, workers=workers)
+    folder = tmp_path / 'resumed'
+    folder.mkdir()
+    checkpoints = folder / 'checkpoints'
+    with subprocess.Popen(
+            command(workers, 'examples_worker.py', script, folder, '--output-dir', folder,
+                    '--kv-store', 'horovod', *options), stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, universal_newlines=True, env=ONE_THREAD) as run:
+        while not list(folder.glob('checkpoints/step-*')):
+            assert run.poll() is None
+            time.sleep(0.01)
+        time.sleep(0.05)
+        if wanted == signal.SIGTERM:
+            run.terminate()
+        else:
+            os.kill(worker_process(run.pid, 1), signal.SIGKILL)
+        output, _ = run.communicate(timeout=60)
+    assert run.returncode != 0
+    if wanted == signal.SIGTERM:
+        last = max(checkpoints.glob('step-*'))
+        assert 'SIGTERM: saved %s, continue with --resume' % last in output
+    output = train(script, folder, *options, '--resume', workers=workers)
+    assert output.count('continuing from %s' % checkpoints) == 1
+    check_workers(folder, workers)
+    assert bits(folder) == bits(tmp_path / 'whole')
+
+
+def worker_process(launcher, rank):
+    """The process id of the Python that is a worker."""
+    for process in psutil.Process(launcher).children(recursive=True):
+        if (process.name().startswith('python') and 'examples_worker.py' in process.cmdline()[1]
+                and process.environ().get('HOROVOD_RANK') == str(rank)):
+            return process.pid
+    raise LookupError('no worker %d' % rank)
+
+
+def bits(folder):
+    """The files of the last checkpoint that hold arrays, and the metrics."""
+    last = max((folder / 'checkpoints').iterdir())
+    metrics = json.loads((folder / 'metrics.json').read_text())
+    del metrics['seconds_per_epoch']
+    return (last.name, (last / 'model-0000.params').read_bytes(),
+            (last / 'optimizer.params').read_bytes(), metrics)
+
+
+def test_the_store_by_itself(child):
+    """One process, which needs no launcher: what MXNet's trainers ask of a store."""
+    done = child('''if True:
+        import center_loss_op.horovod
+        import mxnet as mx
+        store, other = mx.kv.create('horovod'), center_loss_op.horovod.Horovod()
+        assert type(store) is type(other) is center_loss_op.horovod.Horovod
+        assert (store.rank, store.num_workers) == (0, 1)
+        assert not store.is_capable('optimizer')
+        for kind in 'float16', 'float32', 'float64':
+            one, two, out = (mx.nd.array([[1, 2]], mx.cpu(i), kind) * (i + 1) for i in range(3))
+            store.pushpull('in its place', one)
+            assert one.asnumpy().tolist() == [[1, 2]]
+            store.pushpull('elsewhere', [one, two], out=out)
+            assert out.asnumpy().tolist() == [[3, 6]] and one.asnumpy().tolist() == [[1, 2]]
+            store.pushpull(1, [one, two])
+            assert one.asnumpy().tolist() == two.asnumpy().tolist() == [[3, 6]]
+            store.broadcast(2, one, out=[two, out])
+            assert two.asnumpy().tolist() == out.asnumpy().tolist() == [[3, 6]]
+        # The same key of two stores at once: Horovod refuses two sums of one name.
+        arrays = [mx.nd.ones((1 << 20,)) for _ in range(2)]
+        for _ in range(20):
+            for each, array in zip((store, other), arrays):
+                each.pushpull('both', array)
+        mx.nd.waitall()
+        net = mx.gluon.nn.Dense(1, in_units=1)
+        net.initialize()
+        trainer = mx.gluon.Trainer(net.collect_params(), 'sgd', kvstore=store,
+                                   update_on_kvstore=True)
+        with mx.autograd.record():
+            loss = net(mx.nd.ones((1, 1)))
+        loss.backward()
+        try:
+            trainer.step(1)
+        except ValueError as error:
+            print(error)
+        ''')
+    assert done.returncode == 0, done.stderr
+    assert 'Please set update_on_kvstore=False when training with' in done.stdout
+
+
+@pytest.mark.parametrize('option', [[], ['--resume']], ids=str)
+def test_an_example_that_nobody_launched_says_so(option, tmp_path):
+    done = subprocess.run(
+        [sys.executable, os.path.join(EXAMPLES, 'train_gluon.py'), '--output-dir', str(tmp_path),
+         '--kv-store', 'horovod', *option], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        universal_newlines=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == ('train_gluon.py: error: --kv-store horovod needs workers: start it with '
+                           'horovodrun -np 2 python ...\n')
+
+
+@pytest.mark.parametrize('times', [2, pytest.param(20, marks=pytest.mark.soak)])
+def test_workers_end_with_operators_queued(times, tmp_path):
+    """By return, one of them in the midst of a step, with sums that nobody waits for."""
+    script = tmp_path / 'ends.py'
+    script.write_text('''if True:
+        import center_loss_op.horovod
+        import mxnet as mx
+        store = center_loss_op.horovod.Horovod()
+        net = mx.gluon.nn.Dense(3, in_units=2)
+        loss = center_loss_op.gluon.CenterLoss(3, in_units=3)
+        net.initialize()
+        loss.initialize()
+        trainer = mx.gluon.Trainer(net.collect_params(), 'sgd', kvstore=store)
+        center_trainer = center_loss_op.gluon.CenterTrainer(loss, store)
+        for step in range(4):
+            with mx.autograd.record():
+                out = loss(net(mx.nd.ones((4, 2))), mx.nd.array([0, 1, 2, 0]))
+            out.backward()
+            trainer.step(8)
+            if step < 3 or store.rank:
+                center_trainer.step()
+        ''')
+    for _ in range(times):
+        results = launch(2, 'horovod_worker.py', 'store', tmp_path, '--program', script,
+                         '--shielded')
+        assert results.returncode == 0, results.stdout
+        first, second = [json.loads((tmp_path / ('%d.json' % rank)).read_text())
+                         for rank in range(2)]
+        assert first['code'] == 0, first
+        assert second['code'] == 1 and 'Horovod has been shut down' in second['output']
