@@ -2,9 +2,9 @@
 # `make bench` the benchmarks, `make dist` builds wheel and sdist. `make horovod` builds Horovod, in
 # an environment of its own, and runs the tests that need it.
 
-# The first of these that is installed; `make PYTHON=/path/to/python3.9 …` chooses another.
-SUPPORTED := 3.11 3.10 3.9 3.8 3.12
-IS_SUPPORTED := import sys; sys.exit(not (3, 8) <= sys.version_info < (3, 13))
+# The newest of these that is installed; `make PYTHON=/path/to/python3.9 …` chooses another.
+SUPPORTED := 3.14 3.13 3.12 3.11 3.10 3.9 3.8
+IS_SUPPORTED := import sys; sys.exit(not (3, 8) <= sys.version_info < (3, 15))
 PYTHON ?= $(shell for p in $(SUPPORTED:%=python%) python3 python; do \
 	$$p -c '$(IS_SUPPORTED)' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
@@ -38,15 +38,18 @@ dist: $(VENV)/installed
 	$(PIP_INSTALL) build
 	$(BIN)/python -m build --outdir dist
 
+# From Python 3.13 on MXNet is not among the requirements, for it forbids NumPy 2: see setup.cfg.
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "MXNet 1.9.1 needs Python 3.8 to 3.12, found $$(python3 --version 2>&1): install one of them and run 'make PYTHON=/path/to/python3.11'" >&2; exit 1; }
-	@$(PYTHON) -c '$(IS_SUPPORTED)' || { echo "MXNet 1.9.1 needs Python 3.8 to 3.12, $(PYTHON) is $$($(PYTHON) --version 2>&1): run 'make PYTHON=/path/to/python3.11'" >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "center_loss_op runs on Python 3.8 to 3.14, found $$(python3 --version 2>&1): install one of them and run 'make PYTHON=/path/to/python3.13'" >&2; exit 1; }
+	@$(PYTHON) -I center_loss_op/_requirements.py
 	$(PYTHON) -m venv --clear $(VENV)
 	$(PIP_INSTALL) -e '.[examples,onnx,notebook,tests]'
+	$(PIP_INSTALL) --no-deps mxnet
 	touch $@
 
 # Its build looks for the MXNet that it is to work with (so no build isolation), asks pkg_resources
-# for it (so no newer setuptools), and needs CMake and a C++ compiler. It takes minutes.
+# for it (so no newer setuptools), and needs CMake and a C++ compiler, and Python 3.8 to 3.12. It
+# takes minutes.
 $(HOROVOD_VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(HOROVOD_VENV)
 	$(HOROVOD_VENV)/bin/python -m pip install $(PIP_OPTIONS) -e '.[examples,tests]' \

@@ -1,2 +1,2 @@
 """What center loss costs: `python -m benchmarks`."""
-import center_loss_op  # before mxnet, for Python 3.12
+import center_loss_op  # before mxnet, for newer NumPys

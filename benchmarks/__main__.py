@@ -8,7 +8,7 @@ os.environ.setdefault('MXNET_SUBGRAPH_VERBOSE', '0')
 # The naive operator calls NDArray operators in its callbacks, which need a second worker.
 os.environ.setdefault('MXNET_CPU_WORKER_NTHREADS', '2')
 
-import center_loss_op  # noqa: F401 - before mxnet, for Python 3.12; pylint: disable=unused-import
+import center_loss_op  # noqa: F401 - before mxnet, for newer NumPys; pylint: disable=unused-import
 import mxnet as mx
 import numpy as np
 

@@ -1,9 +1,9 @@
 """Center loss (Wen et al., ECCV 2016) for Apache MXNet.
 
-Importing this package registers the operator ``centerloss``. On Python 3.12 import it before
-``mxnet``, which cannot be imported there without it (see :mod:`center_loss_op._compat`).
+Importing this package registers the operator ``centerloss``. With NumPy 1.24 or newer import it
+before ``mxnet``, which cannot be imported there without it (see :mod:`center_loss_op._compat`).
 """
-from . import _compat  # before anything imports MXNet
+from . import _compat  # imports MXNet
 from . import engine, gluon, legacy, module, operator, symbol
 from .labels import LabelError
 from .nearest import nearest_center

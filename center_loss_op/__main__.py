@@ -7,9 +7,8 @@ import mxnet as mx
 import numpy as np
 
 from . import __version__, _compat
+from ._requirements import MXNET as TESTED_MXNET
 from .gluon import CenterLoss
-
-TESTED_MXNET = '1.9.1'
 
 
 def report():
@@ -27,9 +26,8 @@ def report():
     yield 'environment     %s' % (' '.join(variables) or 'no variable set')
     yield 'a step is       %s' % trained_step()
     yield 'was changed     %s' % (
-        '%s: MXNet reads them, NumPy %s has them no more' % (
-            ', '.join('numpy.%s = %s' % (name, name) for name in _compat.LENT), np.__version__)
-        if _compat.LENT else 'nothing')
+        'NumPy has again %s: MXNet reads them, NumPy %s took them away' % (
+            ', '.join(_compat.LENT), np.__version__) if _compat.LENT else 'nothing')
     yield 'to change       %s' % (
         'nothing' if mx.__version__ == TESTED_MXNET else
         'MXNet %s is not the tested release: pip install mxnet==%s' % (mx.__version__,

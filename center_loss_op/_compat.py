@@ -1,55 +1,74 @@
-"""What must be settled before MXNet 1.9.1 can be imported.
+"""Imports MXNet 1.9.1 where Python, NumPy or ONNX are newer than it.
 
-MXNet was last released before NumPy took its old aliases away and before Python dropped
-``distutils``. With NumPy 1.24 or newer (on Python 3.12 there is no older one) MXNet imports
-only where `numpy.bool` has been put back.
+What can be missing is looked up first, so that its absence is one line that says what to do.
+Child processes that import MXNet before this package get the same.
 """
-import builtins
-import importlib.util
+import importlib.abc
+import importlib.machinery
+import multiprocessing
 import sys
-import warnings
 
-__all__ = ['LENT', 'PYTHONS', 'prepare']
+from . import _requirements
 
-PYTHONS = ((3, 8), (3, 12))
+_requirements.check()
 
-# The names MXNet reads: `bool` when it is imported (mxnet/numpy/utils.py) and in mx.np, `int` in
-# mx.test_utils. Both were NumPy's aliases for Python's own types.
-_ALIASES = ('bool', 'int')
+import numpy  # pylint: disable=wrong-import-position
+
+from ._numpy_names import put_back  # pylint: disable=wrong-import-position
+
+__all__ = ['LENT']
+
+LENT = put_back()
 
 
-def prepare():
-    """Put those aliases back that this NumPy lacks.
+class _OnnxMapping(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """``onnx.mapping``, which MXNet's exporter reads, found where ONNX has it no more."""
 
-    Returns
-    -------
-    list of str
-        Their names; empty for NumPy before 1.24.
+    def find_spec(self, fullname, path=None, target=None):  # pylint: disable=unused-argument
+        if fullname != 'onnx.mapping':
+            return None
+        return importlib.machinery.ModuleSpec(fullname, self)
 
-    Raises
-    ------
-    ImportError
-        Where MXNet cannot be imported; it says what to do.
+    def exec_module(self, module):
+        """The two dictionaries, between ONNX's element types and NumPy's."""
+        from onnx import TensorProto, helper  # pylint: disable=import-outside-toplevel
+        module.TENSOR_TYPE_TO_NP_TYPE = {
+            number: helper.tensor_dtype_to_np_dtype(number)
+            for number in TensorProto.DataType.values() if number != TensorProto.UNDEFINED}
+        module.NP_TYPE_TO_TENSOR_TYPE = {
+            dtype: helper.np_dtype_to_tensor_dtype(dtype)
+            for dtype in module.TENSOR_TYPE_TO_NP_TYPE.values()}
+
+
+class _Inherited:  # pylint: disable=too-few-public-methods
+    """Every child process inherits one, so that it imports this package before MXNet.
+
+    A child that is not forked unpickles what it is to do. That begins with the settings that
+    multiprocessing hands down from process to process, and to unpickle this is to import this
+    module; the target and its arguments, objects of MXNet's perhaps, come after them.
     """
-    python = sys.version_info[:2]
-    if not PYTHONS[0] <= python <= PYTHONS[1]:
-        raise ImportError(
-            'center_loss_op runs on Python %d.%d to %d.%d, this is Python %d.%d: MXNet 1.9.1 needs '
-            'NumPy < 2, which has no release for it; use an environment with one of these Pythons'
-            % (*PYTHONS[0], *PYTHONS[1], *python))
-    import numpy  # pylint: disable=import-outside-toplevel
-    if int(numpy.__version__.split('.', maxsplit=1)[0]) >= 2:
-        raise ImportError("center_loss_op needs NumPy < 2 for MXNet 1.9.1, found NumPy %s: run "
-                          "pip install 'numpy<2'" % numpy.__version__)
-    if 'mxnet' not in sys.modules and importlib.util.find_spec('distutils') is None:
-        raise ImportError('center_loss_op needs distutils for MXNet 1.9.1, but Python %d.%d has '
-                          'none and setuptools is missing: run pip install setuptools' % python)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # NumPy warns whoever asks for one of them
-        lost = [name for name in _ALIASES if not hasattr(numpy, name)]
-    for name in lost:
-        setattr(numpy, name, getattr(builtins, name))
-    return lost
 
 
-LENT = prepare()
+def _attribute(value):
+    """str(value), with numbers as before NumPy 2: ``[0, 4]``, which is ``[0, np.int64(4)]`` now."""
+    text = str(value)
+    if 'np.' in text and isinstance(value, (list, tuple)):
+        with numpy.printoptions(legacy='1.25'):
+            text = str(value)
+    return text
+
+
+# The last one: what ONNX has is found before it.
+sys.meta_path.append(_OnnxMapping())
+if LENT:
+    # pylint: disable-next=protected-access
+    multiprocessing.current_process()._config[__package__] = _Inherited()
+
+try:
+    from mxnet._ctypes import ndarray, symbol  # pylint: disable=wrong-import-position
+except OSError as error:  # from the loader: another library than those that were looked for
+    raise ImportError('center_loss_op cannot load MXNet: %s' % error) from error
+
+if numpy.__version__ >= '2':
+    # MXNet writes the arguments of operators with str(), in these modules.
+    ndarray.str = symbol.str = _attribute

@@ -19,7 +19,7 @@ import re
 import shutil
 from typing import NamedTuple
 
-from center_loss_op.arrays import check_arrays  # before mxnet, for Python 3.12
+from center_loss_op.arrays import check_arrays  # before mxnet, for newer NumPys
 import mxnet as mx
 import numpy as np
 

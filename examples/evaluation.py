@@ -1,7 +1,7 @@
 """What the examples measure on the test set."""
 from typing import NamedTuple
 
-from center_loss_op import nearest_center  # before mxnet, for Python 3.12
+from center_loss_op import nearest_center  # before mxnet, for newer NumPys
 import mxnet as mx
 import numpy as np
 from sklearn.metrics import pairwise_distances

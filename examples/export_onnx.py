@@ -20,7 +20,7 @@ import tempfile
 
 os.environ.setdefault('MXNET_SUBGRAPH_VERBOSE', '0')
 
-from center_loss_op import nearest_center  # before mxnet, for Python 3.12
+from center_loss_op import nearest_center  # before mxnet, for newer NumPys
 import mxnet as mx
 import mxnet.onnx
 import numpy as np

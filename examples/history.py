@@ -3,7 +3,7 @@ import csv
 import io
 import time
 
-import center_loss_op  # before mxnet, for Python 3.12; pylint: disable=unused-import
+import center_loss_op  # before mxnet, for newer NumPys; pylint: disable=unused-import
 from mxnet import metric
 
 COLUMNS = ('epoch', 'loss', 'softmax_loss', 'center_loss', 'accuracy', 'test_accuracy',

@@ -3,7 +3,7 @@
 Both give their parameters the same names and initial values of the same distributions, so
 that a checkpoint of one fits the other.
 """
-import center_loss_op  # before mxnet, for Python 3.12; pylint: disable=unused-import
+import center_loss_op  # before mxnet, for newer NumPys; pylint: disable=unused-import
 import mxnet as mx
 from mxnet.gluon import nn
 

@@ -3,7 +3,7 @@ import argparse
 import math
 import os
 
-import center_loss_op  # before mxnet, for Python 3.12; pylint: disable=unused-import
+import center_loss_op  # before mxnet, for newer NumPys; pylint: disable=unused-import
 import mxnet as mx
 import numpy as np
 

@@ -1,5 +1,5 @@
 """How the examples learn: optimizer, learning rate and λ, for both of them."""
-import center_loss_op  # before mxnet, for Python 3.12; pylint: disable=unused-import
+import center_loss_op  # before mxnet, for newer NumPys; pylint: disable=unused-import
 import mxnet as mx
 
 _WARMUP = 50

@@ -17,7 +17,7 @@ import os
 import zlib
 from typing import NamedTuple
 
-import train_gluon  # imports the operator before mxnet, for Python 3.12
+import train_gluon  # imports the operator before mxnet, for newer NumPys
 import mxnet as mx
 import numpy as np
 from matplotlib import animation

@@ -5,7 +5,7 @@
     python examples/train_gluon.py --dataset mnist --data-dir DIR --output-dir out/mnist
 """
 import processors  # before mxnet; pylint: disable=unused-import
-from center_loss_op.gluon import CenterLoss, CenterTrainer  # before mxnet, for Python 3.12
+from center_loss_op.gluon import CenterLoss, CenterTrainer  # before mxnet, for newer NumPys
 import mxnet as mx
 import numpy as np
 from mxnet import gluon

@@ -10,7 +10,7 @@ from unittest import mock
 os.environ.setdefault('MXNET_SUBGRAPH_VERBOSE', '0')
 
 import processors  # before mxnet; pylint: disable=unused-import
-from center_loss_op.module import CenterTrainer  # before mxnet, for Python 3.12
+from center_loss_op.module import CenterTrainer  # before mxnet, for newer NumPys
 import mxnet as mx
 from center_loss_op.symbol import center_loss
 

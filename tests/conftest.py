@@ -14,7 +14,7 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 # MXNet 1.9.1 uses names that NumPy and SciPy have deprecated since.
 warnings.filterwarnings('ignore', category=DeprecationWarning, module='mxnet')
 
-import center_loss_op  # before mxnet, for Python 3.12; pylint: disable=unused-import
+import center_loss_op  # before mxnet, for newer NumPys; pylint: disable=unused-import
 import hypothesis
 import pytest
 

@@ -7,7 +7,7 @@ import argparse
 import importlib
 import os
 
-import center_loss_op  # before mxnet, for Python 3.12
+import center_loss_op  # before mxnet, for newer NumPys
 import mxnet as mx
 import numpy as np
 

@@ -1,5 +1,6 @@
-"""The wheel in an empty environment, by one pip command."""
+"""The wheel in an empty environment, by one pip command; from Python 3.13 on by two."""
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -60,6 +61,10 @@ def test_a_plain_install_of_the_wheel_trains(empty):
     wheel, = folder.glob('center_loss_op-*-py3-none-any.whl')
 
     checked(python, '-m', 'pip', 'install', '--quiet', wheel, cwd=folder, PIP_CONSTRAINT='')
+    if sys.version_info >= (3, 13):
+        said = run(python, '-c', 'import center_loss_op', cwd=folder).stdout.splitlines()[-1]
+        assert said.startswith('ImportError: center_loss_op needs MXNet: run pip install ')
+        checked(python, '-m', *shlex.split(said.split(' run ')[1]), cwd=folder, PIP_CONSTRAINT='')
     out = checked(python, '-c', TRAIN % str(folder), cwd=folder)
     # By hand: distances² 20 and 80; the center moves by 0.5 · (6, 12) / 3.
     assert '[10.0, 40.0] [[2.0, 4.0], [4.0, 8.0]] [[0.0, 0.0], [1.0, 2.0]]' in out

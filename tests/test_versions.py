@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from center_loss_op import __main__ as main
-from center_loss_op import _compat
+from center_loss_op import _requirements
 
 ROOT = Path(__file__).resolve().parent.parent
-FIRST, LAST = _compat.PYTHONS
+FIRST, LAST = _requirements.PYTHONS
 PYTHONS = ['3.%d' % minor for minor in range(FIRST[1], LAST[1] + 1)]
 
 
@@ -30,26 +29,55 @@ def test_pythons(setup):
     assert re.search('env_list = (.*)', text('tox.ini')).group(1).split(', ') == [
         'py' + python.replace('.', '') for python in PYTHONS]
     makefile = text('Makefile')
-    assert sorted(re.search('SUPPORTED := (.*)', makefile).group(1).split()) == sorted(PYTHONS)
+    assert re.search('SUPPORTED := (.*)', makefile).group(1).split() == PYTHONS[::-1]
     assert '%r <= sys.version_info < %r' % (FIRST, (3, LAST[1] + 1)) in makefile
-    assert makefile.count('Python %s to %s' % (PYTHONS[0], PYTHONS[-1])) == 2
+    both = 'Python %s to %s' % (PYTHONS[0], PYTHONS[-1])
+    assert makefile.count(both) == 1 and both in text('README.md')
 
 
-def test_every_dependency_is_pinned_within_its_range(setup):
-    specifiers = pytest.importorskip('packaging.specifiers')
-    pinned = re.findall(r'^([\w-]+) == ([\d.]+)(?:; (.*))?$', text('constraints.txt'), re.M)
+def test_numpy(setup):
+    (major, minor), last = _requirements.NUMPYS[0], _requirements.NUMPYS[1][0]
+    required = setup['options']['install_requires'].splitlines()
+    assert 'numpy >= %d.%d, < %d' % (major, minor, last + 1) in required
+    assert 'NumPy %d.%d to %d' % (major, minor, last) in text('README.md')
+
+
+@pytest.mark.parametrize('python', PYTHONS)
+def test_every_dependency_is_pinned_once_within_its_range(setup, python):
+    requirements = pytest.importorskip('packaging.requirements')
+
+    def needed(lines):
+        parsed = [requirements.Requirement(line) for line in lines
+                  if line and not line.startswith(('center_loss_op[', '#'))]
+        return [one for one in parsed
+                if not one.marker or one.marker.evaluate({'python_version': python})]
+
+    pins = {}
+    for pin in needed(text('constraints.txt').splitlines()):
+        assert pin.name not in pins
+        (version,) = pin.specifier
+        assert version.operator == '=='
+        pins[pin.name] = version.version
     extras = [line for extra in setup['options.extras_require'].values()
               for line in extra.splitlines()]
-    lines = setup['options']['install_requires'].splitlines() + extras
-    wanted = [re.match(r'([\w-]+) ([^;]+)(?:; (.*))?$', line) for line in lines
-              if line and not line.startswith('center_loss_op[')]
+    wanted = needed(setup['options']['install_requires'].splitlines() + extras)
     assert len(wanted) > 15
-    for name, versions, marker in (match.groups() for match in wanted):
-        pins = [version for pin, version, pin_marker in pinned
-                if pin == name and (not marker or not pin_marker or pin_marker == marker)]
-        assert pins, name
-        assert all(version in specifiers.SpecifierSet(versions) for version in pins), name
+    for one in wanted:
+        assert one.specifier.contains(pins[one.name]), one.name
 
 
 def test_mxnet(setup):
-    assert 'mxnet == ' + main.TESTED_MXNET in setup['options']['install_requires']
+    assert 'mxnet == %s; python_version < "3.13"\n' % _requirements.MXNET in (
+        setup['options']['install_requires'])
+    for name in 'setup.cfg', 'README.md':
+        assert 'pip install --no-deps mxnet==' + _requirements.MXNET in text(name)
+    assert '--no-deps mxnet' in text('Makefile') and '--no-deps mxnet' in text('tox.ini')
+
+
+def test_packages_of_the_system():
+    """What the README tells to install, and what the errors do."""
+    line, = re.findall('^apt install (.*)', text('README.md'), re.M)
+    packages = [debian for debian, _ in _requirements.PACKAGES.values()]
+    assert set(packages) | {'python3-venv'} <= set(line.split())
+    fedora, = re.findall('dnf install ([^`]*)`', text('README.md'))
+    assert {package for _, package in _requirements.PACKAGES.values()} <= set(fedora.split())
