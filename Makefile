@@ -39,7 +39,7 @@ dist: $(VENV)/installed
 	$(BIN)/python -m build --outdir dist
 
 # From Python 3.13 on MXNet is not among the requirements, for it forbids NumPy 2: see setup.cfg.
-$(VENV)/installed: setup.cfg pyproject.toml constraints.txt
+$(VENV)/installed: setup.cfg setup.py pyproject.toml constraints.txt $(wildcard center_loss_op/csrc/*.[ch])
 	@test -n "$(PYTHON)" || { echo "center_loss_op runs on Python 3.8 to 3.14, found $$(python3 --version 2>&1): install one of them and run 'make PYTHON=/path/to/python3.13'" >&2; exit 1; }
 	@$(PYTHON) -I center_loss_op/_requirements.py
 	$(PYTHON) -m venv --clear $(VENV)

@@ -12,6 +12,8 @@ import center_loss_op  # noqa: F401 - before mxnet, for newer NumPys; pylint: di
 import mxnet as mx
 import numpy as np
 
+from center_loss_op import native
+
 from . import memory, steps, training
 
 QUESTIONS = {'operator': steps, 'training': training, 'memory': memory}
@@ -40,7 +42,7 @@ def main():
 
     figures = {'machine': '%s, %d cores' % (processor(), os.cpu_count()),
                'python': platform.python_version(), 'numpy': np.__version__,
-               'mxnet': mx.__version__}
+               'mxnet': mx.__version__, 'a step runs in': native.which()}
     print(', '.join('%s %s' % item for item in figures.items()))
     for name in args.questions or QUESTIONS:
         question = QUESTIONS[name]

@@ -3,8 +3,17 @@
 Each function makes a step for a batch of N features of size d and C classes: a callable
 without arguments that runs forward, backward and update, and waits for them.
 """
+import ctypes
+import subprocess
+import tempfile
+from pathlib import Path
+
 import mxnet as mx
 import numpy as np
+from mxnet.base import _LIB, check_call
+
+from center_loss_op import native
+from center_loss_op.gluon import CenterLoss
 
 ALPHA = 0.5
 
@@ -32,6 +41,69 @@ def _custom(op_type):
             mx.nd.waitall()
         return step
     return make
+
+
+def _custom_eager(op_type):
+    """An operator made anew for each step, as `mx.nd.Custom` under autograd does."""
+    def make(size, features, classes):
+        data, label = map(mx.nd.array, batch(size, features, classes))
+        centers = mx.nd.zeros((classes, features))
+        data.attach_grad()
+
+        def step():
+            with mx.autograd.record():
+                loss = mx.nd.Custom(data, label, centers, op_type=op_type, num_class=classes,
+                                    alpha=ALPHA)
+            loss.backward()
+            mx.nd.waitall()
+        return step
+    return make
+
+
+def gluon(size, features, classes):
+    """The block, not hybridized."""
+    data, label = map(mx.nd.array, batch(size, features, classes))
+    loss = CenterLoss(classes, in_units=features, alpha=ALPHA)
+    loss.initialize()
+    data.attach_grad()
+
+    def step():
+        with mx.autograd.record():
+            value = loss(data, label)
+        value.backward()
+        mx.nd.waitall()
+    return step
+
+
+def natively(make, on=True):
+    """What `make` makes, its operators in C or in Python; None where there are none in C."""
+    if on and not native.running():
+        return None
+
+    def made(*shape):
+        with native.switched(on):
+            step = make(*shape)
+
+        def switched_step():
+            with native.switched(on):  # for operators that are made in a step
+                step()
+        return switched_step
+    return made
+
+
+def _build_empty():
+    """The empty operator in C: whether it could be built."""
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / 'empty.so'
+        try:
+            subprocess.run(['cc', '-O2', '-shared', '-fPIC', '-o', str(library),
+                            str(Path(__file__).with_name('empty.c'))], check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return False
+        functions = ctypes.CDLL(str(library))
+    functions.init(ctypes.cast(_LIB.MXNDArrayFree, ctypes.c_void_p))
+    check_call(_LIB.MXCustomOpRegister(b'benchmark_empty_native', functions.creator))
+    return True
 
 
 class _Prop(mx.operator.CustomOpProp):
@@ -110,6 +182,12 @@ class _NaiveProp(_Prop):
 ours = _custom('centerloss')
 empty = _custom('benchmark_empty')
 naive = _custom('benchmark_naive')
+ours_eager = _custom_eager('centerloss')
+empty_eager = _custom_eager('benchmark_empty')
+empty_native = empty_native_eager = None
+if _build_empty():
+    empty_native = _custom('benchmark_empty_native')
+    empty_native_eager = _custom_eager('benchmark_empty_native')
 
 
 def copy(size, features, classes):  # pylint: disable=unused-argument
@@ -120,17 +198,19 @@ def copy(size, features, classes):  # pylint: disable=unused-argument
 
 try:
     import torch
+    torch.set_num_threads(1)  # faster than two, at these sizes
 except ImportError:
     torch = None
 
 
 def _pytorch(update):
-    """Autograd for the gradient; the update with `index_add_`."""
+    """Autograd for the gradient, and an update of the centers."""
     def make(size, features, classes):
         data, label = batch(size, features, classes)
         data = torch.tensor(data, requires_grad=True)
         label = torch.tensor(label.astype(np.int64))
         centers = torch.zeros(classes, features)
+        state = torch.zeros(classes), torch.ones(size)
 
         def step():
             data.grad = None
@@ -138,25 +218,42 @@ def _pytorch(update):
             loss = (difference * difference).sum() / (2 * size)
             loss.backward()
             with torch.no_grad():
-                present, index, counts = torch.unique(label, return_inverse=True,
-                                                      return_counts=True)
-                update(centers, label, difference, present, index, ALPHA / (1 + counts))
+                update(centers, label, difference, *state)
         return step
     return make
 
 
-def _by_class(centers, label, difference, present, index, weights):
-    # pylint: disable=unused-argument
+def _by_class(centers, label, difference, counts, ones):  # pylint: disable=unused-argument
+    present, index, counts = torch.unique(label, return_inverse=True, return_counts=True)
     sums = torch.zeros(len(present), difference.shape[1]).index_add_(0, index, difference)
-    centers.index_add_(0, present, sums * weights[:, None])
+    centers.index_add_(0, present, sums * (ALPHA / (1 + counts))[:, None])
 
 
-def _by_sample(centers, label, difference, present, index, weights):
-    # pylint: disable=unused-argument
-    centers.index_add_(0, label, difference * weights[index][:, None])
+def _by_sample(centers, label, difference, counts, ones):
+    counts.index_add_(0, label, ones)
+    weights = ALPHA / (1 + counts.index_select(0, label))
+    counts.index_fill_(0, label, 0)
+    centers.index_add_(0, label, difference * weights[:, None])
+
+
+def pytorch_by_hand(size, features, classes):
+    """The same as "by sample", the gradient by its formula: no autograd, so no net before it."""
+    data, label = batch(size, features, classes)
+    data, label = torch.tensor(data), torch.tensor(label.astype(np.int64))
+    centers, counts, ones = torch.zeros(classes, features), torch.zeros(classes), torch.ones(size)
+
+    @torch.no_grad()
+    def step():
+        difference = data - centers.index_select(0, label)
+        loss = (difference * difference).sum() / (2 * size)
+        grad = difference / size
+        _by_sample(centers, label, difference, counts, ones)
+        return loss, grad
+    return step
 
 
 # As equation 4 is written: the sums of the classes, then their means.
 pytorch_by_class = _pytorch(_by_class)
-# Faster: every sample weighted by its class's share, and added straight to the centers.
+# Faster: every sample weighted by its class's share, and added straight to the centers. The counts
+# are kept from step to step, so that nothing of the size of C is made.
 pytorch_by_sample = _pytorch(_by_sample)

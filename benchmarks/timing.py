@@ -1,4 +1,4 @@
-"""Medians of things that run in turns in one process."""
+"""Times of things that run in turns in one process."""
 import time
 
 import numpy as np
@@ -8,8 +8,8 @@ import numpy as np
 WARM_UP = 8
 
 
-def medians(things, turns, burst):
-    """Median seconds of each of `things`, run in turns of `burst` steps.
+def times(things, turns, burst):
+    """Seconds of each step of each of `things`, run in turns of `burst` steps.
 
     Parameters
     ----------
@@ -19,9 +19,9 @@ def medians(things, turns, burst):
 
     Returns
     -------
-    dict of str to float
+    dict of str to list of float
     """
-    times = {name: [] for name in things}
+    taken = {name: [] for name in things}
     for turn in range(turns):
         for name, thing in things.items():
             thing, slow = thing if isinstance(thing, tuple) else (thing, None)
@@ -32,8 +32,13 @@ def medians(things, turns, burst):
                 thing()
                 end = time.perf_counter()
                 if slow or step >= WARM_UP:
-                    times[name].append(end - start)
-    return {name: float(np.median(taken)) for name, taken in times.items()}
+                    taken[name].append(end - start)
+    return taken
+
+
+def medians(things, turns, burst):
+    """The medians of :func:`times`: dict of str to float."""
+    return {name: float(np.median(taken)) for name, taken in times(things, turns, burst).items()}
 
 
 def table(head, rows):

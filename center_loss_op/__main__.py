@@ -6,7 +6,7 @@ import sys
 import mxnet as mx
 import numpy as np
 
-from . import __version__, _compat
+from . import __version__, _compat, native
 from ._requirements import MXNET as TESTED_MXNET
 from .gluon import CenterLoss
 
@@ -25,6 +25,7 @@ def report():
     yield 'platform        %s, %d processors' % (platform.platform(), os.cpu_count())
     yield 'environment     %s' % (' '.join(variables) or 'no variable set')
     yield 'a step is       %s' % trained_step()
+    yield 'a step runs in  %s' % native.which()
     yield 'was changed     %s' % (
         'NumPy has again %s: MXNet reads them, NumPy %s took them away' % (
             ', '.join(_compat.LENT), np.__version__) if _compat.LENT else 'nothing')

@@ -12,6 +12,7 @@ from mxnet.gluon.loss import Loss, _apply_weighting
 from mxnet.util import is_np_array
 
 from .engine import fence
+from .interrupts import hold_back
 from .labels import BFLOAT16
 from .nodes import OP_TYPE, center_losses
 from .operator import check_data_type, check_elements, check_shapes
@@ -290,6 +291,7 @@ class CenterLoss(Loss):
 
     def hybrid_forward(self, F, embedding, label, sample_weight=None, center_bias=None):
         # pylint: disable=arguments-differ
+        hold_back()
         inputs = (embedding, label, center_bias)
         if is_np_array():  # mx.npx has no custom operators; this is the same array
             inputs = (array.as_nd_ndarray() for array in inputs)

@@ -1,17 +1,20 @@
 """MXNet's side of the operator: names, shapes, types, and the callbacks."""
 import logging
 from functools import wraps
+from types import SimpleNamespace
 from unittest import mock
 
 import mxnet as mx
 import numpy as np
 from mxnet.ndarray.ndarray import _DTYPE_MX_TO_NP
 
+from . import native
 from .backends import backend_for
+from .interrupts import hold_back
 from .labels import largest_exact
 from .nodes import OP_TYPE
 from .params import DOC, Params
-from .step import Step
+from .step import UNFOLLOWED, Step, warn_unfollowed
 
 __all__ = ['CenterLoss', 'CenterLossProp', 'check_data_type', 'check_elements',
            'check_shapes']
@@ -115,8 +118,12 @@ def _register(prop):
     does not, MXNet asks for the storage type of an array that is not there, and fails. All
     arrays of this operator are dense, so there is nothing to ask.
     """
-    with mock.patch.multiple(mx.operator, _ndarray_cls=_dense, _np_ndarray_cls=_dense):
-        return mx.operator.register(OP_TYPE)(prop)
+    creators = []
+    to_us = SimpleNamespace(MXCustomOpRegister=lambda name, creator: creators.append(creator) or 0)
+    with mock.patch.multiple(mx.operator, _ndarray_cls=_dense, _np_ndarray_cls=_dense, _LIB=to_us):
+        mx.operator.register(OP_TYPE)(prop)
+    native.register(OP_TYPE, *creators, warn_unfollowed, UNFOLLOWED)
+    return prop
 
 
 @_register
@@ -155,6 +162,7 @@ class CenterLossProp(mx.operator.CustomOpProp):
     def __init__(self, **kwargs):
         # An exception here would end the process: MXNet frees callbacks that it never got.
         # list_arguments is the first callback that may raise.
+        hold_back()
         self.error = None
         try:
             self.params = Params.of_node(kwargs)

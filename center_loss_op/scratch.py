@@ -95,4 +95,5 @@ class Scratch:
             buffer, self._buffer = self._buffer, None
             _LEDGER.give_back(buffer, self._nbytes)
 
-    __del__ = release
+    def __del__(self):
+        self.release()

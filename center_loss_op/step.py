@@ -4,13 +4,13 @@ A backend (`host.Host`, `device.Device`) says how one kind of array gathers rows
 them and stores a result; what is gathered, added and stored is said here.
 """
 import logging
-import threading
 import weakref
 
 from . import parallel
 from .labels import Batch
+from .native import one_update_at_a_time
 
-__all__ = ['Step', 'warn_unfollowed']
+__all__ = ['UNFOLLOWED', 'Step', 'warn_unfollowed']
 
 logger = logging.getLogger('center_loss_op')
 
@@ -42,11 +42,6 @@ def _note_unfollowed(params):
 def _note_followed(params):
     if _unfollowed.get(params):
         del _unfollowed[params]
-
-
-# The centers are an input of MXNet's backward operator, not an output, so nothing else
-# keeps two backward passes over the same centers from running at once.
-_ONE_UPDATE_AT_A_TIME = threading.Lock()
 
 
 class Step:
@@ -149,7 +144,7 @@ class Step:
         if req != 'null':
             batch, difference = self.batch, self.difference
             if batch is None:
-                with _ONE_UPDATE_AT_A_TIME:  # none of another step while this one reads
+                with one_update_at_a_time(centers):  # none of another step while this one reads
                     batch, difference = self._compare(data, label, centers)
             factor = params.scale
             if params.reduction == 'mean' and batch.count > 1:
@@ -162,5 +157,5 @@ class Step:
                 parallel.note(params.key, self.context, *self.samples)
                 self.samples = None
             else:
-                with _ONE_UPDATE_AT_A_TIME:
+                with one_update_at_a_time(centers):
                     backend.move(centers, self.difference, self.batch, self.finite, params.alpha)

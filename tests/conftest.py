@@ -18,6 +18,7 @@ import center_loss_op  # before mxnet, for newer NumPys; pylint: disable=unused-
 import hypothesis
 import pytest
 
+from center_loss_op import native
 from center_loss_op.device import Device
 from center_loss_op.host import Host
 from entries import settle
@@ -53,9 +54,29 @@ def settle_fixture():
     settle()
 
 
-@pytest.fixture(params=['host', 'device'])
+@pytest.fixture
+def in_python():
+    """Operators made during the test run in Python."""
+    with native.switched(False):
+        yield
+        settle()
+
+
+@pytest.fixture
+def natively():
+    """Operators made during the test run natively; skipped where the library is missing."""
+    if not native.running():
+        pytest.skip('a step runs in %s' % native.which())
+
+
+@pytest.fixture(params=['native', 'host', 'device'])
 def backend(request):
-    """The arithmetic that operators made during the test use; on the CPU, both of them."""
+    """What computes the operators made during the test: on the CPU, all that there is."""
+    if request.param == 'native':
+        request.getfixturevalue('natively')
+        yield request.param
+        return
+    request.getfixturevalue('in_python')
     made = {'host': Host, 'device': Device}[request.param]
     with mock.patch('center_loss_op.operator.backend_for', lambda ctx: made()):
         yield request.param

@@ -4,11 +4,16 @@ All take NumPy arrays (data, label, centers) and the operator's arguments, and r
 loss, the gradient and the moved centers as NumPy arrays.
 """
 import collections
+import ctypes
+import logging
 
 import mxnet as mx
 import numpy as np
+from mxnet.base import _LIB, check_call
 
+from center_loss_op import native
 from center_loss_op.gluon import CenterLoss
+from center_loss_op.labels import LabelError
 from center_loss_op.operator import CenterLossProp
 from center_loss_op.symbol import center_loss
 
@@ -139,10 +144,13 @@ class Direct:
                                dtype=centers.dtype)
         self.grads = [mx.nd.zeros(data.shape, dtype=data.dtype),
                       mx.nd.zeros(label.shape, dtype=label.dtype)]
-        prop = CenterLossProp(**{name: str(value) for name, value in arguments.items()})
+        arguments = {name: str(value) for name, value in arguments.items()}
+        shapes = [data.shape, label.shape, centers.shape]
         types = [mx.nd.ndarray._DTYPE_NP_TO_MX[a.dtype.type] for a in (data, label, centers)]
-        self.operator = prop.create_operator(
-            mx.cpu(), [data.shape, label.shape, centers.shape], types)
+        if native.running():
+            self.operator = NativeOperator(arguments, shapes, types)
+        else:
+            self.operator = CenterLossProp(**arguments).create_operator(mx.cpu(), shapes, types)
 
     def forward(self, req='write', is_train=True):
         """A forward pass: the loss."""
@@ -158,3 +166,84 @@ class Direct:
                                [self.centers])
         mx.nd.waitall()
         return self.grads[0].asnumpy()
+
+
+class _CallbackList(ctypes.Structure):
+    """MXNet's list of a node's or an operator's callbacks."""
+    _fields_ = [('size', ctypes.c_int), ('callbacks', ctypes.POINTER(ctypes.c_void_p)),
+                ('contexts', ctypes.POINTER(ctypes.c_void_p))]
+
+    def __call__(self, number, *args):
+        """What callback `number` returns."""
+        function = ctypes.CFUNCTYPE(ctypes.c_int)(self.callbacks[number])
+        return function(*args, ctypes.c_void_p(self.contexts[number]))
+
+
+def _c_array(kind, values):
+    return (kind * len(values))(*values)
+
+
+def _handle(array):
+    """Another handle of an NDArray, for a callback, which frees what it gets."""
+    handle = ctypes.c_void_p()
+    check_call(_LIB.MXShallowCopyNDArray(array.handle, ctypes.byref(handle)))
+    return handle.value
+
+
+class NativeOperator:
+    """The native callbacks, called as MXNet calls them: a CustomOp to the tests.
+
+    Parameters
+    ----------
+    arguments : dict of str to str
+    shapes : list of tuple of int
+        Of data, label and centers.
+    types : list of int
+        MXNet's numbers.
+    """
+    DELETE, FORWARD, BACKWARD, CREATE = 0, 1, 2, 6
+    REQS = {'null': 0, 'write': 1, 'inplace': 2, 'add': 3}
+
+    def __init__(self, arguments, shapes, types):
+        self.prop, self.operator = _CallbackList(), _CallbackList()
+        texts = [_c_array(ctypes.c_char_p, [text.encode() for text in part])
+                 for part in (arguments, arguments.values())]
+        assert native._library.center_loss_creator(b'centerloss', len(arguments), *texts,
+                                                   ctypes.byref(self.prop))
+        shapes = [_c_array(ctypes.c_uint, shape) for shape in shapes]
+        pointers = _c_array(ctypes.POINTER(ctypes.c_uint), [
+            ctypes.cast(shape, ctypes.POINTER(ctypes.c_uint)) for shape in shapes])
+        assert self.prop(self.CREATE, b'cpu(0)', 3, pointers,
+                         _c_array(ctypes.c_int, [len(shape) for shape in shapes]),
+                         _c_array(ctypes.c_int, types), ctypes.byref(self.operator))
+
+    def __del__(self):
+        self.operator(self.DELETE)
+        self.prop(self.DELETE)
+
+    def forward(self, is_train, req, in_data, out_data, aux):
+        self._compute(self.FORWARD, req, is_train, [(0, in_data), (1, out_data), (4, aux)])
+
+    def backward(self, req, out_grad, in_data, out_data, in_grad, aux):
+        self._compute(self.BACKWARD, req, True, [(3, out_grad), (0, in_data), (1, out_data),
+                                                 (2, in_grad), (4, aux)])
+
+    def _compute(self, callback, reqs, is_train, arrays):
+        """Call it, and raise what was logged where it fails."""
+        tags = [tag for tag, group in arrays for _ in group]
+        handles = [_handle(array) for _, group in arrays for array in group]
+        records = []
+        handler = logging.Handler()
+        handler.emit = records.append
+        logger = logging.getLogger('center_loss_op')
+        logger.addHandler(handler)
+        try:
+            done = self.operator(callback, len(handles), _c_array(ctypes.c_void_p, handles),
+                                 _c_array(ctypes.c_int, tags),
+                                 _c_array(ctypes.c_int, [self.REQS[req] for req in reqs]),
+                                 ctypes.c_int(is_train))
+        finally:
+            logger.removeHandler(handler)
+        if not done:
+            kind, _, text = records[-1].getMessage().partition(': ')
+            raise {'LabelError': LabelError}[kind](text)

@@ -1,7 +1,11 @@
 """The same inputs give the same bits: over runs, threads and MXNet's engines."""
 import itertools
+import platform
 
 import pytest
+
+from center_loss_op import native
+from test_native import build
 
 TRAINING = '''
 import hashlib, sys
@@ -12,6 +16,7 @@ from center_loss_op.gluon import CenterLoss
 from mxnet import autograd, gluon
 
 backend, steps = sys.argv[1], int(sys.argv[2])
+assert center_loss_op.native.running() == backend.startswith('native')
 if backend == 'device':
     from center_loss_op.device import Device
     center_loss_op.operator.backend_for = lambda context: Device()
@@ -71,25 +76,38 @@ SETTINGS = [
     {'OMP_NUM_THREADS': 2, 'MXNET_ENGINE_TYPE': 'ThreadedEngine'}]
 
 
-def outcome(child, backend, setting, steps):
+def outcome(child, backend, setting, steps, library='1'):
     """What a process of its own prints: digests of every result."""
-    settings = dict(setting, OPENBLAS_NUM_THREADS=setting['OMP_NUM_THREADS'])
+    settings = dict(setting, OPENBLAS_NUM_THREADS=setting['OMP_NUM_THREADS'],
+                    CENTER_LOSS_NATIVE=library if backend == 'native' else '0')
     result = child(TRAINING, backend, steps, timeout=600, **settings)
     assert result.returncode == 0, result.stderr[-3000:]
     return result.stdout.splitlines()
 
 
-@pytest.fixture(scope='module')
-def reference(child):
-    """The bits of one thread on the default engine."""
-    return outcome(child, 'host', SETTINGS[0], 2)
+@pytest.fixture(name='reference', scope='module', params=['native', 'host'])
+def fixture_reference(request, child):
+    """A backend, and the bits of one thread on the default engine."""
+    if request.param == 'native' and not native.running():
+        pytest.skip('a step runs in %s' % native.which())
+    return request.param, outcome(child, request.param, SETTINGS[0], 2)
 
 
 @pytest.mark.parametrize('setting', SETTINGS, ids=str)
 def test_same_bits(setting, reference, child):
     """The first setting is the reference's own: run after run."""
-    assert outcome(child, 'host', setting, 2) == reference
+    backend, reference = reference
+    assert outcome(child, backend, setting, 2) == reference
     assert len(set(reference)) == len(reference) == 2 + 4 * 3 * 2 * 2 + 1
+
+
+@pytest.mark.usefixtures('natively')
+def test_same_bits_of_the_simplest_processor(child, tmp_path):
+    """The compiler's code for the least that a processor can do gives what this one's does."""
+    library = build(tmp_path, '-DCENTER_LOSS_ONE_PROCESSOR', '-march=x86-64'
+                    if platform.machine() == 'x86_64' else '-O2')
+    runs = [outcome(child, 'native', SETTINGS[0], 1, which) for which in ('1', str(library))]
+    assert runs[0] == runs[1]
 
 
 def test_same_bits_of_the_other_backend(child):
@@ -99,8 +117,8 @@ def test_same_bits_of_the_other_backend(child):
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize('backend, setting', itertools.product(['host', 'device'], SETTINGS),
-                         ids=str)
+@pytest.mark.parametrize('backend, setting', itertools.product(
+    ['native', 'host', 'device'], SETTINGS), ids=str)
 def test_same_bits_over_many_steps(backend, setting, child):
     if backend == 'device' and setting.get('MXNET_ENGINE_TYPE') == 'NaiveEngine':
         pytest.skip('operators that an operator calls need a second worker')

@@ -5,9 +5,11 @@ from unittest import mock
 
 import mxnet as mx
 import numpy as np
+import pytest
 
 import center_loss_op
 from center_loss_op import __main__ as main
+from center_loss_op import native
 
 
 def as_dict(lines):
@@ -27,6 +29,7 @@ def test_what_is_printed(child):
     assert said['GPUs'] == str(mx.context.num_gpus())
     assert 'MXNET_SUBGRAPH_VERBOSE=0' in said['environment']
     assert said['a step is'] == 'right'
+    assert said['a step runs in'] == native.which()
     assert said['to change'] == 'nothing'
     lent = 'nothing' if main._compat.LENT == [] else (
         'NumPy has again %s: MXNet reads them, NumPy %s took them away'
@@ -34,6 +37,7 @@ def test_what_is_printed(child):
     assert said['was changed'] == lent
 
 
+@pytest.mark.usefixtures('in_python')
 def test_what_is_wrong_is_said():
     with mock.patch.object(mx, '__version__', '2.0.0'), \
             mock.patch.object(main._compat, 'LENT', ['bool']), \

@@ -1,0 +1,363 @@
+/* MXNet's side of the operator without Python, as operator.py has it: names, shapes, types, and the
+   callbacks.
+
+   What is usual is done here. What is rare (float16, another type of labels, a key, a GPU, a shape
+   that is not all known) and what is wrong (an argument, a shape, a type, a label) is handed to
+   Python's callbacks, which know better and say what is wrong. */
+#define _GNU_SOURCE  /* strdup */
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "mxnet.h"
+#include "params.h"
+#include "step.h"
+
+#define PUBLIC __attribute__((visibility("default")))
+
+static int (*get_data)(void *array, void **memory);
+static int (*free_array)(void *array);
+static Creator python;      /* makes what Python's callbacks are called with */
+static atomic_int enabled;
+
+/* -- what stands for a node of a graph */
+
+typedef struct {
+  Params *params;
+  _Atomic(CallbackList *) python;  /* Python's, once it is needed */
+  atomic_int references;           /* MXNet's, and that of each operator */
+  void *contexts[PROP_CALLBACKS];
+} Prop;
+
+static int nothing(void *context) {
+  (void)context;
+  return 1;
+}
+
+/* Python's creator. Where it fails, MXNet deletes what it should have filled. */
+static int create_in_python(const char *op_type, int size, const char **keys, const char **values,
+                            CallbackList *list) {
+  static Callback callbacks[] = {(Callback)nothing};
+  static void *contexts[] = {NULL};
+  *list = (CallbackList){1, callbacks, contexts};
+  return python(op_type, size, keys, values, list) && list->callbacks != callbacks;
+}
+
+static void delete_in_python(CallbackList *list) {
+  if (list) ((Delete)list->callbacks[0])(list->contexts[0]);
+  free(list);
+}
+
+/* Python's callbacks for this node; NULL where they cannot be made. */
+static CallbackList *python_of(Prop *prop) {
+  CallbackList *list = atomic_load(&prop->python), *none = NULL;
+  if (list) return list;
+  list = malloc(sizeof *list);
+  if (!list || !create_in_python("centerloss", prop->params->size, prop->params->keys,
+                                 prop->params->values, list)) {
+    free(list);
+    return NULL;
+  }
+  if (atomic_compare_exchange_strong(&prop->python, &none, list)) return list;
+  delete_in_python(list);  /* another thread was faster */
+  return none;
+}
+
+static void prop_release(Prop *prop) {
+  if (atomic_fetch_sub(&prop->references, 1) > 1) return;
+  delete_in_python(atomic_load(&prop->python));
+  params_release(prop->params);
+  free(prop);
+}
+
+static int prop_delete(void *context) {
+  prop_release(context);
+  return 1;
+}
+
+static char *ARGUMENTS[] = {"data", "label", NULL}, *OUTPUTS[] = {"output", NULL},
+            *STATES[] = {"center_bias", NULL};
+
+static int list_arguments(char ***names, void *context) {
+  (void)context;
+  *names = ARGUMENTS;
+  return 1;
+}
+
+static int list_outputs(char ***names, void *context) {
+  (void)context;
+  *names = OUTPUTS;
+  return 1;
+}
+
+static int list_states(char ***names, void *context) {
+  (void)context;
+  *names = STATES;
+  return 1;
+}
+
+/* Whether labels of this shape fit N samples: (N,) or (N, 1). */
+static int label_fits(int dims, const int *shape, int samples) {
+  return (dims == 1 || (dims == 2 && shape[1] == 1)) && shape[0] == samples;
+}
+
+/* Shapes of data, label, output and centers. MXNet copies them as soon as this returns. */
+static int infer_shape(int size, int *dims, int **shapes, void *context) {
+  static _Thread_local int inferred[4][2];
+  const Prop *prop = context;
+  const int known = dims[0] == 2 && shapes[0][0] > 0 && shapes[0][1] > 0;
+  if (!known || (dims[1] > 0 && !label_fits(dims[1], shapes[1], shapes[0][0])) ||
+      (int64_t)prop->params->num_class * shapes[0][1] > MAX_ELEMENTS) {
+    CallbackList *list = python_of(context);
+    return list && ((InferShape)list->callbacks[INFER_SHAPE])(size, dims, shapes,
+                                                             list->contexts[INFER_SHAPE]);
+  }
+  const int samples = shapes[0][0], features = shapes[0][1];
+  const int all[4][2] = {{samples, features}, {samples, 1},
+                         {prop->params->reduction == NONE ? samples : 1, 0},
+                         {prop->params->num_class, features}};
+  const int all_dims[4] = {2, dims[1] > 0 ? dims[1] : 1, 1, 2};
+  memcpy(inferred, all, sizeof all);
+  memcpy(dims, all_dims, sizeof all_dims);
+  for (int i = 0; i < 4; ++i) shapes[i] = inferred[i];
+  return 1;
+}
+
+static int is_feature_type(int type) { return type == FLOAT32 || type == FLOAT64; }
+
+static int is_label_type(int type) {
+  return type == FLOAT32 || type == FLOAT64 || type == INT32 || type == INT64;
+}
+
+static int infer_type(int size, int *types, void *context) {
+  const Prop *prop = context;
+  const int label = types[1] < 0 && types[0] == FLOAT32 ? FLOAT32 : types[1];
+  /* float32 tells whole numbers apart up to 2^24. */
+  const int tells_apart = label != FLOAT32 || prop->params->num_class <= (1 << 24) + 1;
+  if (!is_feature_type(types[0]) || !is_label_type(label) || !tells_apart) {
+    CallbackList *list = python_of(context);
+    return list && ((InferType)list->callbacks[INFER_TYPE])(size, types,
+                                                           list->contexts[INFER_TYPE]);
+  }
+  types[1] = label;
+  types[2] = types[3] = types[0];
+  return 1;
+}
+
+/* What the backward pass reads. MXNet copies it as soon as this returns. */
+static int dependencies(const int *heads, const int *inputs, const int *outputs, int *size,
+                        int **wanted, void *context) {
+  static _Thread_local int all[3];
+  const Prop *prop = context;
+  (void)outputs;
+  *size = 0;
+  if (prop->params->need_top_grad) all[(*size)++] = heads[0];
+  all[(*size)++] = inputs[0];
+  all[(*size)++] = inputs[1];
+  *wanted = all;
+  return 1;
+}
+
+/* -- what computes */
+
+enum { INPUTS = 3 };  /* data, label, centers */
+
+typedef struct {
+  Step *step;
+  Prop *prop;
+  /* Python's operator, once it is needed, and what it is made of. */
+  CallbackList python;
+  char *device;
+  int dims[INPUTS], types[INPUTS];
+  unsigned shapes[INPUTS][2];
+  int python_was_last;  /* it computed the last forward pass */
+  void *contexts[OPERATOR_CALLBACKS];
+} Operator;
+
+static int create_operator_in_python(Prop *prop, const char *device, int size, unsigned **shapes,
+                                     const int *dims, const int *types, CallbackList *list) {
+  CallbackList *of_prop = python_of(prop);
+  return of_prop && ((Create)of_prop->callbacks[CREATE])(device, size, shapes, dims, types, list,
+                                                         of_prop->contexts[CREATE]);
+}
+
+static void free_arrays(int size, void **arrays) {
+  for (int i = 0; i < size; ++i) free_array(arrays[i]);
+}
+
+/* Have Python's operator do it, with the same arrays, which become its own. */
+static int compute_in_python(Operator *o, int which, int size, void **arrays, const int *tags,
+                             const int *reqs, int is_train) {
+  if (!o->python.callbacks) {
+    unsigned *shapes[INPUTS] = {o->shapes[0], o->shapes[1], o->shapes[2]};
+    CallbackList list = {0, NULL, NULL};
+    if (!create_operator_in_python(o->prop, o->device, INPUTS, shapes, o->dims, o->types, &list) ||
+        !list.callbacks) {
+      free_arrays(size, arrays);
+      return 0;
+    }
+    o->python = list;
+  }
+  return ((Compute)o->python.callbacks[which])(size, arrays, tags, reqs, is_train,
+                                               o->python.contexts[which]);
+}
+
+/* The memory of some arrays; 0 where MXNet cannot tell. */
+static int get_memory(int size, void **arrays, void **memory) {
+  for (int i = 0; i < size; ++i)
+    if (get_data(arrays[i], &memory[i])) return 0;
+  return 1;
+}
+
+/* Arrays: data, label, output, centers. */
+static int forward(int size, void **arrays, const int *tags, const int *reqs, int is_train,
+                   void *context) {
+  Operator *o = context;
+  void *memory[4];
+  o->python_was_last = 0;
+  if (!get_memory(4, arrays, memory)) {
+    step_forget(o->step);
+    free_arrays(size, arrays);
+    return 0;
+  }
+  if (!step_forward(o->step, is_train, reqs[0], memory[0], memory[1], memory[2], memory[3])) {
+    o->python_was_last = compute_in_python(o, FORWARD, size, arrays, tags, reqs, is_train);
+    return o->python_was_last;
+  }
+  free_arrays(size, arrays);
+  return 1;
+}
+
+/* Arrays: gradient of the output, data, label, output, gradients of data and label, centers. Those
+   that dependencies() does not name, and gradients that nobody wants, are empty. */
+static int backward(int size, void **arrays, const int *tags, const int *reqs, int is_train,
+                    void *context) {
+  Operator *o = context;
+  void *head = NULL, *inputs[2], *grads[2], *centers;
+  if (o->python_was_last)
+    return compute_in_python(o, BACKWARD, size, arrays, tags, reqs, is_train);
+  if (!get_memory(2, arrays + 1, inputs) || !get_memory(2, arrays + 4, grads) ||
+      !get_memory(1, arrays + 6, &centers) ||
+      (o->prop->params->need_top_grad && !get_memory(1, arrays, &head))) {
+    free_arrays(size, arrays);
+    return 0;
+  }
+  if (!step_backward(o->step, reqs[0], head, grads[0], inputs[0], inputs[1], centers))
+    return compute_in_python(o, BACKWARD, size, arrays, tags, reqs, is_train);
+  if (o->shapes[1][0] && (reqs[1] == REQ_WRITE || reqs[1] == REQ_INPLACE)) {
+    const int wide = o->types[1] == FLOAT64 || o->types[1] == INT64;
+    memset(grads[1], 0, (size_t)o->shapes[1][0] * (wide ? 8 : 4));
+  }
+  free_arrays(size, arrays);
+  return 1;
+}
+
+static int operator_delete(void *context) {
+  Operator *o = context;
+  if (o->python.callbacks)
+    ((Delete)o->python.callbacks[OPERATOR_DELETE])(o->python.contexts[OPERATOR_DELETE]);
+  if (o->step) step_free(o->step);
+  prop_release(o->prop);
+  free(o->device);
+  free(o);
+  return 1;
+}
+
+/* An operator for these shapes and types; NULL where memory is short. */
+static Operator *operator_new(Prop *prop, const char *device, unsigned **shapes, const int *dims,
+                              const int *types) {
+  Operator *o = calloc(1, sizeof *o);
+  if (!o) return NULL;
+  o->prop = prop;
+  atomic_fetch_add(&prop->references, 1);
+  o->device = strdup(device);
+  o->step = step_new(prop->params, (int)shapes[0][0], (int)shapes[0][1], types[0], types[1]);
+  if (!o->device || !o->step) {
+    operator_delete(o);
+    return NULL;
+  }
+  memcpy(o->dims, dims, sizeof o->dims);
+  memcpy(o->types, types, sizeof o->types);
+  for (int i = 0; i < INPUTS; ++i) memcpy(o->shapes[i], shapes[i], dims[i] * sizeof(unsigned));
+  for (int i = 0; i < OPERATOR_CALLBACKS; ++i) o->contexts[i] = o;
+  return o;
+}
+
+/* Whether these are shapes and types that infer_shape() and infer_type() gave, or would give. */
+static int is_usual(const Prop *prop, const char *device, int size, unsigned **shapes,
+                    const int *dims, const int *types) {
+  return !strncmp(device, "cpu", 3) && size == INPUTS && dims[0] == 2 && dims[2] == 2 &&
+         shapes[0][1] > 0 && label_fits(dims[1], (int *)shapes[1], (int)shapes[0][0]) &&
+         shapes[2][0] == (unsigned)prop->params->num_class && shapes[2][1] == shapes[0][1] &&
+         (uint64_t)shapes[0][0] * shapes[0][1] <= MAX_ELEMENTS && is_feature_type(types[0]) &&
+         is_label_type(types[1]) && types[2] == types[0];
+}
+
+static int create(const char *device, int size, unsigned **shapes, const int *dims,
+                  const int *types, CallbackList *list, void *context) {
+  static Callback callbacks[] = {(Callback)operator_delete, (Callback)forward, (Callback)backward};
+  Prop *prop = context;
+  Operator *o = NULL;
+  if (is_usual(prop, device, size, shapes, dims, types))
+    o = operator_new(prop, device, shapes, dims, types);
+  if (!o) return create_operator_in_python(prop, device, size, shapes, dims, types, list);
+  *list = (CallbackList){OPERATOR_CALLBACKS, callbacks, o->contexts};
+  return 1;
+}
+
+/* -- the library's own interface, for native.py */
+
+PUBLIC int center_loss_creator(const char *op_type, int size, const char **keys,
+                               const char **values, CallbackList *list) {
+  static Callback callbacks[] = {
+      (Callback)prop_delete,  (Callback)list_arguments, (Callback)list_outputs,
+      (Callback)list_states,  (Callback)infer_shape,    (Callback)dependencies,
+      (Callback)create,       (Callback)infer_type};
+  Params *params = enabled ? params_of(size, keys, values) : NULL;
+  Prop *prop = params ? calloc(1, sizeof *prop) : NULL;
+  if (!prop) {
+    if (params) params_release(params);
+    return create_in_python(op_type, size, keys, values, list);
+  }
+  prop->params = params;
+  prop->references = 1;
+  for (int i = 0; i < PROP_CALLBACKS; ++i) prop->contexts[i] = prop;
+  *list = (CallbackList){PROP_CALLBACKS, callbacks, prop->contexts};
+  return 1;
+}
+
+static void before_fork(void) {
+  params_lock();
+  step_lock();
+}
+
+static void after_fork(void) {
+  step_unlock();
+  params_unlock();
+}
+
+static void after_fork_in_child(void) {
+  step_unlock_in_child();
+  params_unlock();
+}
+
+/* Once, before the creator is registered: two functions of MXNet's, and Python's creator. */
+PUBLIC int center_loss_init(void *get, void *release, void *creator) {
+  get_data = (int (*)(void *, void **))get;
+  free_array = (int (*)(void *))release;
+  python = (Creator)creator;
+  return !pthread_atfork(before_fork, after_fork, after_fork_in_child);
+}
+
+/* Whether nodes that are made from now on are computed here. */
+PUBLIC void center_loss_enable(int on) { enabled = on; }
+
+/* What to call when `limit` training forwards in a row had no backward pass; NULL for nothing. */
+PUBLIC void center_loss_on_unfollowed(void *function, int limit) {
+  step_on_unfollowed((Unfollowed)function, limit);
+}
+
+/* For a step in Python, which may have the same centers. */
+PUBLIC void center_loss_claim(Busy *mine, const void *centers) { step_claim(mine, centers); }
+PUBLIC void center_loss_release(const Busy *mine) { step_release(mine); }
