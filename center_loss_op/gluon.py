@@ -147,7 +147,8 @@ class CenterLoss(Loss):
     classes : int
         C, the number of classes.
     in_units : int, default 0
-        d, the size of a feature; 0: inferred at the first batch.
+        d, the size of a feature; 0: inferred at the first batch. Before that, centers can be read
+        and set only where it is given.
     alpha : float, default 0.5
         α, the rate at which the centers move. 0 freezes them.
     weight : float or None
@@ -169,7 +170,7 @@ class CenterLoss(Loss):
         while recording is a copy, for another term of the loss; an array that was taken before
         `record()` moves with the centers.
     alpha : float
-        May be set at any time.
+        May be set at any time, and holds from the next forward pass on.
     key : str
         What a :class:`CenterTrainer` knows this loss by; '' before it has one.
 
@@ -264,7 +265,7 @@ class CenterLoss(Loss):
 
     def forward(self, embedding, label, *sample_weight):
         # pylint: disable=arguments-differ
-        if isinstance(embedding, mx.nd.NDArray) and isinstance(label, mx.nd.NDArray):
+        if not isinstance(embedding, mx.sym.Symbol):
             self._check(embedding, label)
             # A handle of its own, as the centers': see _Centers.
             label = label.detach()
@@ -273,6 +274,9 @@ class CenterLoss(Loss):
 
     def _check(self, embedding, label):
         """What can be said better of arrays here than by the operator, which MXNet quotes."""
+        if not all(isinstance(array, mx.nd.NDArray) for array in (embedding, label)):
+            raise TypeError('embedding and label must be NDArrays (mx.nd.array makes one), got %s '
+                            'and %s' % (type(embedding).__name__, type(label).__name__))
         classes, in_units = self.centers.shape
         check_shapes('embedding', embedding.shape, label.shape, classes)
         if in_units not in (0, -1, embedding.shape[1]):
@@ -296,13 +300,14 @@ class CenterLoss(Loss):
         if is_np_array():  # mx.npx has no custom operators; this is the same array
             inputs = (array.as_nd_ndarray() for array in inputs)
         loss = F.Custom(*inputs, op_type=OP_TYPE, name='fwd', **self._attributes)
-        if self._half:
+        loss = _apply_weighting(F, loss, self._weight)
+        if self._half:  # as late as that: ½ ‖x‖² may be more than float16 holds, and λ times it not
             loss = F.cast(loss, 'float16')
         if is_np_array():
             loss, F = loss.as_np_ndarray(), F.npx
         if sample_weight is not None:
             sample_weight = F.reshape_like(sample_weight, loss)
-        return _apply_weighting(F, loss, self._weight, sample_weight)
+        return _apply_weighting(F, loss, None, sample_weight)
 
     def update(self, embedding: mx.nd.NDArray, label: mx.nd.NDArray) -> None:
         """Move the centers by equation 4, without a loss.
@@ -317,6 +322,7 @@ class CenterLoss(Loss):
             As for a call: (N, d), and (N,) or (N, 1), on a context that has the centers. With a
             :class:`CenterTrainer` they are samples of its next step.
         """
+        self._check(embedding, label)
         embedding = embedding.detach()
         embedding.attach_grad()
         with mx.autograd.record():

@@ -6,7 +6,7 @@ a graph, and on other devices, one product in float64 decides.
 """
 import math
 import numbers
-from typing import Iterable, Optional, Tuple, Union
+from typing import Sequence, Tuple, Union
 
 import mxnet as mx
 import numpy as np
@@ -28,7 +28,7 @@ _NUMPY = (mx.np.ndarray, mx.sym.numpy._Symbol)
 
 
 def nearest_center(embedding: Array, centers: Array, threshold: float = math.inf,
-                   exclude: Optional[Iterable[int]] = None) -> Tuple[Array, Array]:
+                   exclude: Union[int, Sequence[int], None] = None) -> Tuple[Array, Array]:
     r"""The nearest center of each feature, and its Euclidean distance.
 
     .. math::
@@ -47,7 +47,7 @@ def nearest_center(embedding: Array, centers: Array, threshold: float = math.inf
         are equally near the first is taken. One that is not finite is never the nearest.
     threshold : float, default infinity
         A feature at this distance or farther is labelled −1, and so is one with a NaN.
-    exclude : sequence of int, or of C bool, optional
+    exclude : int, or sequence or array of int, or of C bool, optional
         Classes that are never the nearest: those that training never saw, for example, whose
         centers have stayed at 0. In a graph, numbers only.
 
@@ -98,8 +98,13 @@ def nearest_center(embedding: Array, centers: Array, threshold: float = math.inf
 
 def _numbers(exclude, classes=None):
     """The classes to exclude as numbers, checked as far as it is known how many there are."""
-    given = np.asarray([] if exclude is None else
-                       exclude if isinstance(exclude, np.ndarray) else list(exclude))
+    if exclude is None:
+        exclude = ()
+    elif isinstance(exclude, mx.nd.NDArray):
+        exclude = exclude.asnumpy()
+    given = np.atleast_1d(np.asarray(exclude))
+    if given.dtype.kind == 'f' and (given == np.floor(given)).all():     # as labels often are
+        given = given.astype(np.intp)
     if given.dtype == bool and classes is not None and given.shape == (classes,):
         return given.nonzero()[0]
     limit = math.inf if classes is None else classes

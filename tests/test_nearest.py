@@ -158,11 +158,13 @@ def test_a_center_far_away_spoils_no_other(classify, far):
     np.testing.assert_allclose(distance, want.min(axis=1), rtol=1e-5)
 
 
-@pytest.mark.parametrize('exclude', [[0], [0, 2], (2,), np.array([0, 2]), range(0, 3, 2)])
+@pytest.mark.parametrize('exclude', [[0], [0, 2], (2,), np.array([0, 2]), range(0, 3, 2),
+                                     0, mx.nd.array([0, 2])])
 def test_excluded_classes_never_win(classify, exclude):
     centers = np.array([[0, 0], [3, 0], [0, 1], [5, 5]], 'float32')
     embedding = np.array([[0, 0], [0, .9], [5, 4]], 'float32')
-    left = [j for j in range(4) if j not in list(exclude)]
+    left = [j for j in range(4) if j not in np.atleast_1d(
+        exclude.asnumpy() if isinstance(exclude, mx.nd.NDArray) else exclude)]
     want = np.linalg.norm(embedding[:, None] - centers[left], axis=2)
     label, distance = classify(embedding, centers, math.inf, exclude)
     np.testing.assert_array_equal(label, np.array(left)[want.argmin(axis=1)])
