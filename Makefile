@@ -11,6 +11,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_OPTIONS := --quiet --disable-pip-version-check -c constraints.txt
 PIP_INSTALL := $(BIN)/python -m pip install $(PIP_OPTIONS)
+# By a path, where pip knows how: by setuptools' finder, a script that lies beside this folder would
+# find the folder itself, an empty package.
+EDITABLE := $$($(BIN)/python -m pip install --help | grep -q config-settings && \
+	echo --config-settings editable_mode=compat)
 
 HOROVOD_VENV := .venv-horovod
 # What it is built for; `make HOROVOD_WITH='HOROVOD_WITH_MPI=1 …' horovod` chooses otherwise.
@@ -43,7 +47,7 @@ $(VENV)/installed: setup.cfg setup.py pyproject.toml constraints.txt $(wildcard 
 	@test -n "$(PYTHON)" || { echo "center_loss_op runs on Python 3.8 to 3.14, found $$(python3 --version 2>&1): install one of them and run 'make PYTHON=/path/to/python3.13'" >&2; exit 1; }
 	@$(PYTHON) -I center_loss_op/_requirements.py
 	$(PYTHON) -m venv --clear $(VENV)
-	$(PIP_INSTALL) -e '.[examples,onnx,notebook,tests]'
+	$(PIP_INSTALL) $(EDITABLE) -e '.[examples,onnx,notebook,tests]'
 	$(PIP_INSTALL) --no-deps mxnet
 	touch $@
 
