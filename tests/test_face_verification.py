@@ -1,22 +1,23 @@
 """The face example on images that the test makes: smooth random patterns, one a person."""
+import io
 import json
 import operator
 import os
 import struct
+import zipfile
 
 import face_verification
 import faces
 import numpy as np
 import PIL.ImageFile
 import pytest
+from checkpoint import CheckpointError
 from data import DataError
 from options import OptionError
 from PIL import Image
-from scipy import stats
 from scipy.ndimage import gaussian_filter
 
-QUICK = ['--unseen', '3', '--image-size', '16', '16', '--embedding-size', '8', '--batch-size',
-         '8', '--epochs', '2']
+QUICK = ['--unseen', '3', '--embedding-size', '8', '--batch-size', '8', '--epochs', '2']
 
 
 def person(seed, size=(20, 24)):
@@ -41,124 +42,297 @@ def folder_fixture(tmp_path_factory):
     return str(folder)
 
 
-def options_of(folder, *arguments):
-    return face_verification.parser().parse_args(['--data-dir', folder, *QUICK, *arguments])
+def options_of(source, *arguments):
+    return face_verification.parse(['--data-dir', str(source), *QUICK, *arguments])
 
 
-def test_a_run_leaves_metrics_and_curves_and_shows_a_table(folder, tmp_path, capsys):
-    face_verification.main(['--data-dir', folder, *QUICK, '--center-weights', '0.01', '0.1',
-                            '--seeds', '0', '3', '--output-dir', str(tmp_path)])
-    results = json.loads((tmp_path / 'metrics.json').read_text())
+def run(source, output_dir, *arguments):
+    """metrics.json of a quick run."""
+    face_verification.main(['--data-dir', str(source), *QUICK, '--draws', '20',
+                            '--output-dir', str(output_dir), *arguments])
+    return json.loads((output_dir / 'metrics.json').read_text())
+
+
+def test_a_run_leaves_metrics_and_pictures_and_shows_a_table(folder, tmp_path, capsys):
+    results = run(folder, tmp_path, '--center-weights', '0.01', '0.1', '--seeds', '0', '3')
     assert list(results) == ['0', '0.01', '0.1']
-    for result in results.values():
+    for weight, result in results.items():
         assert set(result['seeds']) == {'0', '3'}
-        for name in face_verification.METRICS:
+        # No class has 5 images: none is enrolled from 5, and none is held out to be recognized.
+        assert set(result['metrics']) == {
+            name for name in face_verification.NAMES
+            if not name.startswith(('enrol_5', 'accuracy', 'reject', 'false_accepts'))}
+        for name, entry in result['metrics'].items():
             values = [of_seed[name] for of_seed in result['seeds'].values()]
             assert all(0 <= value <= 1 for value in values)
-            assert result[name] == pytest.approx(np.mean(values))
-            low, high = result['interval'][name]
-            assert low <= result[name] <= high
-    with Image.open(str(tmp_path / 'roc.png')) as picture:
-        assert picture.format == 'PNG'
+            assert entry['mean'] == pytest.approx(np.mean(values))
+            assert 0 <= entry['interval'][0] <= entry['interval'][1] <= 1
+            assert ('ratio' in entry) == (weight != '0')
+    base, other = (results[weight]['metrics']['auc_cosine'] for weight in ('0', '0.1'))
+    assert other['ratio'] == pytest.approx(other['mean'] / base['mean'])
+    assert other['difference'] == pytest.approx(other['mean'] - base['mean'])
+    for name in 'roc.png', 'lambda.png':
+        with Image.open(str(tmp_path / name)) as picture:
+            assert picture.format == 'PNG'
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ['λ', '0', '0.01', '0.1']
-    assert '%.1f' % (100 * results['0.1']['eer_cosine']) in lines[3]
+    assert 'softmax alone' in lines[0] and 'λ = 0.1' in lines[0]
+    row, = (line for line in lines if line.startswith('equal error rate, cosine'))
+    assert '%.2f [' % (100 * results['0.1']['metrics']['eer_cosine']['mean']) in row
+
+
+def test_images_held_out_of_training_are_recognized(tmp_path):
+    for number in range(9):
+        (tmp_path / ('p%d' % number)).mkdir()
+        for image in range(6):
+            noise = np.random.RandomState(100 * number + image).normal(scale=30, size=(24, 20))
+            write(tmp_path / ('p%d' % number) / ('%d.png' % image), person(number) + noise)
+    results = run(tmp_path, tmp_path / 'out', '--center-weights', '0.1', '--seeds', '0', '--epochs',
+                  '8')
+    assert set(results['0']['metrics']) == set(face_verification.NAMES)
+    assert results['0.1']['metrics']['accuracy_mean']['mean'] > 0.6  # of 6 classes
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(folder, tmp_path):
-    results = []
-    for run in 'first', 'second':
-        face_verification.main(['--data-dir', folder, *QUICK, '--center-weights', '0.1', '--seeds',
-                                '1', '2', '--output-dir', str(tmp_path / run)])
-        results.append((tmp_path / run / 'metrics.json').read_bytes())
+    results = [run(folder, tmp_path / name, '--center-weights', '0.1', '--seeds', '1', '2',
+                   '--epochs', '1', '--lr', '0.01')
+               for name in ('first', 'second')]
     assert results[0] == results[1]
-    seeds = json.loads(results[0].decode())['0.1']['seeds']
+    seeds = results[0]['0.1']['seeds']
     assert seeds['1'] != seeds['2']
 
 
 class Bar:
-    """A progress bar that only counts."""
-    total = 0
+    """A progress bar that only counts, and stops the training after so many batches."""
 
-    def update(self):
-        self.total += 1
+    def __init__(self, last=None):
+        self.total, self.last = 0, last
+
+    def update(self, batches=1):
+        self.total += batches
+        if self.total == self.last:
+            raise KeyboardInterrupt
 
     def set_postfix(self, **kwargs):
         pass
 
 
-def test_center_loss_gathers_the_people_it_trains_on(folder):
-    options = options_of(folder, '--epochs', '60', '--lr', '0.01')
-    seen, _ = face_verification.parts(options)[0]
-    spread, bar = {}, Bar()
-    for weight in 0., 0.1:
-        net = face_verification.train(options, seen, weight, 0, bar)
-        embedding = face_verification.embed(net, seen.images)
-        means = np.stack([embedding[seen.labels == label].mean(0) for label in range(6)])
-        spread[weight] = (np.square(embedding - means[seen.labels]).sum()
+@pytest.mark.parametrize('optimizer', ['sgd', 'adam'])
+def test_an_interrupted_run_continues_and_ends_alike(folder, tmp_path, optimizer):
+    features = []
+    for name, last in ('whole', None), ('parts', 7):
+        options = options_of(folder, '--epochs', '4', '--optimizer', optimizer, '--lr', '0.01',
+                             '--output-dir', str(tmp_path / name))
+        sets = face_verification.sets(options)
+        one = face_verification.Run(options, sets, 0.1, 5)
+        if last:
+            with pytest.raises(KeyboardInterrupt):
+                one.features(Bar(last))
+        bar = Bar()
+        features.append(one.features(bar))
+        assert bar.total == 4 * (24 // 8)  # also where half of them were trained before
+    whole, parts = features
+    assert (whole.embedding == parts.embedding).all() and (whole.centers == parts.centers).all()
+
+
+def test_a_finished_run_is_not_trained_again_and_another_one_is(folder, tmp_path, monkeypatch):
+    arguments = ('--center-weights', '0.1', '--seeds', '0')
+    before = run(folder, tmp_path, *arguments)
+    trained = []
+    train = face_verification.Run._train
+    monkeypatch.setattr(face_verification.Run, '_train', lambda self, bar: (
+        trained.append(self.center_weight), train(self, bar))[1])
+    assert run(folder, tmp_path, *arguments) == before
+    assert not trained
+    run(folder, tmp_path, *arguments, '--alpha', '0.2')
+    assert trained == [0., 0.1]
+    trained.clear()
+    run(folder, tmp_path, *arguments, '--split-seed', '1')  # other classes to train on
+    assert trained == [0., 0.1]
+
+
+def test_features_that_cannot_be_read_are_named(folder, tmp_path):
+    run(folder, tmp_path, '--center-weights', '--seeds', '0')
+    path, = tmp_path.glob('runs/*/features.npz')
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match='features.npz: .*; delete it to train again'):
+        run(folder, tmp_path, '--center-weights', '--seeds', '0')
+
+
+def test_center_loss_gathers_the_people_it_trains_on(folder, tmp_path):
+    options = options_of(folder, '--epochs', '20', '--output-dir', str(tmp_path))
+    sets = face_verification.sets(options)
+    labels, spread = sets.training.labels, {}
+    for weight in 0., 1.:
+        net, centers, _ = face_verification.Run(options, sets, weight, 0)._train(Bar())
+        embedding = face_verification._predict(net, sets.training.images)[0]
+        means = np.stack([embedding[labels == label].mean(0) for label in range(6)])
+        spread[weight] = (np.square(embedding - means[labels]).sum()
                           / np.square(embedding - embedding.mean(0)).sum())
-    assert spread[0.1] < 0.8 * spread[0.]
-    assert bar.total == 2 * 60 * (24 // 8)
+        # Centers move beside softmax alone, too.
+        assert np.abs(centers).max() > 0.1
+    assert spread[1.] < 0.8 * spread[0.]
 
 
-@pytest.mark.parametrize('seed', range(5))
-def test_metrics_agree_with_loops_over_all_pairs(seed):
-    random = np.random.RandomState(seed)
-    labels = np.repeat(np.arange(6), 5)
-    embedding = random.normal(size=(6, 4))[labels] + random.normal(scale=0.8, size=(30, 4))
-    metrics, _ = face_verification.verify(embedding, labels)
-    for distance in 'euclidean', 'cosine':
-        genuine, impostor = [], []
-        for i in range(30):
-            for j in range(i):
-                a, b = embedding[i], embedding[j]
-                apart = (np.sqrt(((a - b) ** 2).sum()) if distance == 'euclidean' else
-                         1 - a @ b / np.sqrt((a @ a) * (b @ b)))
-                (genuine if labels[i] == labels[j] else impostor).append(apart)
-        genuine, impostor = np.array(genuine), np.array(impostor)
-        auc = (genuine[:, None] < impostor).mean()
-        assert metrics['auc_' + distance] == pytest.approx(auc)
-        # The curve has steps: at its crossing the two rates differ by one pair at most.
-        rates = [(abs((impostor <= t).mean() - (genuine > t).mean()),
-                  ((impostor <= t).mean() + (genuine > t).mean()) / 2)
-                 for t in np.concatenate([genuine, impostor])]
-        assert metrics['eer_' + distance] == pytest.approx(min(rates)[1], abs=1 / len(genuine))
-        if distance == 'euclidean':
-            for name, far in ('tar_at_far_1', 0.01), ('tar_at_far_0.1', 0.001):
-                accepted = max((genuine <= t).mean() for t in [-1., *genuine, *impostor]
-                               if (impostor <= t).mean() <= far)
-                assert metrics[name] == pytest.approx(accepted)
-            nearest = [min((((embedding[i] - embedding[j]) ** 2).sum(), labels[j])
-                           for j in range(30) if j != i)[1] for i in range(30)]
-            assert metrics['rank1'] == np.mean(nearest == labels)
+def npz(path, classes=9, each=6, prefix='', **changes):
+    """An .npz file of noisy patterns; `changes` replace arrays."""
+    labels = np.repeat(np.arange(classes), each)
+    pixels = np.stack([person(label, (18, 16)) + np.random.RandomState(row).normal(
+        scale=30, size=(16, 18)) for row, label in enumerate(labels)])
+    arrays = {prefix + 'images': np.clip(pixels, 0, 255).astype(np.uint8),
+              prefix + 'labels': labels}
+    arrays.update(changes)
+    np.savez(str(path), **arrays)
+    return arrays
 
 
-def test_people_far_apart_are_told_apart():
-    labels = np.repeat(np.arange(3), 4)
-    embedding = 10 * np.eye(3)[labels] + np.random.RandomState(0).normal(scale=0.1, size=(12, 3))
-    metrics, _ = face_verification.verify(embedding, labels)
-    assert metrics == {name: pytest.approx(0 if name.startswith('eer') else 1)
-                       for name in face_verification.METRICS}
+def test_an_npz_file_says_itself_what_is_unseen(tmp_path):
+    test = npz(tmp_path / 'test.npz', classes=3, prefix='test_')
+    npz(tmp_path / 'both.npz', classes=5, prefix='train_', **test)
+    sets = face_verification.sets(options_of(tmp_path / 'both.npz', '--images', 'drawings'))
+    assert len(sets.training.names) == 5 and len(sets.unseen.names) == 3
+    assert len(sets.known.labels) == 5 and len(sets.training.labels) == 25  # one of six held out
+    assert (sets.unseen.labels == test['test_labels']).all()
+    assert len(sets.pairs.genuine) == 18 * 17 // 2
+    assert sets.training.images.shape[1:] == (1, 16, 18)
+    # Standardized, and otherwise the file's.
+    pixels = test['test_images'][4].astype(float)
+    expected = (pixels - pixels.mean()) / (pixels.std() + 1)
+    assert np.abs(sets.unseen.images[4, 0] - expected).max() < 1e-5
 
 
-def test_the_interval_is_student_s():
-    values = [0.1, 0.12, 0.17]
-    runs = {seed: dict.fromkeys(face_verification.METRICS, value)
-            for seed, value in enumerate(values)}
-    result = face_verification.summary(runs)
-    expected = stats.t.interval(0.95, 2, loc=np.mean(values), scale=stats.sem(values))
-    assert result['interval']['rank1'] == pytest.approx(expected)
-    # 4.303 is the 97.5 % point for two degrees of freedom in any table.
-    assert expected[1] - np.mean(values) == pytest.approx(4.303 * np.std(values, ddof=1) / 3 ** .5,
-                                                          rel=1e-3)
+def test_an_npz_file_of_one_part_is_split_by_classes(tmp_path):
+    npz(tmp_path / 'all.npz', classes=10)
+    sets = face_verification.sets(options_of(tmp_path / 'all.npz', '--unseen', '4'))
+    assert len(sets.training.names) == 6 and len(sets.unseen.names) == 4
+    assert not set(sets.training.names) & set(sets.unseen.names)
+    by_default = face_verification.parse(['--data-dir', str(tmp_path / 'all.npz'), '--batch-size',
+                                          '8'])
+    assert len(face_verification.sets(by_default).unseen.names) == 2  # a fifth
 
 
-def test_one_seed_has_no_interval_and_equal_values_one_of_width_0():
-    same = dict.fromkeys(face_verification.METRICS, 0.2)
-    one, two = face_verification.summary({0: same}), face_verification.summary({0: same, 1: same})
-    assert one['interval']['rank1'] is None
-    assert two['interval']['rank1'] == pytest.approx([0.2, 0.2])
-    assert face_verification.table({'0': one}).count('±') == 0
+def test_images_of_an_npz_file_are_scaled_where_a_size_is_given(tmp_path):
+    arrays = npz(tmp_path / 'a.npz', classes=3)
+    people, = faces.load_npz(str(tmp_path / 'a.npz'), (32, 36), pytest.fail)
+    assert people.images.shape == (18, 1, 32, 36)
+    smaller = people.images.reshape(18, 16, 2, 18, 2).mean((2, 4))
+    plain, = faces.load_npz(str(tmp_path / 'a.npz'), None, pytest.fail)
+    assert plain.images.shape == (18, 1, *arrays['images'].shape[1:])
+    assert np.abs(smaller - plain.images[:, 0]).mean() < 0.3
+
+
+def test_a_class_of_one_image_is_left_out_of_an_npz_file(tmp_path):
+    labels = np.array([7, 7, 8, 9, 9, 9])
+    npz(tmp_path / 'a.npz', classes=1, labels=labels)
+    lines = []
+    people, = faces.load_npz(str(tmp_path / 'a.npz'), None, lines.append)
+    assert people.names == ['7', '9']
+    assert people.labels.tolist() == [0, 0, 1, 1, 1]
+    assert people.numbers.tolist() == [1, 2, 1, 2, 3]
+    assert lines == ['left out 1 classes of images: verification needs 2 images of a class']
+
+
+@pytest.mark.parametrize('changes, words', [
+    ({'images': np.zeros((54, 16, 18))}, 'images must be bytes'),
+    ({'images': np.zeros((54, 16), np.uint8)}, r'\(n, height, width\), got uint8 of shape'),
+    ({'labels': np.zeros(53, int)}, 'labels must be 54 whole numbers'),
+    ({'labels': np.zeros(54)}, 'labels must be 54 whole numbers, got float64'),
+    ({'labels': np.array([None] * 54)}, 'allow_pickle=False'),
+    ({'train_images': np.zeros(3)}, 'it has no train_labels, test_images, test_labels'),
+])
+def test_an_npz_file_of_something_else_is_refused(tmp_path, changes, words):
+    npz(tmp_path / 'a.npz', **changes)
+    with pytest.raises(DataError, match=words) as caught:
+        faces.load_npz(str(tmp_path / 'a.npz'), None, print)
+    assert str(tmp_path / 'a.npz') in str(caught.value) and '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('keep', [0, 10, 1000, -40])
+def test_a_damaged_npz_file_is_refused(tmp_path, keep):
+    path = tmp_path / 'a.npz'
+    npz(path)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(DataError, match='cannot read'):
+        faces.load_npz(str(path), None, print)
+
+
+def test_one_array_is_no_npz_file(tmp_path):
+    np.save(str(tmp_path / 'a.npy'), np.zeros((6, 16, 16), np.uint8))
+    with pytest.raises(DataError, match='it is no .npz file'):
+        faces.load_npz(str(tmp_path / 'a.npy'), None, print)
+
+
+def test_an_array_that_promises_more_than_any_memory_is_refused(tmp_path):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {
+        'descr': '|u1', 'fortran_order': False, 'shape': (1 << 50, 16, 16)})
+    with zipfile.ZipFile(str(tmp_path / 'a.npz'), 'w') as file:
+        file.writestr('images.npy', header.getvalue())
+        file.writestr('labels.npy', header.getvalue())
+    with pytest.raises(DataError, match='cannot read'):
+        faces.load_npz(str(tmp_path / 'a.npz'), None, print)
+
+
+PAIRS = """2	3
+p0	1	4
+p1	2	3
+p2	1	2
+p0	1	p1	1
+p1	2	p2	4
+p0	3	p2	3
+"""
+
+
+def test_pairs_of_a_list_are_verified_and_their_classes_not_trained_on(folder, tmp_path):
+    (tmp_path / 'pairs.txt').write_text(PAIRS)
+    sets = face_verification.sets(options_of(folder, '--pairs', str(tmp_path / 'pairs.txt')))
+    assert sets.unseen.names == ['p0', 'p1', 'p2']
+    assert sets.training.names == ['p%d' % number for number in range(3, 9)]
+    assert sets.pairs.first.tolist() == [0, 5, 8, 0, 5, 2]
+    assert sets.pairs.second.tolist() == [3, 6, 9, 4, 11, 10]
+    assert sets.pairs.genuine.tolist() == 3 * [True] + 3 * [False]
+    results = run(folder, tmp_path, '--pairs', str(tmp_path / 'pairs.txt'), '--center-weights',
+                  '--seeds', '0')
+    assert 0 <= results['0']['metrics']['eer_cosine']['mean'] <= 1
+
+
+def test_pairs_name_test_classes_of_an_npz_file(tmp_path):
+    test = npz(tmp_path / 'test.npz', classes=4, prefix='test_')
+    npz(tmp_path / 'both.npz', classes=5, prefix='train_', **test)
+    (tmp_path / 'pairs.txt').write_text('1 2 6\n3 1 1 2\n')
+    sets = face_verification.sets(options_of(tmp_path / 'both.npz', '--pairs',
+                                             str(tmp_path / 'pairs.txt')))
+    assert sets.unseen.names == ['1', '3'] and len(sets.training.names) == 5
+    rows = test['test_images'].astype(float)[[7, 11, 18, 7]]
+    chosen = sets.unseen.images[[*sets.pairs.first, *sets.pairs.second]][[0, 2, 1, 3], 0]
+    for image, pixels in zip(chosen, rows):
+        assert np.corrcoef(image.ravel(), pixels.ravel())[0, 1] > 0.999
+
+
+def test_a_pair_of_a_missing_image_is_left_out_and_said(folder, tmp_path, capsys):
+    (tmp_path / 'pairs.txt').write_text(PAIRS + 'p2\t1\t5\n')
+    sets = face_verification.sets(options_of(folder, '--pairs', str(tmp_path / 'pairs.txt')))
+    assert len(sets.pairs.genuine) == 6
+    assert 'left out 1 pairs' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('content, words', [
+    ('p0 1 2\np0 1 nobody 2\n', "line 2: there is no class 'nobody'"),
+    ('p0 1 2\n\np0 one p1 2\n', 'line 3: expected "name number number"'),
+    ('p0 1\n', 'line 1: expected'), ('p0 1 2\n', 'it has 1 and 0'), ('', 'it has 0 and 0'),
+    (b'\xff\xfe', 'no text in UTF-8'), (None, 'No such file')])
+def test_a_list_of_pairs_that_is_none_is_refused(folder, tmp_path, content, words):
+    path = tmp_path / 'pairs.txt'
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DataError) as caught:
+        face_verification.sets(options_of(folder, '--pairs', str(path)))
+    assert words in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_names_with_spaces_are_parted_by_tabs(tmp_path):
+    (tmp_path / 'pairs.txt').write_text('10\t300\nann b\t1\t2\nann b\t1\tcy\t3\n')
+    assert faces.load_pairs(str(tmp_path / 'pairs.txt'), {'ann b', 'cy'}) == [
+        (('ann b', 1), ('ann b', 2)), (('ann b', 1), ('cy', 3))]
 
 
 UNREADABLE = 'no image that can be read as JPEG, PNG, PPM, BMP, GIF, TIFF or WEBP'
@@ -328,14 +502,22 @@ def test_a_split_is_of_people_and_follows_from_its_seed(folder):
     assert splits[0][1].names == splits[1][1].names != splits[2][1].names
 
 
-def test_validation_never_sees_the_unseen(folder):
-    unseen = face_verification.parts(options_of(folder))[0][1].names
-    chosen = face_verification.parts(options_of(folder, '--validate'))
-    for seen, validation in chosen.values():
-        assert (len(seen.names), len(validation.names)) == (4, 2)
-        assert not set(unseen) & set(seen.names + validation.names)
-        assert not set(seen.names) & set(validation.names)
-    assert len({tuple(validation.names) for _, validation in chosen.values()}) > 1
+def test_a_fifth_of_too_few_classes_is_refused(folder):
+    with pytest.raises(DataError, match='1 unseen'):  # of 7
+        face_verification.sets(options_of(folder, '--unseen', '2', '--validate'))
+
+
+def test_the_parts_of_a_validation_cover_the_training_classes(tmp_path):
+    npz(tmp_path / 'all.npz', classes=14, each=3)
+    unseen = face_verification.sets(options_of(tmp_path / 'all.npz')).unseen.names
+    verified = []
+    for part in range(5):
+        sets = face_verification.sets(options_of(tmp_path / 'all.npz', '--validate', '%d' % part))
+        assert not set(sets.training.names) & set(sets.unseen.names)
+        assert not set(unseen) & set(sets.training.names + sets.unseen.names)
+        assert len(sets.training.names + sets.unseen.names) == 11
+        verified += sets.unseen.names
+    assert len(verified) == len(set(verified)) == 11
 
 
 def test_augmented_images_are_new_standardized_and_repeatable():
@@ -352,9 +534,53 @@ def test_augmented_images_are_new_standardized_and_repeatable():
     assert np.abs(first.std(axis=(1, 2, 3)) - 1).max() < 0.01
 
 
+def test_augmentation_of_no_strength_is_a_mirror_at_most():
+    images = np.stack([person(number, (16, 20)) for number in range(6)])[:, None]
+    images = ((images - images.mean((2, 3), keepdims=True))
+              / images.std((2, 3), keepdims=True)).astype(np.float32)
+    drawn = faces.augment(images, np.random.RandomState(0), 0., drawn=True)
+    assert np.abs(drawn - images).max() < 0.01
+    for photo, image in zip(faces.augment(images, np.random.RandomState(0), 0.), images):
+        assert min(np.abs(photo - image).max(), np.abs(photo - image[..., ::-1]).max()) < 0.01
+    weak, strong = (np.abs(faces.augment(images, np.random.RandomState(0), strength, drawn=True)
+                           - images).mean() for strength in (0.3, 1.))
+    assert 0.01 < weak < strong
+
+
+def test_smoothed_labels_leave_scores_closer_to_each_other(folder, tmp_path):
+    probability = {}
+    for smoothing in '0', '0.3':
+        options = options_of(folder, '--epochs', '20', '--label-smoothing', smoothing, '--wd', '0',
+                             '--augment', '0', '--output-dir', str(tmp_path))
+        sets = face_verification.sets(options)
+        net, _, _ = face_verification.Run(options, sets, 0., 0)._train(Bar())
+        _, predicted, shares = face_verification._predict(net, sets.training.images)
+        assert (predicted == sets.training.labels).mean() > 0.9
+        probability[smoothing] = shares.mean()
+    # What minimizes the loss: 0.7 and a sixth of 0.3.
+    assert probability['0'] > 0.9 > probability['0.3'] > 0.5
+
+
+def test_drawings_are_neither_mirrored_nor_lit_nor_hidden():
+    ramp = np.linspace(-1, 1, 20)
+    images = np.tile(ramp, (40, 1, 16, 1)).astype(np.float32) + 0 * ramp
+    again = faces.augment(images, np.random.RandomState(0), drawn=True)[:, 0]
+    assert (again[:, 4:12, -5:].mean((1, 2)) > again[:, 4:12, :5].mean((1, 2))).all()
+    photos = faces.augment(images, np.random.RandomState(0))[:, 0]
+    assert (photos[:, 4:12, -5:].mean((1, 2)) < photos[:, 4:12, :5].mean((1, 2))).sum() > 5
+
+
+def test_one_image_of_a_large_class_is_held_out(tmp_path):
+    npz(tmp_path / 'a.npz', classes=1, labels=np.array([0, 0, 0, 0, 1, 1]))
+    people, = faces.load_npz(str(tmp_path / 'a.npz'), None, print)
+    training, known = faces.hold_out(people, 4, 0)
+    assert training.labels.tolist() == [0, 0, 0, 1, 1] and known.labels.tolist() == [0]
+    assert training.names == known.names == ['0', '1']
+    assert sorted([*training.numbers[training.labels == 0], *known.numbers]) == [1, 2, 3, 4]
+
+
 @pytest.mark.parametrize('arguments, error, words', [
-    (['--unseen', '8'], DataError, '9 people with 2 images or more, --unseen 8 needs 10'),
-    (['--unseen', '4', '--validate'], DataError, '--unseen 4 needs 10'),
+    (['--unseen', '8'], DataError, '1 to train on and 8 unseen'),
     (['--batch-size', '25'], OptionError, '--batch-size must be at most 24'),
     (['--data-dir', 'no/such/folder'], DataError, 'cannot read no/such/folder: No such file'),
 ])
@@ -367,7 +593,8 @@ def test_what_cannot_be_done_is_said_in_one_line(folder, arguments, error, words
 
 @pytest.mark.parametrize('arguments', [
     ['--unseen', '1'], ['--center-weights', '-1'], ['--center-weights', 'nan'], ['--seeds'],
-    ['--image-size', '8', '8'], ['--batch-size', '1']])
+    ['--image-size', '8', '8'], ['--batch-size', '1'], ['--validate', '5'], ['--draws', '1'],
+    ['--validate', '--pairs', 'pairs.txt']])
 def test_impossible_arguments_are_refused(folder, arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         face_verification.main(['--data-dir', folder, *arguments])
