@@ -287,7 +287,7 @@ class CenterLoss(Loss):
             check_data_type('embedding', dtype)
         if (dtype == np.float64) != (centers == np.float64):
             raise TypeError("embedding is %s, but the centers are %s: write center_loss.cast('%s') "
-                            "before, or give embedding.astype('%s')"
+                            "before, or give embedding.astype('%s'). See docs/using.md"
                             % (dtype, centers, dtype, centers))
         if (dtype == np.float16) != self._half:
             self._half = dtype == np.float16

@@ -61,7 +61,8 @@ def check_shapes(name, data, label, num_class):
         hint = ''
         if len(data) > 2:
             hint = ('. Features of several positions a sample count as samples of their own: '
-                    '%s.reshape((-1, %d)), and their labels label.reshape((-1,))'
+                    '%s.reshape((-1, %d)), and their labels label.reshape((-1,)). See '
+                    'docs/using.md'
                     % (name, data[-1]))
         raise ValueError('%s must be 2-D, (batch, features), got shape %s; label has shape %s%s'
                          % (name, data, label, hint))

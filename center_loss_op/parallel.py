@@ -258,7 +258,7 @@ class Gatherer:
                     'the key-value store did not return the sum over all workers of step %d. '
                     'It runs the optimizer: use update_on_kvstore=False with Trainer, '
                     'MXNET_UPDATE_ON_KVSTORE=0 with Module; or it compresses gradients: use one '
-                    'that does not; or a worker has left out a step'
+                    'that does not; or a worker has left out a step. See docs/scaling.md'
                     % self._steps)
             most = int(heads[:, 0].max())
             if most < 0:
@@ -266,7 +266,7 @@ class Gatherer:
                     'no backward pass of key=%r on any worker since the last step. Was backward() '
                     'called on a sum that this loss is part of, and do its features need a '
                     'gradient? Those of a frozen network do not: embedding.attach_grad(), or '
-                    'CenterLoss.update(embedding, label)' % self.key)
+                    'CenterLoss.update(embedding, label). See docs/using.md' % self.key)
             if most <= self._room:
                 break
             # All workers read the same heads, so all make the same room and try again.

@@ -28,7 +28,8 @@ def warn_unfollowed():
         'detach, BlockGrad, fixed_param_names): then CenterLoss.update(embedding, label) moves the '
         'centers without a loss, and so does a backward pass after embedding.attach_grad(), or '
         'with inputs_need_grad=True in Module.bind. Or the loss is not part of what backward() is '
-        'called on: add it, with λ = 0 (weight, scale) to have the centers follow only', UNFOLLOWED)
+        'called on: add it, with λ = 0 (weight, scale) to have the centers follow only. See '
+        'docs/using.md', UNFOLLOWED)
 
 
 def _note_unfollowed(params):

@@ -239,7 +239,7 @@ def test_message_on_stderr_without_logging(child):
 @pytest.mark.parametrize('data, label, text', [
     (np.ones((2, 3, 3)), LABEL, 'embedding must be 2-D, (batch, features), got shape (2, 3, 3); '
      'label has shape (6,). Features of several positions a sample count as samples of their own: '
-     'embedding.reshape((-1, 3)), and their labels label.reshape((-1,))'),
+     'embedding.reshape((-1, 3)), and their labels label.reshape((-1,)). See docs/using.md'),
     (np.ones((5, 3)), LABEL,
      'label must have shape (5,) or (5, 1) to fit embedding of shape (5, 3), got shape (6,)'),
     (np.ones((6, 3)), np.ones((6, 2)), 'to fit embedding of shape (6, 3), got shape (6, 2)'),
@@ -248,7 +248,7 @@ def test_message_on_stderr_without_logging(child):
     (np.ones((6, 5)), LABEL, 'embedding has 5 features a sample, but in_units is 3'),
     (np.ones((6, 3), 'int32'), LABEL, 'embedding must be float16, float32 or float64, got int32'),
     (np.ones((6, 3), 'float64'), LABEL, "embedding is float64, but the centers are float32: write "
-     "center_loss.cast('float64') before, or give embedding.astype('float32')")])
+     "center_loss.cast('float64') before, or give embedding.astype('float32'). See docs/using.md")])
 def test_bad_shape_or_type_in_gluon(data, label, text, hybridize):
     """At the call, in the names of its arguments; the block goes on."""
     loss = block(CENTERS, hybridize)

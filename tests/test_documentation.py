@@ -96,11 +96,13 @@ def around_everything():
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """Where blocks read and write files: it holds a checkpoint of the ported implementation."""
+    """Where blocks read and write files: it holds what other implementations have saved."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('MXNET_UPDATE_ON_KVSTORE', '1')  # which a CenterTrainer leaves as it is
     monkeypatch.delenv('MXNET_UPDATE_ON_KVSTORE')
     ported(tmp_path, Naive(), 'center_loss', 20)
+    mx.nd.save('center_loss.params', {'centers': mx.nd.ones((CLASSES, 2))})
+    np.save('centers.npy', np.ones((CLASSES, 2)))
 
 
 def blocks(page):
