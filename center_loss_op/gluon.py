@@ -1,9 +1,5 @@
 """Center loss for Gluon."""
-import contextlib
 import itertools
-import threading
-import weakref
-from functools import wraps
 from typing import Any, Optional, Union
 
 import mxnet as mx
@@ -11,10 +7,10 @@ import numpy as np
 from mxnet.gluon.loss import Loss, _apply_weighting
 from mxnet.util import is_np_array
 
-from .engine import fence
+from .centers import Centers, calling
 from .interrupts import hold_back
 from .labels import BFLOAT16
-from .nodes import OP_TYPE, center_losses
+from .nodes import OP_TYPE
 from .operator import check_data_type, check_elements, check_shapes
 from .parallel import Gatherer, open_store
 from .params import Params, positive_int, rate, unknown_or_size
@@ -34,98 +30,6 @@ def _check_initializer(value):
         names = ', '.join(mx.registry.get_registry(mx.init.Initializer))
         raise kind('center_initializer must be an Initializer or the name of one (%s), got %r: %s'
                    % (names, value, error)) from None
-
-
-class _Calling(threading.local):
-    """The block that Gluon is calling in this thread, which reads parameters to compute with."""
-    block = None
-
-    @contextlib.contextmanager
-    def __call__(self, block):
-        before, self.block = self.block, block
-        try:
-            yield
-        finally:
-            self.block = before
-
-
-_calling = _Calling()
-
-
-class _Centers(mx.gluon.Parameter):
-    """Centers that are right whenever they are read.
-
-    After a backward pass whoever reads them gets them moved: see :mod:`center_loss_op.engine`.
-    Who reads them while recording, for another term of the loss, gets a copy, for the backward
-    pass of center loss moves them before that of the other term has read them.
-
-    Gluon itself gets a handle of its own each time, on the same memory. Recording writes a note
-    into every array that an operator reads and that has no gradient, without a lock, and a
-    backward pass clears it: threads that shared one crashed, and of two backward passes the
-    second failed.
-
-    Attributes
-    ----------
-    readers : collection of Block
-        Blocks that were called with these centers; their graphs hold the operator's arguments.
-    """
-    readers = ()
-
-    def __getstate__(self):
-        """For a copy, which no block has read yet."""
-        self._fence()
-        return {name: value for name, value in self.__dict__.items() if name != 'readers'}
-
-    def data(self, ctx=None):
-        return self._read([super().data(ctx)])[0]
-
-    def list_data(self):
-        return self._read(super().list_data())
-
-    def cast(self, dtype):
-        self._fence()
-        super().cast(dtype)
-
-    def _fence(self):
-        for array in self._data or ():
-            fence(array)
-
-    def _read(self, arrays):
-        for array in arrays:
-            fence(array)
-        if _calling.block is not None:
-            self.readers = self.readers or weakref.WeakSet()
-            self.readers.add(_calling.block)
-            return [array.detach() for array in arrays]
-        if mx.autograd.is_recording():
-            with mx.autograd.pause():
-                return [array.copy() for array in arrays]
-        return arrays
-
-
-def _with_centers(call_cached_op):
-    """`HybridBlock._call_cached_op`, which tells centers who reads them."""
-    @wraps(call_cached_op)
-    def calling(self, *args):
-        with _calling(self):
-            return call_cached_op(self, *args)
-    return calling
-
-
-def _with_known_centers(init):
-    """`SymbolBlock.__init__`, whose centers become such as know when they are read."""
-    @wraps(init)
-    def known(self, outputs, *args, **kwargs):
-        init(self, outputs, *args, **kwargs)
-        for loss in center_losses(self._cached_graph[1]):
-            centers = self.params.get(loss.centers)
-            if not isinstance(centers, _Centers):
-                centers.__class__ = _Centers
-    return known
-
-
-mx.gluon.HybridBlock._call_cached_op = _with_centers(mx.gluon.HybridBlock._call_cached_op)
-mx.gluon.SymbolBlock.__init__ = _with_known_centers(mx.gluon.SymbolBlock.__init__)
 
 
 class CenterLoss(Loss):
@@ -234,7 +138,7 @@ class CenterLoss(Loss):
         with self.name_scope():
             if kwargs.get('params') is None:
                 name = self.params.prefix + 'center_bias'
-                self.params.update({name: _Centers(name, **description)})
+                self.params.update({name: Centers(name, **description)})
             # Saved under this attribute's name, which must be the parameter's own: load_parameters
             # of a block that has no children looks for that.
             self.center_bias = self.params.get('center_bias', **description)
@@ -267,9 +171,9 @@ class CenterLoss(Loss):
         # pylint: disable=arguments-differ
         if not isinstance(embedding, mx.sym.Symbol):
             self._check(embedding, label)
-            # A handle of its own, as the centers': see _Centers.
+            # A handle of its own, as the centers': see Centers.
             label = label.detach()
-        with _calling(self):
+        with calling(self):
             return super().forward(embedding, label, *sample_weight)
 
     def _check(self, embedding, label):
