@@ -85,6 +85,17 @@ def from_json(data, label, centers, head=None, **arguments):
     return run(bind(mx.sym.load_json(symbol.tojson()), data, label, centers), head)
 
 
+class Inside(mx.gluon.HybridBlock):
+    """A block with the loss inside, which may be inside another."""
+
+    def __init__(self, loss):
+        super().__init__()
+        self.loss = loss
+
+    def hybrid_forward(self, F, x, label):
+        return self.loss(F.identity(x), label)
+
+
 def block(centers, hybridize=False, **arguments):
     """A Gluon block with these centers; the operator's arguments that it does not take go away."""
     arguments = {name: value for name, value in arguments.items()

@@ -5,27 +5,17 @@ By hand: from a center at 0, one sample [4] of a class moves it by α · 4 / 2.
 import mxnet as mx
 import numpy as np
 import pytest
-from mxnet import autograd, gluon
+from mxnet import autograd
 from numpy.testing import assert_allclose
 
 from center_loss_op import module as center_module
 from center_loss_op.gluon import CenterLoss, CenterTrainer
 from center_loss_op.symbol import center_loss
+from entries import Inside
 
 FEATURE, LABEL = mx.nd.array([[4]]), mx.nd.array([0])
 HYBRIDIZE = pytest.mark.parametrize('hybridize', [
     {}, dict(static_alloc=False), dict(static_alloc=True, static_shape=True)])
-
-
-class Inside(gluon.HybridBlock):
-    """A block with the loss inside, which may be inside another."""
-
-    def __init__(self, loss):
-        super().__init__()
-        self.loss = loss
-
-    def hybrid_forward(self, F, x, label):
-        return self.loss(F.identity(x), label)
 
 
 def moved(net, loss, trainer=None):

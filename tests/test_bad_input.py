@@ -260,20 +260,9 @@ def test_bad_shape_or_type_in_gluon(data, label, text, hybridize):
         assert_allclose(value, expected, rtol=1e-5)
 
 
-class Net(mx.gluon.HybridBlock):
-    """A net that has the loss inside."""
-
-    def __init__(self, loss):
-        super().__init__()
-        self.loss = loss
-
-    def hybrid_forward(self, F, x, label):
-        return self.loss(F.identity(x), label)
-
-
 def test_bad_shape_in_a_hybridized_net(log):
     """Only the operator sees it there: an MXNetError at the call, and a line in the log."""
-    net = Net(block(CENTERS))
+    net = entries.Inside(block(CENTERS))
     net.hybridize()
     with pytest.raises(mx.MXNetError):
         net(mx.nd.ones((2, 3, 3)), array(LABEL)).asnumpy()

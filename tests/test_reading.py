@@ -18,7 +18,7 @@ import oracle
 from center_loss_op.gluon import CenterLoss
 from center_loss_op.host import Host
 from center_loss_op.symbol import center_loss
-from entries import array, bind
+from entries import Inside, array, bind
 
 STEPS = 8
 RANDOM = np.random.RandomState(3)
@@ -53,17 +53,6 @@ def initialized(net, **hybridize):
     if hybridize:
         net.hybridize(**hybridize)
     return net
-
-
-class Inside(gluon.HybridBlock):
-    """A net with the loss inside."""
-
-    def __init__(self, loss):
-        super().__init__()
-        self.loss = loss
-
-    def hybrid_forward(self, F, x, label):
-        return self.loss(F.identity(x), label)
 
 
 # -- each path: a function from nothing to the centers that are read right after each step
