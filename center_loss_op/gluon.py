@@ -73,8 +73,9 @@ class CenterLoss(Loss):
         The centers, (C, d), an auxiliary state: no gradient, no optimizer. What `data()` returns
         while recording is a copy, for another term of the loss; an array that was taken before
         `record()` moves with the centers.
-    alpha : float
-        May be set at any time, and holds from the next forward pass on.
+    alpha, weight : float
+        α and λ. May be set at any time, and hold from the next forward pass on; a hybridized block
+        makes its graph anew then, in milliseconds.
     key : str
         What a :class:`CenterTrainer` knows this loss by; '' before it has one.
 
@@ -237,6 +238,16 @@ class CenterLoss(Loss):
     def centers(self) -> mx.gluon.Parameter:
         """The centers, a Parameter."""
         return self.center_bias
+
+    @property
+    def weight(self) -> Optional[float]:
+        """λ, the weight of the loss: finite and >= 0, or None for 1."""
+        return self._weight
+
+    @weight.setter
+    def weight(self, value: Optional[float]) -> None:
+        self._weight = None if value is None else rate('weight', value)
+        self._clear_graphs()
 
     @property
     def alpha(self) -> float:

@@ -1,4 +1,4 @@
-"""α, set while training: eager, hybridized, inside other blocks, with a CenterTrainer, in a Module.
+"""α and λ, set while training: eager, hybridized, inside other blocks, with a CenterTrainer, in a Module.
 
 By hand: from a center at 0, one sample [4] of a class moves it by α · 4 / 2.
 """
@@ -46,6 +46,29 @@ def test_between_steps(around, hybridize):
         assert moved(net, loss) == 2 * alpha
     loss.alpha = np.float32(1)
     assert moved(net, loss) == 2
+
+
+@HYBRIDIZE
+def test_weight_between_steps(hybridize):
+    """λ, too: by hand, ½ · 4² and its gradient, weighed."""
+    loss = CenterLoss(2, 1, weight=0.5)
+    net = Inside(loss)
+    net.initialize()
+    if hybridize:
+        net.hybridize(**hybridize)
+    for weight in (0.5, 2, 0, None):
+        loss.weight = weight
+        loss.centers.set_data(mx.nd.zeros((2, 1)))
+        feature = FEATURE.copy()
+        feature.attach_grad()
+        with autograd.record():
+            value = net(feature, LABEL)
+        value.backward()
+        factor = 1 if weight is None else weight
+        assert (value.asscalar(), feature.grad.asscalar()) == (8 * factor, 4 * factor)
+    with pytest.raises(ValueError, match='^weight must be a finite number >= 0, got -1'):
+        loss.weight = -1
+    assert loss.weight is None
 
 
 def test_is_exported(tmp_path):

@@ -11,7 +11,8 @@ from center_loss_op import gluon, legacy, module, symbol
 PUBLIC = [symbol.center_loss, center_loss_op.nearest_center, legacy.load_symbol,
           legacy.load_checkpoint, gluon.CenterLoss.__init__, gluon.CenterLoss.cast,
           gluon.CenterLoss.centers.fget, gluon.CenterLoss.alpha.fget,
-          gluon.CenterLoss.alpha.fset, gluon.CenterLoss.key.fget, gluon.CenterLoss.update,
+          gluon.CenterLoss.alpha.fset, gluon.CenterLoss.weight.fget,
+          gluon.CenterLoss.weight.fset, gluon.CenterLoss.key.fget, gluon.CenterLoss.update,
           gluon.CenterTrainer.__init__, gluon.CenterTrainer.step, module.CenterTrainer.__init__,
           module.CenterTrainer.__call__, module.CenterTrainer.step, module.CenterTrainer.alpha.fget,
           module.CenterTrainer.alpha.fset]
