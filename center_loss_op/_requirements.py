@@ -24,12 +24,13 @@ PACKAGES = {'libgomp.so.1': ('libgomp1', 'libgomp'),
 
 def check():
     """Raise ImportError, one line, where MXNet cannot be loaded: what to do."""
-    if 'mxnet' in sys.modules:  # then it was
-        lines = [_python(), _numpy()]
-    else:
-        lines = [_python(), _numpy(), _mxnet(), _distutils(), _libraries()]
-    for line in filter(None, lines):
-        raise ImportError('center_loss_op ' + line)
+    looks = [_python, _numpy]
+    if 'mxnet' not in sys.modules:
+        looks += [_mxnet, _distutils, _libraries]
+    for look in looks:  # in this order: NumPy itself fails on a Python that is too old
+        line = look()
+        if line:
+            raise ImportError('center_loss_op ' + line)
 
 
 def lacking():
