@@ -6,7 +6,7 @@ from typing import Optional, Union
 import mxnet as mx
 
 from .nodes import center_losses
-from .parallel import Gatherer, open_store
+from .parallel import Gatherer, check_name, open_store
 from .params import rate
 
 __all__ = ['CenterTrainer']
@@ -80,6 +80,10 @@ class CenterTrainer:
 
     def __call__(self, param: mx.model.BatchEndParam) -> None:
         """As a `batch_end_callback` of `Module.fit`."""
+        # Of a name that it does not know MXNet makes a store of one worker, or none at all.
+        kvstore = param.locals.get('kvstore')
+        if isinstance(kvstore, str):
+            check_name(kvstore)
         self.step(param.locals['self'])
 
     def step(self, module: Union[mx.mod.Module, mx.mod.BucketingModule]) -> None:

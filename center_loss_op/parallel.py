@@ -22,7 +22,7 @@ import numpy as np
 from .backends import backend_for
 from .labels import Batch, largest_exact
 
-__all__ = ['Gatherer', 'note', 'open_store', 'ticket']
+__all__ = ['Gatherer', 'check_name', 'note', 'open_store', 'ticket']
 
 # Passes without a step that gradient accumulation seldom has, and that it never has: the samples
 # are being hoarded.
@@ -37,6 +37,8 @@ _ONE_WORKER = ('local', 'device', 'nccl', 'local_update_cpu', 'local_allreduce_c
                'local_allreduce_device')
 _SEVERAL_WORKERS = ("for several workers create the store, kv = mx.kv.create('dist_sync') or "
                     'center_loss_op.horovod.Horovod(), and give it to both trainers')
+_NOT_A_SUM = ('the key-value store is %r, which applies the push of each worker on its own; the centers '
+              "need the sum over all workers of a step, as 'dist_sync' gives it")
 # How many workers a launcher has started: horovodrun, mpirun, MXNet's.
 _LAUNCHED = ('HOROVOD_SIZE', 'OMPI_COMM_WORLD_SIZE', 'DMLC_NUM_WORKER')
 
@@ -103,7 +105,7 @@ def open_store(kvstore):
         if isinstance(kvstore, mx.kvstore.KVStore):
             _check_known(kvstore.type)
         return kvstore
-    if 'dist' in kvstore:
+    if 'dist' in kvstore and 'async' not in kvstore:
         raise ValueError("kvstore=%r: a process can have one distributed store. Create it, "
                          "kv = mx.kv.create(%r), and give it to both trainers"
                          % (kvstore, kvstore))
@@ -111,9 +113,16 @@ def open_store(kvstore):
     if kvstore.lower() == 'horovod':
         raise ValueError('kvstore=%r: create the store, kv = center_loss_op.horovod.Horovod(), and '
                          'give it to both trainers' % kvstore)
+    check_name(kvstore)
+    return mx.kv.create(kvstore)
+
+
+def check_name(kvstore):
+    """ValueError where `kvstore` is the name of no store that can gather, however it is made."""
+    if 'async' in kvstore:
+        raise ValueError(_NOT_A_SUM % kvstore)
     if kvstore.lower() not in mx.kvstore.KVStoreBase.kv_registry:
         _check_known(kvstore)
-    return mx.kv.create(kvstore)
 
 
 def _check_known(kind):
@@ -187,9 +196,7 @@ class Gatherer:
     def use(self, store):
         """Gather through `store` from now on."""
         if 'async' in store.type:
-            raise ValueError('the key-value store is %r, which applies the push of each worker on '
-                             'its own; the centers need the sum over all workers of a step, as '
-                             "'dist_sync' gives it" % store.type)
+            raise ValueError(_NOT_A_SUM % store.type)
         if store.type.startswith('dist'):
             _wait_for_broadcasts(store)
         if store is not self._store:

@@ -517,3 +517,21 @@ def test_dtypes(dtype):
     expected = np.zeros((CLASSES, SIZE))
     expected[0] = 0.5 * BATCH / (1 + BATCH)
     np.testing.assert_allclose(loss.centers.data().asnumpy(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize('contexts', [1, 2])
+@pytest.mark.parametrize('name', ['foo', 'horovod', 'dist_async'])
+def test_a_module_with_a_store_that_cannot_gather_is_refused(name, contexts):
+    """By its name, of which MXNet makes a local store, or none: before any center moves."""
+    if name == 'dist_async' or name in mx.kvstore.KVStoreBase.kv_registry:
+        with pytest.raises(ValueError, match='applies the push of each worker' if 'async' in name
+                           else 'create the store'):
+            center_loss_op.module.CenterTrainer('named', name)
+        return
+    label = mx.sym.var('softmax_label')
+    loss = center_loss_op.symbol.center_loss(mx.sym.var('data'), label, 3, key='named', name='c')
+    module = mx.mod.Module(loss, context=[mx.cpu(i) for i in range(contexts)])
+    with pytest.raises(ValueError, match="MXNet has no key-value store '%s'" % name):
+        module.fit(mx.io.NDArrayIter(np.ones((4, 2)), np.zeros(4), 4), num_epoch=1, kvstore=name,
+                   eval_metric=mx.metric.Loss(),
+                   batch_end_callback=center_loss_op.module.CenterTrainer('named'))
