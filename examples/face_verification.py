@@ -21,7 +21,7 @@ import zlib
 from typing import NamedTuple
 
 import processors  # before mxnet; pylint: disable=unused-import
-from center_loss_op.gluon import CenterLoss  # before mxnet, for Python 3.12
+from center_loss_op.gluon import CenterLoss  # before mxnet, for newer NumPys
 import mxnet as mx
 import numpy as np
 from matplotlib.figure import Figure

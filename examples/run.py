@@ -4,7 +4,7 @@ import math
 import os
 import sys
 
-import center_loss_op  # before mxnet, for Python 3.12; pylint: disable=unused-import
+import center_loss_op  # before mxnet, for newer NumPys; pylint: disable=unused-import
 import mxnet as mx
 from tqdm import tqdm
 

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 
-import center_loss_op  # before mxnet, for Python 3.12
+import center_loss_op  # before mxnet, for newer NumPys
 import mxnet as mx
 import numpy as np
 
