@@ -278,8 +278,8 @@ class CenterTrainer:
     Parameters
     ----------
     center_loss : CenterLoss
-        The loss: from now on its operator leaves the centers alone. Of several trainers of one loss the newest one
-        moves them, and :meth:`step` of an older one raises RuntimeError.
+        The loss: from now on its operator leaves the centers alone. Of several trainers of one
+        loss the newest one moves them, and :meth:`step` of an older one raises RuntimeError.
     kvstore : str or KVStore, default 'device'
         Key-value store type for several devices of one worker, or for several workers the
         store itself, which has to be the one of `gluon.Trainer`; that one needs
@@ -327,7 +327,8 @@ class CenterTrainer:
         Raises
         ------
         RuntimeError
-            No worker had a sample: there was no backward pass. Or the loss has a newer trainer. Or the store did not sum: see
+            No worker had a sample: there was no backward pass. Or the loss has a newer trainer. Or
+            the store did not sum: see
             :class:`center_loss_op.parallel.Gatherer`.
         """
         self._gatherer.step([copy.as_nd_ndarray() for copy in self._loss.centers.list_data()],

@@ -57,7 +57,7 @@ def nearest_center(embedding: Array, centers: Array, threshold: float = math.inf
         (N,), int32, from 0 to C − 1 or −1; of `mx.np` where the embedding is.
     distance : NDArray or Symbol
         (N,), to the nearest center, whatever the threshold: in the dtype of the centers, or
-        float32 for shorter ones. Infinity where there is none.
+        float32 for shorter ones and in a graph. Infinity where there is none.
 
     Raises
     ------

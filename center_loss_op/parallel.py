@@ -37,8 +37,8 @@ _ONE_WORKER = ('local', 'device', 'nccl', 'local_update_cpu', 'local_allreduce_c
                'local_allreduce_device')
 _SEVERAL_WORKERS = ("for several workers create the store, kv = mx.kv.create('dist_sync') or "
                     'center_loss_op.horovod.Horovod(), and give it to both trainers')
-_NOT_A_SUM = ('the key-value store is %r, which applies the push of each worker on its own; the centers '
-              "need the sum over all workers of a step, as 'dist_sync' gives it")
+_NOT_A_SUM = ('the key-value store is %r, which applies the push of each worker on its own; the '
+              "centers need the sum over all workers of a step, as 'dist_sync' gives it")
 # How many workers a launcher has started: horovodrun, mpirun, MXNet's.
 _LAUNCHED = ('HOROVOD_SIZE', 'OMPI_COMM_WORLD_SIZE', 'DMLC_NUM_WORKER')
 

@@ -18,7 +18,8 @@ def center_loss(data: mx.sym.Symbol, label: mx.sym.Symbol, num_class: int, alpha
     The output is the loss, ½ ‖x_i − c_{y_i}‖² reduced over the batch; the gradient is
     scale · r · (x_i − c_{y_i}), r = 1/M for 'mean' and 1 otherwise, M being the number of
     samples that count. A Module's optimizer divides by the batch, so beside a SoftmaxOutput λ is
-    the paper's with 'none' or 'sum', and N times too small with 'mean': docs/lambda.md. The backward pass moves the centers:
+    the paper's with 'none' or 'sum', and N times too small with 'mean': docs/lambda.md. The
+    backward pass moves the centers:
     c_j ← c_j − α · Σ_{i: y_i=j} (c_j − x_i) / (1 + n_j).
     They are the auxiliary state ``<name>_center_bias``, shape (C, d).
 

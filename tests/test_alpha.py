@@ -18,14 +18,20 @@ HYBRIDIZE = pytest.mark.parametrize('hybridize', [
     {}, dict(static_alloc=False), dict(static_alloc=True, static_shape=True)])
 
 
-def moved(net, loss, trainer=None):
-    """The center after a step from 0."""
+def step_from_zero(net, loss):
+    """The loss, and its gradient."""
     loss.centers.set_data(mx.nd.zeros((2, 1)))
     feature = FEATURE.copy()
     feature.attach_grad()
     with autograd.record():
         value = net(feature, LABEL)
     value.backward()
+    return value.asscalar(), feature.grad.asscalar()
+
+
+def moved(net, loss, trainer=None):
+    """The center after a step from 0."""
+    step_from_zero(net, loss)
     if trainer:
         trainer.step()
     return loss.centers.data()[0].asscalar()
@@ -58,14 +64,8 @@ def test_weight_between_steps(hybridize):
         net.hybridize(**hybridize)
     for weight in (0.5, 2, 0, None):
         loss.weight = weight
-        loss.centers.set_data(mx.nd.zeros((2, 1)))
-        feature = FEATURE.copy()
-        feature.attach_grad()
-        with autograd.record():
-            value = net(feature, LABEL)
-        value.backward()
         factor = 1 if weight is None else weight
-        assert (value.asscalar(), feature.grad.asscalar()) == (8 * factor, 4 * factor)
+        assert step_from_zero(net, loss) == (8 * factor, 4 * factor)
     with pytest.raises(ValueError, match='^weight must be a finite number >= 0, got -1'):
         loss.weight = -1
     assert loss.weight is None
