@@ -8,6 +8,7 @@ from mxnet.gluon.loss import Loss, _apply_weighting
 from mxnet.util import is_np_array
 
 from .centers import Centers, calling
+from .decorrelation import decorrelation
 from .interrupts import hold_back
 from .labels import BFLOAT16
 from .nodes import OP_TYPE
@@ -15,10 +16,15 @@ from .operator import check_data_type, check_elements, check_shapes
 from .parallel import Gatherer, open_store
 from .params import Params, positive_int, rate, unknown_or_size
 
-__all__ = ['CenterLoss', 'CenterTrainer']
+__all__ = ['CenterLoss', 'CenterTrainer', 'DecorrelationLoss']
 
 # Of the losses that have got a trainer. All workers create their trainers in the same order.
 _numbers = itertools.count()
+
+
+def _check_batch_axis(value):
+    if value != 0:
+        raise ValueError('batch_axis must be 0, got %r' % (value,))
 
 
 def _check_initializer(value):
@@ -122,8 +128,7 @@ class CenterLoss(Loss):
                  weight: Optional[float] = None, batch_axis: int = 0,
                  center_initializer: Union[str, mx.init.Initializer, None] = 'zeros',
                  use_ignore: bool = False, ignore_label: float = -1, **kwargs: Any) -> None:
-        if batch_axis != 0:
-            raise ValueError('batch_axis must be 0, got %r' % (batch_axis,))
+        _check_batch_axis(batch_axis)
         super().__init__(None if weight is None else rate('weight', weight), batch_axis, **kwargs)
         params = Params(num_class=positive_int('classes', classes), alpha=alpha,
                         use_ignore=use_ignore, ignore_label=ignore_label, reduction='none',
@@ -266,6 +271,84 @@ class CenterLoss(Loss):
     def __repr__(self):
         return '{}(classes={}, in_units={}, alpha={}, w={})'.format(
             type(self).__name__, *self.centers.shape, self.alpha, self._weight)
+
+
+class DecorrelationLoss(Loss):
+    r"""DeCov of Cogswell et al., ICLR 2016, over d: a companion of center loss.
+
+    .. math::
+
+        P = \frac{1}{2d} \sum_{j \neq k} C_{jk}^2, \qquad
+        C = \frac{1}{N} \sum_i (x_i - \bar x)(x_i - \bar x)^T
+
+    Center loss makes classes compact, and features that repeat each other are a cheap way to that:
+    the embedding gets fewer directions, by which classes that training never saw are told apart.
+    This keeps them, where the embedding is batch-normalized by ``BatchNorm(scale=False,
+    center=False)``; with a size that it learns the network makes features smaller instead.
+
+    Parameters
+    ----------
+    weight : float or None
+        A global scalar weight for the loss: finite and >= 0. docs/results.md used 0.1. It stays
+        what it is; one that rises is multiplied outside.
+    batch_axis : int, default 0
+        The axis that represents mini-batch; 0 is the only one.
+
+    Inputs:
+        - **embedding**: features of shape (N, d). Samples that other losses ignore count here,
+          one that is NaN makes the loss of all NaN, and each device has the covariance of its own
+          samples. In a hybridized parent float16 features have to be cast to float32.
+
+    Outputs:
+        - **loss**: the weighted P for each sample, shape (N,), in the dtype of the embedding. By
+          chance alone it is about weight · d / (2N) for features of variance 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        At once, for an argument or an array of the wrong type, or with an impossible value or
+        shape.
+
+    Examples
+    --------
+    >>> decorrelation_loss = DecorrelationLoss(weight=0.1)
+    >>> with autograd.record():
+    ...     embedding, scores = net(x)
+    ...     loss = (softmax_loss(scores, y) + center_loss(embedding, y)
+    ...             + decorrelation_loss(embedding))
+    """
+
+    def __init__(self, weight: Optional[float] = None, batch_axis: int = 0, **kwargs: Any) -> None:
+        _check_batch_axis(batch_axis)
+        super().__init__(None if weight is None else rate('weight', weight), batch_axis, **kwargs)
+
+    @property
+    def weight(self) -> Optional[float]:
+        """The weight of the loss, or None for 1."""
+        return self._weight
+
+    def forward(self, embedding):
+        # pylint: disable=arguments-differ
+        if not isinstance(embedding, mx.sym.Symbol):
+            if not isinstance(embedding, mx.nd.NDArray):
+                raise TypeError('embedding must be an NDArray (mx.nd.array makes one), got %s'
+                                % type(embedding).__name__)
+            if embedding.ndim != 2:
+                raise ValueError('embedding must be (N, d), got shape %s' % (embedding.shape,))
+            if np.dtype(embedding.dtype) not in (np.float32, np.float64):
+                # Which has too few digits for a covariance, and on a CPU no product.
+                check_data_type('embedding', np.dtype(embedding.dtype))
+                return super().forward(embedding.astype('float32')).astype('float16')
+        return super().forward(embedding)
+
+    def hybrid_forward(self, F, embedding):
+        # pylint: disable=arguments-differ
+        if is_np_array():
+            F = mx.nd if isinstance(embedding, mx.nd.NDArray) else mx.sym
+            loss = decorrelation(F, embedding.as_nd_ndarray()).as_np_ndarray()
+        else:
+            loss = decorrelation(F, embedding)
+        return _apply_weighting(F, loss, self._weight)
 
 
 class CenterTrainer:

@@ -87,8 +87,10 @@ def nearest_center(embedding: Array, centers: Array, threshold: float = math.inf
     both = embedding, centers
     if not any(all(isinstance(array, kind) for array in both)
                for kind in (mx.nd.NDArray, mx.sym.Symbol)):
-        raise TypeError('embedding and centers must both be NDArrays or both Symbols, got %s and %s'
-                        % (type(embedding).__name__, type(centers).__name__))
+        raise TypeError('embedding and centers must both be NDArrays or both Symbols, got %s and %s%s'
+                        % (type(embedding).__name__, type(centers).__name__,
+                           ': give .data() of the parameter'
+                           if isinstance(centers, mx.gluon.Parameter) else ''))
     nearest = _of_symbols if isinstance(embedding, mx.sym.Symbol) else _of_arrays
     found = nearest(*(array.as_nd_ndarray() for array in both), threshold, exclude)
     if isinstance(embedding, _NUMPY):

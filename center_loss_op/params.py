@@ -87,7 +87,7 @@ def rate(name, value):
     return number
 
 
-def _flag(name, value):
+def flag(name, value):
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
     # The texts that MXNet's own operators take for a flag.
@@ -122,9 +122,9 @@ _ARGUMENTS = {
     'alpha': (rate, 0.5),
     'scale': (rate, 1.0),
     'reduction': (_reduction, 'mean'),
-    'use_ignore': (_flag, False),
+    'use_ignore': (flag, False),
     'ignore_label': (_finite, -1.0),
-    'need_top_grad': (_flag, False),
+    'need_top_grad': (flag, False),
     'key': (_name, ''),
     'batchsize': (_unused, None),
 }

@@ -3,10 +3,11 @@ from typing import Optional
 
 import mxnet as mx
 
+from .decorrelation import decorrelation
 from .nodes import OP_TYPE
-from .params import DOC, Params
+from .params import DOC, Params, flag, rate
 
-__all__ = ['center_loss']
+__all__ = ['center_loss', 'decorrelation_loss']
 
 
 def center_loss(data: mx.sym.Symbol, label: mx.sym.Symbol, num_class: int, alpha: float = 0.5,
@@ -52,9 +53,8 @@ def center_loss(data: mx.sym.Symbol, label: mx.sym.Symbol, num_class: int, alpha
 
     Source: Wen et al., ECCV 2016, equations 2, 4 and 5.
     """
-    for role, symbol in (('data', data), ('label', label)):
-        if not isinstance(symbol, mx.sym.Symbol):
-            raise TypeError('%s must be a Symbol, got %r' % (role, symbol))
+    _check_symbol('data', data)
+    _check_symbol('label', label)
     params = Params(num_class=num_class, alpha=alpha, scale=scale, reduction=reduction,
                     use_ignore=use_ignore, ignore_label=ignore_label, need_top_grad=need_top_grad,
                     key=key)
@@ -64,3 +64,53 @@ def center_loss(data: mx.sym.Symbol, label: mx.sym.Symbol, num_class: int, alpha
 
 if center_loss.__doc__:  # not under python -OO
     center_loss.__doc__ %= DOC.replace("default 'mean'", "default 'none'")
+
+
+def decorrelation_loss(data: mx.sym.Symbol, scale: float = 1.0, need_top_grad: bool = False,
+                       name: Optional[str] = None) -> mx.sym.Symbol:
+    """Decorrelation of the features as a node of a symbol graph: a companion of center loss.
+
+    The output is P = 1/(2d) · Σ_{j≠k} C_jk² for every sample, with the covariance of the batch
+    C = 1/N · Σ_i (x_i − mean(x)) (x_i − mean(x))ᵀ; the gradient is scale · N · ∂P/∂x, which a
+    Module's optimizer divides by N. What it is for, and beside which batch normalization:
+    :class:`center_loss_op.gluon.DecorrelationLoss`.
+
+    Parameters
+    ----------
+    data : Symbol
+        The features, (N, d): float32 or float64.
+    scale : float, default 1.0
+        The weight, of the gradient only: finite and >= 0. docs/results.md used 0.1.
+    need_top_grad : bool, default False
+        False: a loss layer like SoftmaxOutput, which ignores the gradient of its output and every
+        factor around it; True: a part of a larger loss.
+    name : str, optional
+        The name of the node.
+
+    Returns
+    -------
+    Symbol
+        Shape (N,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        At once, for an argument of the wrong type or with an impossible value.
+
+    Examples
+    --------
+    >>> net = mx.sym.Group([softmax, center, decorrelation_loss(embedding, scale=0.1)])
+
+    Source: DeCov of Cogswell et al., ICLR 2016, divided by d.
+    """
+    _check_symbol('data', data)
+    scale, need_top_grad = rate('scale', scale), flag('need_top_grad', need_top_grad)
+    loss = decorrelation(mx.sym, data)
+    if not need_top_grad:
+        return mx.sym.MakeLoss(loss, grad_scale=scale, name=name)
+    return mx.sym.elemwise_add(scale * loss, mx.sym.BlockGrad((1 - scale) * loss), name=name)
+
+
+def _check_symbol(role, value):
+    if not isinstance(value, mx.sym.Symbol):
+        raise TypeError('%s must be a Symbol, got %r' % (role, value))

@@ -1,0 +1,177 @@
+"""Decorrelation, compared with a slow one in float64 and with the gradient by differences."""
+import mxnet as mx
+import numpy as np
+import pytest
+from mxnet import autograd
+from numpy.testing import assert_allclose
+
+from center_loss_op.gluon import CenterLoss, DecorrelationLoss
+from center_loss_op.symbol import center_loss, decorrelation_loss
+
+X = np.random.RandomState(3).normal(size=(7, 4)) @ np.random.RandomState(4).normal(size=(4, 4)) + 5
+
+
+def slow(x):
+    """P, one pair of features at a time."""
+    x = np.asarray(x, np.float64)
+    samples, size = x.shape
+    mean = [sum(x[i, j] for i in range(samples)) / samples for j in range(size)]
+    total = 0.
+    for j in range(size):
+        for k in range(size):
+            if j != k:
+                total += (sum((x[i, j] - mean[j]) * (x[i, k] - mean[k]) for i in range(samples))
+                          / samples) ** 2
+    return total / (2 * size)
+
+
+def slope(x, step=1e-5):
+    """∂P/∂x by central differences."""
+    result = np.empty_like(x)
+    for place in np.ndindex(x.shape):
+        away = np.zeros_like(x)
+        away[place] = step
+        result[place] = (slow(x + away) - slow(x - away)) / (2 * step)
+    return result
+
+
+def test_the_oracle_is_numpys_covariance():
+    covariance = np.cov(X.T, bias=True)
+    others = covariance - np.diag(np.diag(covariance))
+    assert_allclose(slow(X), np.square(others).sum() / 8)
+
+
+@pytest.mark.parametrize('hybridize', [False, True])
+@pytest.mark.parametrize('dtype, tolerance', [('float16', 5e-3), ('float32', 2e-5),
+                                              ('float64', 1e-8)])
+def test_loss_and_gradient(hybridize, dtype, tolerance):
+    loss = DecorrelationLoss(weight=0.3)
+    if hybridize:
+        loss.hybridize()
+    for x in X, X[:3], X[:, :1], X[:1]:   # another batch, a single feature, a single sample
+        array = mx.nd.array(x, dtype=dtype)
+        array.attach_grad()
+        with autograd.record():
+            result = loss(array)
+        result.backward()
+        assert result.shape == (len(x),) and result.dtype == np.dtype(dtype)
+        assert_allclose(result.asnumpy(), np.full(len(x), 0.3 * slow(x)), rtol=tolerance,
+                        atol=tolerance)
+        # Of the sum over the batch, which Trainer.step divides by its size.
+        assert_allclose(array.grad.asnumpy(), 0.3 * len(x) * slope(x), rtol=tolerance,
+                        atol=tolerance)
+
+
+def test_a_graph_has_the_same_loss_unweighted_and_the_same_gradient():
+    node = decorrelation_loss(mx.sym.var('data'), scale=0.3, name='apart')
+    assert node.name == 'apart' and node.list_auxiliary_states() == []
+    executor = node.simple_bind(mx.cpu(), data=X.shape)
+    executor.arg_dict['data'][:] = X
+    executor.forward(is_train=True)
+    executor.backward()
+    assert_allclose(executor.outputs[0].asnumpy(), np.full(len(X), slow(X)), rtol=2e-5)
+    assert_allclose(executor.grad_dict['data'].asnumpy(), 0.3 * len(X) * slope(X), rtol=2e-5,
+                    atol=1e-5)
+
+
+def test_a_part_of_a_larger_loss_heeds_the_factors_around_it():
+    heads = np.arange(1, len(X) + 1, dtype=np.float32)
+    grads = []
+    for chained in True, False:
+        node = 10 * decorrelation_loss(mx.sym.var('data'), 0.3, need_top_grad=chained)
+        executor = node.simple_bind(mx.cpu(), data=X.shape)
+        executor.arg_dict['data'][:] = X
+        executor.forward(is_train=True)
+        executor.backward(mx.nd.array(heads))
+        assert_allclose(executor.outputs[0].asnumpy(), np.full(len(X), 10 * slow(X)), rtol=2e-5)
+        grads.append(executor.grad_dict['data'].asnumpy())
+    assert_allclose(grads[0], 0.3 * 10 * heads.sum() * slope(X), rtol=2e-5, atol=1e-3)
+    assert_allclose(grads[1], 0.3 * len(X) * slope(X), rtol=2e-5, atol=1e-5)
+
+
+def test_the_weight_is_read_and_not_silently_set():
+    loss = DecorrelationLoss(weight=0.1)
+    assert loss.weight == 0.1
+    with pytest.raises(AttributeError):
+        loss.weight = 1
+
+
+def test_a_module_and_a_gluon_loop_pull_alike():
+    """A step of gradient descent from the same weights, beside center loss."""
+    label = np.arange(len(X)) % 3
+    start = np.random.RandomState(0).normal(size=(2, 4)).astype(np.float32)
+
+    features = mx.sym.FullyConnected(mx.sym.var('data'), num_hidden=2, no_bias=True, name='fc')
+    graph = mx.sym.Group([center_loss(features, mx.sym.var('label'), num_class=3, scale=0.1),
+                          decorrelation_loss(features, scale=0.2)])
+    module = mx.mod.Module(graph, label_names=('label',))
+    batch = mx.io.NDArrayIter(X.astype(np.float32), label.astype(np.float32), batch_size=len(X),
+                              label_name='label')
+    module.bind(batch.provide_data, batch.provide_label)
+    module.init_params(mx.init.Zero(), arg_params={'fc_weight': mx.nd.array(start)})
+    module.init_optimizer(optimizer='sgd', optimizer_params={'learning_rate': 0.01, 'wd': 0.})
+    module.forward_backward(next(batch))
+    module.update()
+
+    net = mx.gluon.nn.Dense(2, use_bias=False, in_units=4)
+    net.initialize()
+    net.weight.set_data(mx.nd.array(start))
+    center, apart = CenterLoss(3, 2, weight=0.1), DecorrelationLoss(0.2)
+    center.initialize()
+    trainer = mx.gluon.Trainer(net.collect_params(), 'sgd', {'learning_rate': 0.01})
+    with autograd.record():
+        embedding = net(mx.nd.array(X))
+        loss = center(embedding, mx.nd.array(label)) + apart(embedding)
+    loss.backward()
+    trainer.step(len(X))
+    assert_allclose(module.get_params()[0]['fc_weight'].asnumpy(), net.weight.data().asnumpy(),
+                    rtol=1e-5)
+    assert np.abs(net.weight.data().asnumpy() - start).max() > 0.01
+
+
+def test_numpy_arrays_of_mxnet():
+    loss = DecorrelationLoss()
+    mx.npx.set_np()
+    try:
+        array = mx.np.array(X)
+        array.attach_grad()
+        with autograd.record():
+            result = loss(array)
+        result.backward()
+        assert_allclose(result.asnumpy(), np.full(len(X), slow(X)), rtol=2e-5)
+        assert_allclose(array.grad.asnumpy(), len(X) * slope(X), rtol=2e-5, atol=1e-5)
+    finally:
+        mx.npx.reset_np()
+
+
+def test_descent_takes_the_repetition_away():
+    random = np.random.RandomState(0)
+    once = random.normal(size=(64, 1))
+    x = mx.nd.array(np.hstack([once + 0.5 * random.normal(size=(64, 1)) for _ in range(3)]))
+    x.attach_grad()
+    loss = DecorrelationLoss()
+    before = float(loss(x)[0].asscalar())
+    for _ in range(200):
+        with autograd.record():
+            result = loss(x)
+        result.backward()
+        x -= 0.1 * x.grad
+        x.attach_grad()
+    assert float(loss(x)[0].asscalar()) < 0.05 * before
+
+
+@pytest.mark.parametrize('call, error, words', [
+    (lambda: DecorrelationLoss(weight=-1), ValueError,
+     'weight must be a finite number >= 0, got -1'),
+    (lambda: DecorrelationLoss(batch_axis=1), ValueError, 'batch_axis must be 0, got 1'),
+    (lambda: DecorrelationLoss()(X), TypeError, 'embedding must be an NDArray .*got ndarray'),
+    (lambda: DecorrelationLoss()(mx.nd.zeros((2, 3, 4))), ValueError, r'got shape \(2, 3, 4\)'),
+    (lambda: DecorrelationLoss()(mx.nd.zeros((2, 3), dtype='int32')), TypeError,
+     'embedding must be float16, float32 or float64, got int32'),
+    (lambda: decorrelation_loss(X), TypeError, 'data must be a Symbol'),
+    (lambda: decorrelation_loss(mx.sym.var('x'), scale=float('nan')), ValueError,
+     'scale must be a finite number >= 0'),
+])
+def test_bad_input(call, error, words):
+    with pytest.raises(error, match=words):
+        call()
