@@ -120,10 +120,9 @@ def load_npz(path, size, say):
     if os.path.exists(path) and not os.path.isfile(path):
         raise DataError('cannot read %s: it is no file' % path)
     try:
-        arrays = np.load(path, allow_pickle=False)
-        if not isinstance(arrays, np.lib.npyio.NpzFile):
-            raise ValueError('it is no .npz file')
-        with arrays:
+        if not zipfile.is_zipfile(path):  # of which NumPy says that it is pickled
+            raise ValueError('it is no .npz file, or a damaged one')
+        with np.load(path, allow_pickle=False) as arrays:
             parts = ('train_', 'test_') if 'train_images' in arrays.files else ('',)
             missing = [part + kind for part in parts for kind in ('images', 'labels')
                        if part + kind not in arrays.files]

@@ -11,6 +11,7 @@ import faces
 import numpy as np
 import PIL.ImageFile
 import pytest
+import run as examples_run
 from checkpoint import CheckpointError
 from data import DataError
 from options import OptionError
@@ -46,11 +47,11 @@ def options_of(source, *arguments):
     return face_verification.parse(['--data-dir', str(source), *QUICK, *arguments])
 
 
-def run(source, output_dir, *arguments):
+def run(source, output_dir, *arguments, kind=''):
     """metrics.json of a quick run."""
     face_verification.main(['--data-dir', str(source), *QUICK, '--draws', '20',
                             '--output-dir', str(output_dir), *arguments])
-    return json.loads((output_dir / 'metrics.json').read_text())
+    return json.loads((output_dir / (kind + 'metrics.json')).read_text())
 
 
 def test_a_run_leaves_metrics_and_pictures_and_shows_a_table(folder, tmp_path, capsys):
@@ -132,6 +133,42 @@ def test_an_interrupted_run_continues_and_ends_alike(folder, tmp_path, optimizer
         assert bar.total == 4 * (24 // 8)  # also where half of them were trained before
     whole, parts = features
     assert (whole.embedding == parts.embedding).all() and (whole.centers == parts.centers).all()
+
+
+def test_an_interrupted_command_says_that_it_continues(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(face_verification.Run, '_train', lambda self, bar: Bar(1).update())
+    with pytest.raises(SystemExit) as exit_:
+        examples_run.script(lambda: run(folder, tmp_path / 'out'), 'the same command continues')
+    assert exit_.value.code == 130
+    assert ('SIGINT: saved %s, the same command continues' % (tmp_path / 'out')
+            in capsys.readouterr().err)
+
+
+def test_decorrelation_stands_beside_center_loss_alone(folder, tmp_path):
+    repetition = {}
+    for weight, decorrelation in (0., '0'), (0., '1'), (1., '0'), (1., '1'):
+        options = options_of(folder, '--decorrelation', decorrelation, '--batch-size', '24',
+                             '--epochs', '40', '--output-dir', str(tmp_path))
+        sets = face_verification.sets(options)
+        one = face_verification.Run(options, sets, weight, 0)
+        net = one._train(Bar())[0]
+        embedding = face_verification._predict(net, sets.training.images)[0]
+        repetition[weight, decorrelation] = np.square(np.corrcoef(embedding.T)).mean()
+    assert repetition[0., '0'] == repetition[0., '1']
+    assert repetition[1., '1'] < 0.8 * repetition[1., '0']
+    # Softmax alone is one run, whatever stands beside center loss.
+    assert len(os.listdir(str(tmp_path / 'runs'))) == 3
+
+
+def test_softmax_alone_has_features_of_its_own_number(folder, tmp_path):
+    for arguments, sizes in (((), (8, 8)), (('--softmax-embedding-size', '5'), (5, 8))):
+        options = options_of(folder, *arguments, '--output-dir', str(tmp_path))
+        sets = face_verification.sets(options)
+        assert sizes == tuple(
+            face_verification.Run(options, sets, weight, 0).features(Bar()).centers.shape[1]
+            for weight in (0., 0.1))
+    default = face_verification.parse(['--data-dir', folder])
+    assert (default.softmax_embedding_size, default.embedding_size) == (64, 128)
 
 
 def test_a_finished_run_is_not_trained_again_and_another_one_is(folder, tmp_path, monkeypatch):
@@ -261,6 +298,42 @@ def test_one_array_is_no_npz_file(tmp_path):
         faces.load_npz(str(tmp_path / 'a.npy'), None, print)
 
 
+def test_images_that_the_network_would_pool_to_one_pixel_are_refused(tmp_path):
+    # There MXNet's batch normalization of the embedding ends the process.
+    npz(tmp_path / 'a.npz', images=np.zeros((54, 8, 8), np.uint8))
+    with pytest.raises(OptionError, match='8 x 8 pixels are too small: give --image-size'):
+        face_verification.sets(options_of(tmp_path / 'a.npz'))
+
+
+def test_test_images_of_another_size_are_refused_before_the_training(tmp_path):
+    test = npz(tmp_path / 'test.npz', classes=3, prefix='test_')
+    test['test_images'] = np.repeat(test['test_images'], 2, axis=1)
+    npz(tmp_path / 'both.npz', classes=5, prefix='train_', **test)
+    with pytest.raises(OptionError, match='have 18 x 16 pixels, test images 18 x 32'):
+        face_verification.sets(options_of(tmp_path / 'both.npz'))
+
+
+def test_what_was_compared_is_said_and_kept(tmp_path, capsys):
+    npz(tmp_path / 'a.npz', classes=14)
+    arguments = ('--center-weights', '0.1', '--seeds', '0', '--softmax-embedding-size', '5',
+                 '--decorrelation', '0.3')
+    run(tmp_path / 'a.npz', tmp_path, *arguments)
+    assert ('softmax alone has 5 features; center loss 8, with decorrelation of 0.3'
+            in capsys.readouterr().err)
+    kept = json.loads((tmp_path / 'options.json').read_text())
+    assert (kept['seeds'], kept['decorrelation'], kept['center_weights']) == ([0], 0.3, [0.1])
+    before = (tmp_path / 'metrics.json').read_bytes()
+    run(tmp_path / 'a.npz', tmp_path, *arguments, '--validate', kind='validation-')
+    assert (tmp_path / 'metrics.json').read_bytes() == before
+
+
+def test_a_text_is_no_npz_file(tmp_path):
+    (tmp_path / 'a.npz').write_text('to be downloaded\n')
+    with pytest.raises(DataError, match='it is no .npz file') as caught:
+        faces.load_npz(str(tmp_path / 'a.npz'), None, print)
+    assert 'pickle' not in str(caught.value)
+
+
 def test_an_array_that_promises_more_than_any_memory_is_refused(tmp_path):
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {
@@ -291,7 +364,7 @@ def test_pairs_of_a_list_are_verified_and_their_classes_not_trained_on(folder, t
     assert sets.pairs.second.tolist() == [3, 6, 9, 4, 11, 10]
     assert sets.pairs.genuine.tolist() == 3 * [True] + 3 * [False]
     results = run(folder, tmp_path, '--pairs', str(tmp_path / 'pairs.txt'), '--center-weights',
-                  '--seeds', '0')
+                  '--seeds', '0', kind='pairs-')
     assert 0 <= results['0']['metrics']['eer_cosine']['mean'] <= 1
 
 
