@@ -1,6 +1,7 @@
 """What the tests share."""
 import logging
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -11,6 +12,9 @@ os.environ.setdefault('MXNET_SUBGRAPH_VERBOSE', '0')  # read when a graph is bou
 # The examples use every processor, and whichever test file imported one of them first would decide
 # for all processes that later tests start. Digits are too small to gain from it.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
+# A shell lets what it starts in the background ignore Ctrl-C, and so would what tests start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # MXNet 1.9.1 uses names that NumPy and SciPy have deprecated since.
 warnings.filterwarnings('ignore', category=DeprecationWarning, module='mxnet')
 
