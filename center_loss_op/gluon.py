@@ -27,6 +27,10 @@ def _check_batch_axis(value):
         raise ValueError('batch_axis must be 0, got %r' % (value,))
 
 
+def _check_weight(value):
+    return None if value is None else rate('weight', value)
+
+
 def _check_initializer(value):
     """TypeError or ValueError where MXNet could make no initializer of `value`."""
     try:
@@ -129,7 +133,7 @@ class CenterLoss(Loss):
                  center_initializer: Union[str, mx.init.Initializer, None] = 'zeros',
                  use_ignore: bool = False, ignore_label: float = -1, **kwargs: Any) -> None:
         _check_batch_axis(batch_axis)
-        super().__init__(None if weight is None else rate('weight', weight), batch_axis, **kwargs)
+        super().__init__(_check_weight(weight), batch_axis, **kwargs)
         params = Params(num_class=positive_int('classes', classes), alpha=alpha,
                         use_ignore=use_ignore, ignore_label=ignore_label, reduction='none',
                         need_top_grad=True)
@@ -251,7 +255,7 @@ class CenterLoss(Loss):
 
     @weight.setter
     def weight(self, value: Optional[float]) -> None:
-        self._weight = None if value is None else rate('weight', value)
+        self._weight = _check_weight(value)
         self._clear_graphs()
 
     @property
@@ -320,7 +324,7 @@ class DecorrelationLoss(Loss):
 
     def __init__(self, weight: Optional[float] = None, batch_axis: int = 0, **kwargs: Any) -> None:
         _check_batch_axis(batch_axis)
-        super().__init__(None if weight is None else rate('weight', weight), batch_axis, **kwargs)
+        super().__init__(_check_weight(weight), batch_axis, **kwargs)
 
     @property
     def weight(self) -> Optional[float]:
@@ -335,16 +339,15 @@ class DecorrelationLoss(Loss):
                                 % type(embedding).__name__)
             if embedding.ndim != 2:
                 raise ValueError('embedding must be (N, d), got shape %s' % (embedding.shape,))
-            if np.dtype(embedding.dtype) not in (np.float32, np.float64):
+            check_data_type('embedding', np.dtype(embedding.dtype))
+            if embedding.dtype == np.float16:
                 # Which has too few digits for a covariance, and on a CPU no product.
-                check_data_type('embedding', np.dtype(embedding.dtype))
                 return super().forward(embedding.astype('float32')).astype('float16')
         return super().forward(embedding)
 
     def hybrid_forward(self, F, embedding):
         # pylint: disable=arguments-differ
         if is_np_array():
-            F = mx.nd if isinstance(embedding, mx.nd.NDArray) else mx.sym
             loss = decorrelation(F, embedding.as_nd_ndarray()).as_np_ndarray()
         else:
             loss = decorrelation(F, embedding)
