@@ -24,7 +24,7 @@ HOROVOD_WITH := HOROVOD_WITH_MXNET=1 HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1 \
 .PHONY: demo test soak bench horovod dist clean
 
 demo: $(VENV)/installed
-	$(BIN)/python examples/demo.py --output-dir out/demo
+	$(BIN)/python experiments/demo.py --output-dir out/demo
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -36,16 +36,16 @@ bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks
 
 horovod: $(HOROVOD_VENV)/installed
-	$(HOROVOD_VENV)/bin/python -m pytest tests/test_horovod.py tests/test_documentation.py $(PYTEST_ARGS)
+	$(HOROVOD_VENV)/bin/python -m pytest tests/test_horovod.py tests/project/test_documentation.py $(PYTEST_ARGS)
 
 dist: $(VENV)/installed
 	$(PIP_INSTALL) build
 	$(BIN)/python -m build --outdir dist
 
 # From Python 3.13 on MXNet is not among the requirements, for it forbids NumPy 2: see setup.cfg.
-$(VENV)/installed: setup.cfg setup.py pyproject.toml constraints.txt $(wildcard center_loss_op/csrc/*.[ch])
+$(VENV)/installed: setup.cfg setup.py pyproject.toml constraints.txt $(wildcard center_loss_op/_operator/csrc/*.[ch])
 	@test -n "$(PYTHON)" || { echo "center_loss_op runs on Python 3.8 to 3.14, found $$(python3 --version 2>&1): install one of them and run 'make PYTHON=/path/to/python3.13'" >&2; exit 1; }
-	@$(PYTHON) -I center_loss_op/_requirements.py
+	@$(PYTHON) -I center_loss_op/_mxnet/requirements.py
 	$(PYTHON) -m venv --clear $(VENV)
 	$(PIP_INSTALL) $(EDITABLE) -e '.[examples,onnx,notebook,tests]'
 	$(PIP_INSTALL) --no-deps mxnet

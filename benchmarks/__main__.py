@@ -12,7 +12,7 @@ import center_loss_op  # noqa: F401 - before mxnet, for newer NumPys; pylint: di
 import mxnet as mx
 import numpy as np
 
-from center_loss_op import native
+from center_loss_op._operator import native
 
 from . import memory, steps, training
 

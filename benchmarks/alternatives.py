@@ -12,7 +12,7 @@ import mxnet as mx
 import numpy as np
 from mxnet.base import _LIB, check_call
 
-from center_loss_op import native
+from center_loss_op._operator import native
 from center_loss_op.gluon import CenterLoss
 
 ALPHA = 0.5

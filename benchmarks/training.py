@@ -10,7 +10,7 @@ from center_loss_op.symbol import center_loss
 
 from .timing import medians, table
 
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..', 'examples'))
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..', 'experiments'))
 import networks  # pylint: disable=wrong-import-position,wrong-import-order
 
 BATCH, CLASSES, WEIGHT = 128, 10, 0.1

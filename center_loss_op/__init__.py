@@ -1,11 +1,13 @@
 """Center loss (Wen et al., ECCV 2016) for Apache MXNet.
 
 Importing this package registers the operator ``centerloss``. With NumPy 1.24 or newer import it
-before ``mxnet``, which cannot be imported there without it (see :mod:`center_loss_op._compat`).
+before ``mxnet``, which cannot be imported there without it (see :mod:`center_loss_op._mxnet`).
 """
-from . import _compat  # imports MXNet
-from . import engine, gluon, legacy, module, operator, symbol
-from .labels import LabelError
+from ._mxnet import importable  # first: it imports MXNet
+from ._mxnet import lifetime
+from ._operator import operator
+from . import gluon, legacy, module, symbol
+from ._operator.labels import LabelError
 from .nearest import nearest_center
 
 # What `from center_loss_op import *` may bring: `gluon`, `module` and `symbol` are MXNet's, too.

@@ -6,8 +6,10 @@ import sys
 import mxnet as mx
 import numpy as np
 
-from . import __version__, _compat, native
-from ._requirements import MXNET as TESTED_MXNET
+from . import __version__
+from ._mxnet import importable
+from ._mxnet.requirements import MXNET as TESTED_MXNET
+from ._operator import native
 from .gluon import CenterLoss
 
 
@@ -28,7 +30,7 @@ def report():
     yield 'a step runs in  %s' % native.which()
     yield 'was changed     %s' % (
         'NumPy has again %s: MXNet reads them, NumPy %s took them away' % (
-            ', '.join(_compat.LENT), np.__version__) if _compat.LENT else 'nothing')
+            ', '.join(importable.LENT), np.__version__) if importable.LENT else 'nothing')
     yield 'to change       %s' % (
         'nothing' if mx.__version__ == TESTED_MXNET else
         'MXNet %s is not the tested release: pip install mxnet==%s' % (mx.__version__,

@@ -7,14 +7,14 @@ import numpy as np
 from mxnet.gluon.loss import Loss, _apply_weighting
 from mxnet.util import is_np_array
 
-from .centers import Centers, calling
-from .decorrelation import decorrelation
-from .interrupts import hold_back
-from .labels import BFLOAT16
-from .nodes import OP_TYPE
-from .operator import check_data_type, check_elements, check_shapes
-from .parallel import Gatherer, open_store
-from .params import Params, positive_int, rate, unknown_or_size
+from ._mxnet.graph import OP_TYPE
+from ._mxnet.parameter import Centers, calling
+from ._mxnet.sigint import defer_sigint
+from ._operator.arguments import (Arguments, check_data_type, check_elements, check_shapes,
+                                  positive_int, rate, unknown_or_size)
+from ._operator.decorrelation import decorrelation
+from ._operator.gather import Gatherer, open_store
+from ._operator.labels import BFLOAT16
 
 __all__ = ['CenterLoss', 'CenterTrainer', 'DecorrelationLoss']
 
@@ -134,16 +134,16 @@ class CenterLoss(Loss):
                  use_ignore: bool = False, ignore_label: float = -1, **kwargs: Any) -> None:
         _check_batch_axis(batch_axis)
         super().__init__(_check_weight(weight), batch_axis, **kwargs)
-        params = Params(num_class=positive_int('classes', classes), alpha=alpha,
-                        use_ignore=use_ignore, ignore_label=ignore_label, reduction='none',
-                        need_top_grad=True)
+        arguments = Arguments(num_class=positive_int('classes', classes), alpha=alpha,
+                              use_ignore=use_ignore, ignore_label=ignore_label, reduction='none',
+                              need_top_grad=True)
         if center_initializer is not None:
             _check_initializer(center_initializer)
         in_units = unknown_or_size('in_units', in_units)
-        check_elements(params.num_class, in_units)
-        self._attributes = {**dict(params.items()), 'alpha': params.alpha}
+        check_elements(arguments.num_class, in_units)
+        self._attributes = {**dict(arguments.items()), 'alpha': arguments.alpha}
         self._half = False      # whether the embedding is float16: so is the loss then
-        description = {'shape': (params.num_class, in_units), 'init': center_initializer,
+        description = {'shape': (arguments.num_class, in_units), 'init': center_initializer,
                        'grad_req': 'null', 'differentiable': False, 'allow_deferred_init': True}
         with self.name_scope():
             if kwargs.get('params') is None:
@@ -209,7 +209,7 @@ class CenterLoss(Loss):
 
     def hybrid_forward(self, F, embedding, label, sample_weight=None, center_bias=None):
         # pylint: disable=arguments-differ
-        hold_back()
+        defer_sigint()
         inputs = (embedding, label, center_bias)
         if is_np_array():  # mx.npx has no custom operators; this is the same array
             inputs = (array.as_nd_ndarray() for array in inputs)
@@ -415,7 +415,7 @@ class CenterTrainer:
         RuntimeError
             No worker had a sample: there was no backward pass. Or the loss has a newer trainer. Or
             the store did not sum: see
-            :class:`center_loss_op.parallel.Gatherer`.
+            :class:`center_loss_op._operator.gather.Gatherer`.
         """
         self._gatherer.step([copy.as_nd_ndarray() for copy in self._loss.centers.list_data()],
                             self._loss.alpha)

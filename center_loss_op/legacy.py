@@ -9,8 +9,8 @@ from typing import Dict, Tuple
 
 import mxnet as mx
 
-from .arrays import check_arrays
-from .nodes import OP_TYPE
+from ._mxnet.graph import OP_TYPE
+from ._mxnet.parameter_file import check_arrays
 
 __all__ = ['load_checkpoint', 'load_symbol']
 

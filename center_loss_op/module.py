@@ -5,9 +5,9 @@ from typing import Optional, Union
 
 import mxnet as mx
 
-from .nodes import center_losses
-from .parallel import Gatherer, check_name, open_store
-from .params import rate
+from ._mxnet.graph import center_losses
+from ._operator.arguments import Arguments, rate
+from ._operator.gather import Gatherer, check_name, open_store
 
 __all__ = ['CenterTrainer']
 
@@ -102,7 +102,7 @@ class CenterTrainer:
             The module has no center loss of this key, or several.
         RuntimeError
             There is a newer trainer of this key, or the store did not sum: see
-            :class:`center_loss_op.parallel.Gatherer`.
+            :class:`center_loss_op._operator.gather.Gatherer`.
         """
         # The buckets share their centers.
         current = module._curr_module if isinstance(module, mx.mod.BucketingModule) else module
@@ -120,7 +120,8 @@ class CenterTrainer:
     def _attach(self, module):
         """The name of the centers and α, from the node of this key."""
         key = self._gatherer.key
-        mine = [loss for loss in center_losses(module.symbol) if loss.params.key == key]
+        mine = [loss for loss in center_losses(module.symbol)
+                if loss.attributes.get('key', '') == key]
         if not mine:
             raise ValueError('the module has no center loss of key=%r' % key)
         if len(mine) > 1:
@@ -129,4 +130,4 @@ class CenterTrainer:
                              % (key, len(mine), ', '.join(loss.name for loss in mine)))
         if getattr(module._kvstore, 'type', '').startswith('dist'):
             self._gatherer.use(module._kvstore)
-        return mine[0].centers, mine[0].params.alpha
+        return mine[0].centers, Arguments.of_node(mine[0].attributes).alpha

@@ -11,7 +11,7 @@ from typing import Sequence, Tuple, Union
 import mxnet as mx
 import numpy as np
 
-from .host import Host, reaches
+from ._operator.host import Host, reaches
 
 __all__ = ['nearest_center']
 

@@ -3,9 +3,9 @@ from typing import Optional
 
 import mxnet as mx
 
-from .decorrelation import decorrelation
-from .nodes import OP_TYPE
-from .params import DOC, Params, flag, rate
+from ._mxnet.graph import OP_TYPE
+from ._operator.arguments import DOC, Arguments, flag, rate
+from ._operator.decorrelation import decorrelation
 
 __all__ = ['center_loss', 'decorrelation_loss']
 
@@ -55,11 +55,11 @@ def center_loss(data: mx.sym.Symbol, label: mx.sym.Symbol, num_class: int, alpha
     """
     _check_symbol('data', data)
     _check_symbol('label', label)
-    params = Params(num_class=num_class, alpha=alpha, scale=scale, reduction=reduction,
-                    use_ignore=use_ignore, ignore_label=ignore_label, need_top_grad=need_top_grad,
-                    key=key)
+    arguments = Arguments(num_class=num_class, alpha=alpha, scale=scale, reduction=reduction,
+                          use_ignore=use_ignore, ignore_label=ignore_label,
+                          need_top_grad=need_top_grad, key=key)
     return mx.sym.Custom(data=data, label=label, op_type=OP_TYPE, name=name,
-                         **dict(params.items()))
+                         **dict(arguments.items()))
 
 
 if center_loss.__doc__:  # not under python -OO

@@ -22,9 +22,9 @@ import center_loss_op  # before mxnet, for newer NumPys; pylint: disable=unused-
 import hypothesis
 import pytest
 
-from center_loss_op import native
-from center_loss_op.device import Device
-from center_loss_op.host import Host
+from center_loss_op._operator import native
+from center_loss_op._operator.device import Device
+from center_loss_op._operator.host import Host
 from entries import settle
 
 # Random tests are repeatable; `-m soak` gives them more examples.
@@ -82,7 +82,7 @@ def backend(request):
         return
     request.getfixturevalue('in_python')
     made = {'host': Host, 'device': Device}[request.param]
-    with mock.patch('center_loss_op.operator.backend_for', lambda ctx: made()):
+    with mock.patch('center_loss_op._operator.operator.backend_for', lambda ctx: made()):
         yield request.param
         settle()
 

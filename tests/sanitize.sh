@@ -10,7 +10,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 "$cc" -std=gnu11 -g -O1 -fno-omit-frame-pointer -ffp-contract=off -shared -fPIC -pthread \
     -fsanitize=address,undefined -fno-sanitize-recover=undefined -DCENTER_LOSS_ONE_PROCESSOR \
-    center_loss_op/csrc/*.c -o "$folder/sanitized.so"
+    center_loss_op/_operator/csrc/*.c -o "$folder/sanitized.so"
 export CENTER_LOSS_NATIVE="$folder/sanitized.so"
 # Python and MXNet leave at exit what the system frees; leaks are for tests/test_leaks.py.
 export ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:${ASAN_OPTIONS:-}

@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from center_loss_op.gluon import CenterLoss
 from entries import array, block, run_block
 from oracle import center_loss, tolerance
-from test_params import BAD, message
+from test_arguments import BAD, message
 from test_step import batch
 
 DATA, LABEL, CENTERS = batch(6, 3, 4)

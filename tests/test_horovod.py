@@ -12,9 +12,9 @@ import pytest
 
 import horovod_worker
 from parallel_worker import RUNS
-from test_examples_parallel import EXAMPLES, SCRIPTS, check_workers, parameters
-from test_examples_parallel import train as train_example
-from test_parallel import check_one_set
+from test_train_parallel import EXAMPLES, SCRIPTS, check_workers, parameters
+from test_train_parallel import train as train_example
+from test_gather import check_one_set
 
 try:
     import horovod.mxnet  # pylint: disable=unused-import
@@ -29,7 +29,7 @@ ONE_THREAD = {**os.environ, 'OMP_NUM_THREADS': '1'}
 def command(workers, script, *arguments):
     """What runs a Python script on so many workers of this machine."""
     return [RUN, '--gloo', '-np', str(workers), '-H', 'localhost:%d' % workers, sys.executable,
-            os.path.join(HERE, script), *map(str, arguments)]
+            os.path.join(HERE, 'helpers', script), *map(str, arguments)]
 
 
 def launch(workers, script, *arguments, timeout=120):
@@ -138,8 +138,8 @@ def test_the_examples_learn_what_one_process_does(script, tmp_path):
 
 @pytest.mark.parametrize('wanted', [signal.SIGTERM, signal.SIGKILL],
                          ids=lambda number: number.name)
-@pytest.mark.parametrize('script, workers', [('train_gluon.py', 2), ('train_symbol.py', 2),
-                                             ('train_gluon.py', 3)])
+@pytest.mark.parametrize('script, workers', [('train.py', 2), ('train_symbol.py', 2),
+                                             ('train.py', 3)])
 def test_a_resumed_training_ends_with_the_same_bits(script, workers, wanted, tmp_path):
     """SIGTERM to horovodrun, or SIGKILL to a worker, in the second epoch."""
     options = ['--epochs', '3', '--batch-size', '63' if workers == 3 else '64']
@@ -232,11 +232,11 @@ def test_the_store_by_itself(child):
 @pytest.mark.parametrize('option', [[], ['--resume']], ids=str)
 def test_an_example_that_nobody_launched_says_so(option, tmp_path):
     done = subprocess.run(
-        [sys.executable, os.path.join(EXAMPLES, 'train_gluon.py'), '--output-dir', str(tmp_path),
+        [sys.executable, os.path.join(EXAMPLES, 'train.py'), '--output-dir', str(tmp_path),
          '--kv-store', 'horovod', *option], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         universal_newlines=True, check=False, timeout=60)
     assert done.returncode == 1
-    assert done.stderr == ('train_gluon.py: error: --kv-store horovod needs workers: start it with '
+    assert done.stderr == ('train.py: error: --kv-store horovod needs workers: start it with '
                            'horovodrun -np 2 python ...\n')
 
 

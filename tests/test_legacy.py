@@ -8,7 +8,7 @@ import pytest
 
 from center_loss_op import legacy
 from center_loss_op.symbol import center_loss
-from test_arrays import array_file
+from test_parameter_file import array_file
 
 SAMPLES, SIZE, EMBEDDING, CLASSES = 8, 5, 3, 4
 RATE, ALPHA, SCALE = 0.1, 0.5, 0.3

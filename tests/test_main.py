@@ -9,7 +9,7 @@ import pytest
 
 import center_loss_op
 from center_loss_op import __main__ as main
-from center_loss_op import native
+from center_loss_op._operator import native
 
 
 def as_dict(lines):
@@ -31,17 +31,17 @@ def test_what_is_printed(child):
     assert said['a step is'] == 'right'
     assert said['a step runs in'] == native.which()
     assert said['to change'] == 'nothing'
-    lent = 'nothing' if main._compat.LENT == [] else (
+    lent = 'nothing' if main.importable.LENT == [] else (
         'NumPy has again %s: MXNet reads them, NumPy %s took them away'
-        % (', '.join(main._compat.LENT), np.__version__))
+        % (', '.join(main.importable.LENT), np.__version__))
     assert said['was changed'] == lent
 
 
 @pytest.mark.usefixtures('in_python')
 def test_what_is_wrong_is_said():
     with mock.patch.object(mx, '__version__', '2.0.0'), \
-            mock.patch.object(main._compat, 'LENT', ['bool']), \
-            mock.patch('center_loss_op.step.Step.backward', lambda *args: None):
+            mock.patch.object(main.importable, 'LENT', ['bool']), \
+            mock.patch('center_loss_op._operator.step.Step.backward', lambda *args: None):
         said = as_dict(main.report())
     assert said['to change'] == ('MXNet 2.0.0 is not the tested release: '
                                  'pip install mxnet==1.9.1')

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from center_loss_op import nearest
 from center_loss_op.gluon import CenterLoss
-from center_loss_op.labels import BFLOAT16
+from center_loss_op._operator.labels import BFLOAT16
 from center_loss_op.nearest import nearest_center
 
 

@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from center_loss_op.symbol import center_loss
 from entries import bind, run
 import oracle
-from test_params import BAD, message
+from test_arguments import BAD, message
 from test_step import batch
 
 DATA, LABEL, CENTERS = batch(6, 3, 4)

@@ -8,7 +8,7 @@ from mxnet import autograd, gluon
 from numpy.testing import assert_allclose
 
 import oracle
-from center_loss_op import step
+from center_loss_op._operator import step
 from center_loss_op.gluon import CenterLoss, CenterTrainer
 from center_loss_op.symbol import center_loss
 from entries import array

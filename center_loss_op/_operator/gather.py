@@ -1,0 +1,295 @@
+"""One set of centers across devices and workers.
+
+Each device keeps a copy of the centers. A node with a `key` leaves its copy alone and
+notes the samples of its backward passes (:mod:`.samples`); once a step, a :class:`Gatherer` brings the
+samples of all devices and workers together, in one order, and applies equation 4 once over
+their union on each copy. So every copy moves as the centers of one device would that saw
+the whole global batch, and all stay the same bit for bit.
+
+Gathering is a sum: each device puts its samples into its own slot of a buffer of zeros, and
+MXNet's key-value store adds the buffers up. That works on any store that sums over the
+workers of a step, and its traffic grows with the batch, not with the number of classes.
+"""
+import itertools
+import logging
+import os
+
+import mxnet as mx
+import numpy as np
+
+from .backend import backend_for
+from .labels import Batch, largest_exact
+from .samples import LOCK, NOTES, Notes
+
+__all__ = ['Gatherer', 'check_name', 'open_store']
+
+# Elements a broadcast of the centers moves at a time.
+_CHUNK = 1 << 20
+
+# What a store has to have.
+_INTERFACE = ('broadcast', 'pushpull', 'rank', 'num_workers', 'type')
+# The stores of one worker that MXNet has. Of any other name without 'dist' it makes one of them.
+_ONE_WORKER = ('local', 'device', 'nccl', 'local_update_cpu', 'local_allreduce_cpu',
+               'local_allreduce_device')
+_SEVERAL_WORKERS = ("for several workers create the store, kv = mx.kv.create('dist_sync') or "
+                    'center_loss_op.horovod.Horovod(), and give it to both trainers')
+_NOT_A_SUM = ('the key-value store is %r, which applies the push of each worker on its own; the '
+              "centers need the sum over all workers of a step, as 'dist_sync' gives it")
+# How many workers a launcher has started: horovodrun, mpirun, MXNet's.
+_LAUNCHED = ('HOROVOD_SIZE', 'OMPI_COMM_WORLD_SIZE', 'DMLC_NUM_WORKER')
+
+
+logger = logging.getLogger('center_loss_op')
+
+_numbers = itertools.count()
+
+
+def open_store(kvstore):
+    """The key-value store for a type or a store, as MXNet's trainers take it.
+
+    Raises
+    ------
+    TypeError
+        No store.
+    ValueError
+        A type that MXNet does not have, or one of several workers: those share a store.
+    """
+    if not isinstance(kvstore, str):
+        if not all(hasattr(kvstore, name) for name in _INTERFACE):
+            raise TypeError('kvstore must be the name of a type of store or a store (with %s), '
+                            'got %r' % (', '.join(_INTERFACE), kvstore))
+        if isinstance(kvstore, mx.kvstore.KVStore):
+            _check_known(kvstore.type)
+        return kvstore
+    if 'dist' in kvstore and 'async' not in kvstore:
+        raise ValueError("kvstore=%r: a process can have one distributed store. Create it, "
+                         "kv = mx.kv.create(%r), and give it to both trainers"
+                         % (kvstore, kvstore))
+    # By its name `gluon.Trainer` would have none on a single device, and say nothing.
+    if kvstore.lower() == 'horovod':
+        raise ValueError('kvstore=%r: create the store, kv = center_loss_op.horovod.Horovod(), and '
+                         'give it to both trainers' % kvstore)
+    check_name(kvstore)
+    return mx.kv.create(kvstore)
+
+
+def check_name(kvstore):
+    """ValueError where `kvstore` is the name of no store that can gather, however it is made."""
+    if 'async' in kvstore:
+        raise ValueError(_NOT_A_SUM % kvstore)
+    if kvstore.lower() not in mx.kvstore.KVStoreBase.kv_registry:
+        _check_known(kvstore)
+
+
+def _check_known(kind):
+    """ValueError where MXNet makes a store of one worker of a name that it does not know."""
+    if 'dist' not in kind and kind.lower() not in _ONE_WORKER:
+        raise ValueError("MXNet has no key-value store %r, and takes the name for 'local', a store "
+                         "of one worker: use 'local' or 'device', or %s" % (kind, _SEVERAL_WORKERS))
+
+
+def _warn_of_one_worker(store):
+    """Log where one worker gathers, but a launcher has started several."""
+    launched = max(int(number) for number in ('1', *map(os.environ.get, _LAUNCHED))
+                   if number and number.isdigit())
+    if store.num_workers == 1 and launched > 1:
+        logger.warning('%d workers were started, but the key-value store %r is of this one alone, '
+                       'so each has centers of its own: %s', launched, store.type, _SEVERAL_WORKERS)
+
+
+def _wait_for_broadcasts(store):
+    """Have `store.broadcast` return when it is done.
+
+    A store that is shared with `gluon.Trainer` needs it. The trainer broadcasts parameters and
+    then pushes gradients under the same names, and MXNet keeps no order between the two: a
+    worker that is late gets the sum of gradients for its parameters.
+    """
+    if '_broadcast' in vars(store):
+        return
+    store._broadcast = store.broadcast
+
+    def broadcast(*args, **kwargs):
+        store._broadcast(*args, **kwargs)
+        mx.nd.waitall()
+    store.broadcast = broadcast
+
+
+class Gatherer:
+    """Gathers the samples of `key` from all contexts and workers, and moves the centers.
+
+    The newest one of a key does. It starts without samples: those of a step that its
+    predecessor was not asked for are dropped.
+
+    Parameters
+    ----------
+    key : str
+        As on the nodes; the same on all workers.
+    store : KVStore
+        A store that sums over the workers of a step: 'local', 'device', 'dist_sync',
+        :class:`center_loss_op.horovod.Horovod` or another of the same interface (`broadcast`,
+        `pushpull`, `rank`, `num_workers`, `type`).
+    int_keys : bool
+        Name things by numbers in the store. A store takes either numbers or strings, and
+        `gluon.Trainer` names its parameters by numbers, Module by strings.
+
+    Raises
+    ------
+    ValueError
+        A store that makes no such promise.
+    """
+
+    def __init__(self, key, store, int_keys=False):
+        self.key = key
+        self._int_keys = int_keys
+        self._room = 0              # how many samples a slot holds
+        self._steps = 0
+        self._store = None
+        self.use(store)
+        self._notes = Notes()
+        with LOCK:
+            NOTES[key] = self._notes
+
+    def use(self, store):
+        """Gather through `store` from now on."""
+        if 'async' in store.type:
+            raise ValueError(_NOT_A_SUM % store.type)
+        if store.type.startswith('dist'):
+            _wait_for_broadcasts(store)
+        if store is not self._store:
+            self._store = store
+            self._names = {}    # what the store calls things that it knows
+
+    def step(self, centers, alpha):
+        """Equation 4 over the samples of all contexts and workers since the last step.
+
+        Every worker has to call it, one without samples too. The first call makes the
+        copies equal: those of rank 0's first context go to all.
+
+        Parameters
+        ----------
+        centers : list of NDArray
+            The copies, (C, d), one a context; as many on every worker.
+        alpha : float
+            α of equation 4.
+
+        Raises
+        ------
+        RuntimeError
+            The store does not return the sum over the workers of this step; or there was no
+            backward pass on any of them; or there is a newer Gatherer of this key.
+        ValueError
+            The store's numbers cannot hold the labels.
+        """
+        if NOTES.get(self.key) is not self._notes:
+            raise RuntimeError('a newer CenterTrainer of key=%r moves the centers: call its step() '
+                               'instead, or give each loss a key of its own' % self.key)
+        num_class = centers[0].shape[0]
+        largest = largest_exact(centers[0].dtype)
+        if num_class - 1 > largest:
+            raise ValueError('%d classes of %s centers: labels above %d do not survive the '
+                             'key-value store' % (num_class, centers[0].dtype.__name__, largest))
+        # All backward passes have made their notes then, and none reads the copies any more. A
+        # fence would do for that, but not raise the error of a pass that failed on one context:
+        # the others' samples must not move the centers alone.
+        mx.nd.waitall()
+        self._steps += 1
+        buffers, rows, classes = self._gather(centers)
+        if self._steps == 1:  # and the store has just shown that it sums
+            _warn_of_one_worker(self._store)
+            self._equalize(centers)
+        batch = Batch(classes, num_class)
+        for copy, buffer in zip(centers, buffers):
+            backend_for(copy.context).update(copy, buffer, rows, batch, alpha)
+
+    def _gather(self, centers):
+        """The samples of all slots: a buffer a context, and where in it which class is."""
+        with LOCK:
+            notes = dict(self._notes)
+            self._notes.clear()
+        samples = [sorted(notes.pop(copy.context, []), key=lambda one: one[0]) for copy in centers]
+        if notes:
+            raise RuntimeError('samples of key=%r on %s, where there is no copy of the centers'
+                               % (self.key, ', '.join(map(str, notes))))
+        size = centers[0].shape[1]
+        while True:
+            buffers = [self._slot(slot, notes, len(centers), size, copy)
+                       for slot, (notes, copy) in enumerate(zip(samples, centers))]
+            self._sum('samples/%d' % self._room, buffers)
+            heads = buffers[0][:, 0, :2].asnumpy()
+            if not np.array_equal(heads[:, 1], self._marks(len(heads))):
+                raise RuntimeError(
+                    'the key-value store did not return the sum over all workers of step %d. '
+                    'It runs the optimizer: use update_on_kvstore=False with Trainer, '
+                    'MXNET_UPDATE_ON_KVSTORE=0 with Module; or it compresses gradients: use one '
+                    'that does not; or a worker has left out a step. See docs/scaling.md'
+                    % self._steps)
+            most = int(heads[:, 0].max())
+            if most < 0:
+                raise RuntimeError(
+                    'no backward pass of key=%r on any worker since the last step. Was backward() '
+                    'called on a sum that this loss is part of, and do its features need a '
+                    'gradient? Those of a frozen network do not: embedding.attach_grad(), or '
+                    'CenterLoss.update(embedding, label). See docs/using.md' % self.key)
+            if most <= self._room:
+                break
+            # All workers read the same heads, so all make the same room and try again.
+            self._room = max(most, 2 * self._room)
+        labels = buffers[0][:, :, size].asnumpy()
+        taken = np.arange(labels.shape[1])
+        rows = ((taken > 0) & (taken <= heads[:, :1])).reshape(-1).nonzero()[0]
+        return buffers, rows, labels.reshape(-1)[rows]
+
+    def _slot(self, slot, samples, contexts, size, like):
+        """A buffer of zeros, (slots, 1 + room, d + 1), with the samples of one context in its
+        slot: a head (count, mark), then a row of features and label a sample.
+
+        The count is -1 where there was no backward pass: that is not an empty batch.
+        """
+        slot += self._store.rank * contexts
+        slots = self._store.num_workers * contexts
+        buffer = mx.nd.zeros((slots, 1 + self._room, size + 1), like.context, like.dtype)
+        count = sum(len(classes) for _, _, classes in samples) if samples else -1
+        buffer[slot, 0, :2] = np.array([count, self._marks(slots)[slot]], like.dtype)
+        if count <= self._room:
+            first = 1
+            for _, features, classes in samples:
+                if len(classes):
+                    rows = slice(first, first + len(classes))
+                    buffer[slot, rows, :size] = features
+                    buffer[slot, rows, size] = classes.astype(like.dtype)
+                    first += len(classes)
+        return buffer
+
+    def _marks(self, slots):
+        """What the heads must hold if every slot is of this step and was added once."""
+        return (self._steps * slots + np.arange(slots)) % (1 << 20) + 1.0
+
+    def _equalize(self, centers):
+        """Rank 0's first copy goes to all, a part of bounded size at a time."""
+        flat = [copy.reshape((-1,)) for copy in centers]
+        size = min(flat[0].size, _CHUNK)
+        for first in range(0, flat[0].size, size):
+            last = min(first + size, flat[0].size)
+            parts = [mx.nd.zeros(size, copy.context, dtype=copy.dtype) for copy in centers]
+            if self._store.rank == 0:
+                parts[0][:last - first] = flat[0][first:last]
+            self._sum('centers', parts)
+            for copy, part in zip(flat, parts):
+                copy[first:last] = part[:last - first]
+        mx.nd.waitall()
+
+    def _sum(self, name, arrays):
+        """Replace each array by the sum over all contexts and workers."""
+        if name not in self._names:
+            # The same on all workers, who come here in the same order. Numbers are above those
+            # of parameters, and below 2**31 / 9973: MXNet multiplies them by that.
+            number = 100000 + next(_numbers)
+            self._names[name] = (number if self._int_keys else
+                                 'center_loss/%s/%s/%d' % (self.key, name, number))
+            self._store.broadcast(self._names[name], mx.nd.zeros_like(arrays[0]),
+                                  out=[mx.nd.zeros_like(array) for array in arrays])
+        self._store.pushpull(self._names[name], arrays, out=arrays)
+        # Two sums under one name have nothing that keeps them in order, and a server takes
+        # the first pushes to arrive for those of one step.
+        for array in arrays:
+            array.wait_to_read()

@@ -1,0 +1,122 @@
+"""The labels of a batch, checked.
+
+Labels are few (N numbers), so this runs in NumPy on whatever device the features are.
+"""
+import numpy as np
+
+from .grouping import Groups
+
+__all__ = ['Batch', 'LabelError', 'largest_exact']
+
+BFLOAT16 = np.dtype([('bfloat16', np.uint16)])
+
+
+class LabelError(ValueError):
+    """A label that names no class."""
+
+
+def largest_exact(dtype):
+    """The largest n for which a floating `dtype` holds all of 0 … n; None for other types."""
+    dtype = np.dtype(dtype)
+    if dtype == BFLOAT16:
+        return 2 ** 8
+    return 2 ** (np.finfo(dtype).nmant + 1) if dtype.kind == 'f' else None
+
+
+def _plain(labels):
+    """Labels as numbers that NumPy can compare; it has no bfloat16."""
+    if labels.dtype == BFLOAT16:
+        return (labels.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    return labels
+
+
+class Batch:
+    """The checked labels of one batch.
+
+    Parameters
+    ----------
+    labels : numpy.ndarray
+        Shape (N,) or (N, 1), any real type.
+    num_class : int
+        C: labels are whole numbers from 0 to C - 1.
+    ignore_label : float or None
+        The one other value allowed with `use_ignore`; such samples do not count.
+    use_ignore : bool
+
+    Attributes
+    ----------
+    classes : numpy.ndarray of intp, shape (N,)
+        The class of each sample; 0 for one that does not count.
+    ignored : numpy.ndarray of bool, shape (N,), or None
+        Which samples do not count; None where all do.
+    count : int
+        M, the number of samples that count.
+
+    Raises
+    ------
+    LabelError
+        A label is negative, too large, fractional or not a number. The message has the
+        first such position, its value and the range.
+    """
+    __slots__ = ('classes', 'ignored', 'count')
+
+    def __init__(self, labels, num_class, ignore_label=None, use_ignore=True):
+        labels = _plain(labels).reshape(-1)
+        self.ignored = None
+        self.count = labels.size
+        classes = labels.astype(np.intp)
+        if use_ignore and ignore_label is not None:
+            ignored = labels == ignore_label
+            if ignored.any():
+                classes[ignored] = 0
+                self.ignored = ignored
+                self.count -= int(np.count_nonzero(ignored))
+        self.classes = classes
+        if self.count == 0:
+            return
+        # As unsigned numbers the negative ones are the largest: one comparison for both ends.
+        good = classes.view(np.uintp) < num_class
+        if labels.dtype.kind == 'f':
+            good &= classes == labels
+        if self.ignored is not None:
+            good |= self.ignored
+        if np.count_nonzero(good) == good.size:
+            return
+        self._complain(labels, num_class, ignore_label, use_ignore)
+
+    def _complain(self, labels, num_class, ignore_label, use_ignore):
+        good = (labels >= 0) & (labels < num_class) & (labels == np.floor(labels))
+        if self.ignored is not None:
+            good |= self.ignored
+        first = int(np.argmin(good))
+        allowed = 'a whole number from 0 to %d (%d classes)' % (num_class - 1, num_class)
+        hint = ''
+        if ignore_label is not None and use_ignore:
+            allowed += ', or ignore_label=%g' % ignore_label
+        elif labels[first] == ignore_label:
+            hint = '. To leave samples of this label out, set use_ignore=True'
+        raise LabelError('label[%d] is %s, but a label must be %s; %d of the %d labels of this '
+                         'batch are not%s' % (first, labels[first], allowed,
+                                              np.count_nonzero(~good), good.size, hint))
+
+    def groups(self, leave_out=None):
+        """The samples that count, by class.
+
+        Parameters
+        ----------
+        leave_out : numpy.ndarray of bool, shape (N,), or None
+            More samples that do not count.
+
+        Returns
+        -------
+        Groups
+        """
+        out = self.ignored
+        if leave_out is not None:
+            out = leave_out if out is None else out | leave_out
+        if out is None:
+            order = self.classes.argsort(kind='stable')
+        else:
+            rows = np.flatnonzero(~out)
+            order = rows[self.classes[rows].argsort(kind='stable')]
+        return Groups(order, self.classes[order])

@@ -1,0 +1,181 @@
+"""MXNet's side of the operator: names, shapes, types, and the callbacks."""
+import logging
+from functools import wraps
+from types import SimpleNamespace
+from unittest import mock
+
+import mxnet as mx
+import numpy as np
+from mxnet.ndarray.ndarray import _DTYPE_MX_TO_NP
+
+from .._mxnet.graph import OP_TYPE
+from .._mxnet.sigint import defer_sigint
+from . import native
+from .arguments import DOC, Arguments, check_data_type, check_elements, check_shapes
+from .backend import backend_for
+from .labels import largest_exact
+from .step import UNFOLLOWED, Step, warn_unfollowed
+
+__all__ = ['CenterLossOp', 'CenterLossProp']
+
+logger = logging.getLogger('center_loss_op')
+
+
+def _logged(callback):
+    """Log what a callback raises: the MXNetError that MXNet makes of it has no word of it."""
+    @wraps(callback)
+    def logging_callback(*args, **kwargs):
+        try:
+            return callback(*args, **kwargs)
+        except Exception as error:
+            logger.error('%s: %s', type(error).__name__, error)
+            raise
+    return logging_callback
+
+
+class CenterLossOp(mx.operator.CustomOp):
+    """The operator on one context, for one set of shapes: see :class:`CenterLossProp`."""
+
+    def __init__(self, arguments, context, shapes, dtypes):
+        super().__init__()
+        backend = backend_for(context)
+        self.step = Step(arguments, backend, context)
+        (data, label, centers), (data_type, label_type, centers_type) = shapes, dtypes
+        out = (1,) if arguments.reduction != 'none' else data[:1]
+        self.data = backend.viewer(data, data_type)
+        self.label = backend.viewer(label, label_type)
+        self.grad = backend.viewer(data, data_type)
+        self.centers = backend.viewer(centers, centers_type)
+        self.out = backend.viewer(out, centers_type)
+
+    @_logged
+    def forward(self, is_train, req, in_data, out_data, aux):
+        with np.errstate(all='ignore'):  # what overflows shows in the loss
+            self.step.forward(is_train, req[0], self.data(in_data[0]), self.label(in_data[1]),
+                              self.out(out_data[0]), self.centers(aux[0]))
+
+    @_logged
+    def backward(self, req, out_grad, in_data, out_data, in_grad, aux):
+        head = self.out(out_grad[0]) if self.step.arguments.need_top_grad else None
+        with np.errstate(all='ignore'):
+            self.step.backward(req[0], head, self.grad(in_grad[0]), self.data(in_data[0]),
+                               self.label(in_data[1]), self.centers(aux[0]))
+        if req[1] in ('write', 'inplace'):
+            self.label(in_grad[1])[:] = 0
+
+
+def _dense(handle, writable=True, stype=None):  # pylint: disable=unused-argument
+    return mx.nd.NDArray(handle, writable=writable)
+
+
+def _register(prop):
+    """Register `prop`, its callbacks to get plain NDArrays whatever other operators do.
+
+    MXNet keeps one process-wide note of which arrays a backward pass reads, that of the
+    operator made last. Where another operator reads the gradient of its output and this one
+    does not, MXNet asks for the storage type of an array that is not there, and fails. All
+    arrays of this operator are dense, so there is nothing to ask.
+    """
+    creators = []
+    to_us = SimpleNamespace(MXCustomOpRegister=lambda name, creator: creators.append(creator) or 0)
+    with mock.patch.multiple(mx.operator, _ndarray_cls=_dense, _np_ndarray_cls=_dense, _LIB=to_us):
+        mx.operator.register(OP_TYPE)(prop)
+    native.register(OP_TYPE, *creators, warn_unfollowed, UNFOLLOWED)
+    return prop
+
+
+@_register
+class CenterLossProp(mx.operator.CustomOpProp):
+    """Center loss as ``op_type='centerloss'``.
+
+    Loss ½ ‖x_i − c_{y_i}‖² (reduced over the batch), gradient
+    scale · r · (x_i − c_{y_i}) with r = 1/M for 'mean' and 1 otherwise. The backward pass of
+    a training forward then moves the centers, once:
+    c_j ← c_j − α · Σ_{i: y_i=j} (c_j − x_i) / (1 + n_j).
+
+    Arguments (as attributes of the node)
+    -------------------------------------
+%s
+
+    Inputs
+    ------
+    data : (N, d), float16, float32 or float64
+        The features.
+    label : (N,) or (N, 1), any real type
+        Whole numbers from 0 to C − 1.
+
+    Auxiliary states
+    ----------------
+    center_bias : (C, d), float32, or float64 for float64 data
+        The centers. The name ends in ``_bias`` so that MXNet's initializers set it to zero.
+
+    Outputs
+    -------
+    output : (1,) or (N,), in the dtype of the centers
+
+    Source: Wen, Zhang, Li, Qiao, "A Discriminative Feature Learning Approach for Deep Face
+    Recognition", ECCV 2016, equations 2, 4, 5 and algorithm 1.
+    """
+
+    def __init__(self, **kwargs):
+        # An exception here would end the process: MXNet frees callbacks that it never got.
+        # list_arguments is the first callback that may raise.
+        defer_sigint()
+        self.error = None
+        try:
+            self.arguments = Arguments.of_node(kwargs)
+        except (TypeError, ValueError) as error:
+            self.error = error
+        super().__init__(need_top_grad=self.error is None and self.arguments.need_top_grad)
+
+    @_logged
+    def list_arguments(self):
+        if self.error is not None:
+            raise self.error
+        return ['data', 'label']
+
+    def list_outputs(self):
+        return ['output']
+
+    def list_auxiliary_states(self):
+        return ['center_bias']
+
+    @_logged
+    def infer_shape(self, in_shape):
+        data, label = in_shape
+        num_class, reduction = self.arguments.num_class, self.arguments.reduction
+        if not data:  # not known yet
+            return [data, label], [(1,) if reduction != 'none' else ()], [()]
+        check_shapes('data', tuple(data), tuple(label), num_class)
+        batch, size = data
+        label = label or [batch]
+        check_elements(num_class, size)
+        out = (1,) if reduction != 'none' else (batch,)
+        return [data, label], [out], [(num_class, size)]
+
+    @_logged
+    def infer_type(self, in_type):
+        data, label = in_type
+        if data is not None:
+            check_data_type('data', data)
+        if label is None and data is np.float32:
+            label = data
+        # Other features leave it open: a SoftmaxOutput of the same label, whose scores may have
+        # been cast to float32, decides, wherever in the graph it stands.
+        if label is not None:
+            largest = largest_exact(label)
+            if largest is not None and self.arguments.num_class - 1 > largest:
+                raise TypeError('a label of type %s cannot tell classes above %d apart, but '
+                                'num_class is %d: give the label another type, int32 for example'
+                                % (np.dtype(label), largest, self.arguments.num_class))
+        centers = {None: None, np.float64: np.float64}.get(data, np.float32)
+        return [data, label], [centers], [centers]
+
+    @_logged
+    def create_operator(self, ctx, in_shapes, in_dtypes):
+        return CenterLossOp(self.arguments, ctx, in_shapes,
+                          [_DTYPE_MX_TO_NP[dtype] for dtype in in_dtypes])
+
+
+if CenterLossProp.__doc__:  # not under python -OO
+    CenterLossProp.__doc__ %= DOC

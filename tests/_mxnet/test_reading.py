@@ -1,0 +1,367 @@
+"""Whoever reads the centers gets them right, without a wait of his own.
+
+The oracle is a second training of the same batches that waits for everything after each step. Each
+path is tried with an update that takes a while, too: without the fence, nearly every read that
+comes after a backward pass is stale then.
+"""
+import copy
+import time
+from unittest import mock
+
+import mxnet as mx
+import numpy as np
+import pytest
+from mxnet import autograd, gluon
+from numpy.testing import assert_allclose, assert_array_equal
+
+import oracle
+from center_loss_op.gluon import CenterLoss
+from center_loss_op._operator.host import Host
+from center_loss_op.symbol import center_loss
+from entries import Inside, array, bind
+
+STEPS = 8
+RANDOM = np.random.RandomState(3)
+DATA = RANDOM.randn(STEPS, 6, 3).astype('float32')
+LABEL = RANDOM.randint(0, 4, (STEPS, 6)).astype('float32')
+
+
+def centers_of(data=DATA, label=LABEL):
+    """The oracle's centers after each batch."""
+    centers, after = np.zeros((4, 3)), []
+    for x, y in zip(data, label):
+        centers = oracle.center_loss(x, y, centers).centers
+        after.append(centers)
+    return after
+
+
+@pytest.fixture(params=[0, 0.003], ids=['quick', 'slow'])
+def update(request):
+    """The update of the centers takes so long."""
+    move = Host.move
+
+    def slow(*args):
+        time.sleep(request.param)
+        move(*args)
+    with mock.patch.object(Host, 'move', slow):
+        yield
+        mx.nd.waitall()
+
+
+def initialized(net, **hybridize):
+    net.initialize(mx.init.Zero())
+    if hybridize:
+        net.hybridize(**hybridize)
+    return net
+
+
+# -- each path: a function from nothing to the centers that are read right after each step
+
+
+def read_executor():
+    symbol = center_loss(mx.sym.var('data'), mx.sym.var('label'), 4, name='c')
+    executor = bind(symbol, DATA[0], LABEL[0], np.zeros((4, 3), 'float32'))
+    for x, y in zip(DATA, LABEL):
+        executor.forward(is_train=True, data=array(x), label=array(y))
+        executor.backward()
+        yield executor.aux_dict['c_center_bias'].asnumpy()
+
+
+def steps_of(net):
+    for x, y in zip(DATA, LABEL):
+        x = array(x)
+        x.attach_grad()
+        with autograd.record():
+            loss = net(x, array(y))
+        loss.backward()
+        yield
+
+
+def read_block(**hybridize):
+    loss = initialized(CenterLoss(4, 3), **hybridize)
+    for _ in steps_of(loss):
+        yield loss.centers.data().asnumpy()
+
+
+def read_inside(**hybridize):
+    net = initialized(Inside(CenterLoss(4)), **hybridize)
+    for _ in steps_of(net):
+        yield net.loss.centers.list_data()[0].asnumpy()
+
+
+def imported(tmp_path, **hybridize):
+    net = initialized(Inside(CenterLoss(4, 3)), **(hybridize or {'static_alloc': False}))
+    net(array(DATA[0]), array(LABEL[0]))
+    net.export(str(tmp_path / 'net'))
+    net = gluon.SymbolBlock.imports(str(tmp_path / 'net-symbol.json'), ['data0', 'data1'],
+                                    str(tmp_path / 'net-0000.params'))
+    net.hybridize(**hybridize)
+    return net
+
+
+def read_imported(tmp_path, **hybridize):
+    net = imported(tmp_path, **hybridize)
+    centers, = (p for name, p in net.collect_params().items() if name.endswith('center_bias'))
+    for _ in steps_of(net):
+        yield centers.data().asnumpy()
+
+
+def read_saved(tmp_path, **hybridize):
+    net = imported(tmp_path, **hybridize)
+    for _ in steps_of(net):
+        net.collect_params().save(str(tmp_path / 'saved.params'))
+        saved, = (value for name, value in mx.nd.load(str(tmp_path / 'saved.params')).items()
+                  if name.endswith('center_bias'))
+        yield saved.asnumpy()
+
+
+def read_exported(tmp_path):
+    net = initialized(Inside(CenterLoss(4, 3)), static_alloc=True, static_shape=True)
+    for _ in steps_of(net):
+        net.export(str(tmp_path / 'exported'))
+        saved, = (value for name, value in mx.nd.load(
+            str(tmp_path / 'exported-0000.params')).items() if name.endswith('center_bias'))
+        yield saved.asnumpy()
+
+
+def read_copied():
+    net = initialized(Inside(CenterLoss(4, 3)))
+    for _ in steps_of(net):
+        yield copy.deepcopy(net).loss.centers.data().asnumpy()
+
+
+STATIC = dict(static_alloc=True, static_shape=True)
+
+
+@pytest.mark.parametrize('path, arguments', [
+    (read_executor, {}), (read_block, {}), (read_block, dict(static_alloc=False)),
+    (read_block, dict(static_alloc=True)), (read_block, STATIC),
+    (read_inside, {}), (read_inside, dict(static_alloc=False)), (read_inside, STATIC),
+    (read_copied, {})])
+@pytest.mark.usefixtures('update')
+def test_reads_after_a_step(path, arguments):
+    read = list(path(**arguments))
+    assert_allclose(read, centers_of(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('path, arguments', [
+    (read_imported, {}), (read_imported, STATIC), (read_saved, {}), (read_saved, STATIC),
+    (read_exported, {})])
+@pytest.mark.usefixtures('update')
+def test_reads_of_files_after_a_step(path, arguments, tmp_path):
+    read = list(path(tmp_path, **arguments))
+    assert_allclose(read, centers_of(), rtol=1e-5, atol=1e-6)
+
+
+# -- Module and its kin: nothing waits for the last update of an epoch
+
+
+def graph(size=None):  # pylint: disable=unused-argument
+    data, label = mx.sym.var('data'), mx.sym.var('softmax_label')
+    embedding = mx.sym.FullyConnected(data, num_hidden=3, name='embedding')
+    scores = mx.sym.FullyConnected(embedding, num_hidden=4, name='scores')
+    return mx.sym.Group([mx.sym.SoftmaxOutput(scores, label, name='softmax'),
+                         center_loss(embedding, label, 4, scale=0.1, name='center_loss')])
+
+
+def batches(kind=mx.io.NDArrayIter, size=6):
+    return kind(np.tile(DATA.reshape(-1, 3), (1, 5)), LABEL.reshape(-1), size)
+
+
+def accuracy():
+    return mx.metric.Accuracy(output_names=['softmax_output'], label_names=['softmax_label'])
+
+
+def fit_module(epochs, **callbacks):
+    module = mx.mod.Module(graph())
+    module.fit(batches(), num_epoch=epochs, eval_metric=accuracy(),
+               initializer=mx.init.One(), **callbacks)
+    return module
+
+
+def ends_of_epochs(epochs, **callbacks):
+    read = []
+    fit_module(epochs, epoch_end_callback=lambda epoch, symbol, args, states: read.append(
+        states['center_loss_center_bias'].asnumpy()), **callbacks)
+    return read
+
+
+def waited():
+    return dict(batch_end_callback=lambda param: mx.nd.waitall())
+
+
+@pytest.mark.usefixtures('update')
+def test_module_fit():
+    read, want = ends_of_epochs(6), ends_of_epochs(6, **waited())
+    assert len({value.tobytes() for value in want}) == 6
+    assert_array_equal(read, want)
+
+
+@pytest.mark.usefixtures('update')
+def test_module_fit_of_one_batch_an_epoch():
+    module = mx.mod.Module(graph())
+    module.fit(batches(size=48), num_epoch=3, eval_metric=accuracy(), initializer=mx.init.One())
+    assert module.get_params()[1]['center_loss_center_bias'].asnumpy().any()
+
+
+@pytest.mark.usefixtures('update')
+def test_checkpoint_in_fit(tmp_path):
+    prefix = str(tmp_path / 'net')
+    module = fit_module(2, epoch_end_callback=mx.callback.do_checkpoint(prefix))
+    saved = mx.model.load_checkpoint(prefix, 2)[2]['center_loss_center_bias']
+    assert_array_equal(saved.asnumpy(),
+                       module.get_params()[1]['center_loss_center_bias'].asnumpy())
+    assert_array_equal(saved.asnumpy(), ends_of_epochs(2, **waited())[-1])
+
+
+class Buckets(mx.io.NDArrayIter):
+    """One bucket."""
+    default_bucket_key = 15
+
+    def next(self):
+        batch = super().next()
+        batch.bucket_key = 15
+        batch.provide_data, batch.provide_label = self.provide_data, self.provide_label
+        return batch
+
+
+@pytest.mark.usefixtures('update')
+def test_bucketing_module():
+    def fit(**callbacks):
+        module = mx.mod.BucketingModule(
+            lambda key: (graph(key), ('data',), ('softmax_label',)), default_bucket_key=15)
+        module.fit(batches(kind=Buckets), num_epoch=2, eval_metric=accuracy(),
+                   initializer=mx.init.One(), **callbacks)
+        return module.get_params()[1]['center_loss_center_bias'].asnumpy()
+    assert_array_equal(fit(), fit(**waited()))
+
+
+@pytest.mark.usefixtures('update')
+@pytest.mark.filterwarnings('ignore')
+def test_feed_forward():
+    def fit(**callbacks):
+        model = mx.model.FeedForward(graph(), num_epoch=2, initializer=mx.init.One())
+        model.fit(batches(), eval_metric=mx.metric.np(
+            lambda label, scores: (scores.argmax(1) == label).mean(), allow_extra_outputs=True),
+                  **callbacks)
+        return model.aux_params['center_loss_center_bias'].asnumpy()
+    assert_array_equal(fit(), fit(**waited()))
+
+
+# -- while recording
+
+
+@pytest.mark.parametrize('hybridize', [{}, dict(static_alloc=False), dict(static_alloc=True),
+                                       STATIC])
+def test_another_term_reads_the_centers_of_before_the_update(hybridize):
+    """By hand: f = [3], centers [1] and [2], y = 0: d/df of f·1 + f·2 + ½ (f − 1)² is 3 + 2."""
+    loss = initialized(CenterLoss(2, 1), **hybridize)
+    loss.centers.set_data(mx.nd.array([[1], [2]]))
+    for _ in range(2):  # hybridized, the first call makes the graph
+        loss.centers.set_data(mx.nd.array([[1], [2]]))
+        feature, label = mx.nd.array([[3]]), mx.nd.array([0])
+        feature.attach_grad()
+        with autograd.record():
+            centers = loss.centers.data()
+            total = mx.nd.dot(feature, centers, transpose_b=True).sum(axis=1) + loss(feature, label)
+        total.backward()
+        assert feature.grad.asscalar() == 5
+        assert_array_equal(centers.asnumpy(), [[1], [2]])
+        assert_array_equal(loss.centers.data().asnumpy(), [[1.5], [2]])
+
+
+class Repelling(gluon.HybridBlock):
+    """Center loss, and a term of its own on its centers."""
+
+    def __init__(self, loss):
+        super().__init__()
+        self.loss = loss
+        self.centers = loss.centers
+
+    def hybrid_forward(self, F, x, label, centers):
+        before = F.identity(centers)    # a copy: the centers move before the term's backward pass
+        return F.dot(x, before, transpose_b=True).sum(axis=1) + self.loss(x, label)
+
+
+@pytest.mark.parametrize('hybridize', [{}, dict(static_alloc=False), dict(static_alloc=True),
+                                       STATIC])
+def test_another_term_in_a_hybrid_forward(hybridize):
+    net = initialized(Repelling(CenterLoss(2, 1)), **hybridize)
+    for _ in range(3):
+        net.centers.set_data(mx.nd.array([[1], [2]]))
+        feature, label = mx.nd.array([[3]]), mx.nd.array([0])
+        feature.attach_grad()
+        with autograd.record():
+            total = net(feature, label)
+        total.backward()
+        assert feature.grad.asscalar() == 5
+
+
+def test_another_term_in_a_graph():
+    x, label = mx.sym.var('data'), mx.sym.var('label')
+    centers = mx.sym.var('c_center_bias', shape=(2, 1))
+    loss = mx.sym.Custom(x, label, centers, op_type='centerloss', num_class=2, reduction='none',
+                         name='c')
+    other = mx.sym.MakeLoss(mx.sym.dot(x, mx.sym.identity(centers), transpose_b=True).sum(axis=1))
+    executor = bind(mx.sym.Group([other, loss]), np.array([[3.]], 'float32'),
+                    np.array([0.], 'float32'), np.array([[1.], [2.]], 'float32'))
+    executor.forward(is_train=True)
+    executor.backward()
+    assert executor.grad_dict['data'].asscalar() == 5
+
+
+def test_gluon_computes_with_the_centers_themselves_while_recording():
+    loss = initialized(CenterLoss(4, 3))
+    list(steps_of(loss))
+    assert_allclose(loss.centers.data().asnumpy(), centers_of()[-1], rtol=1e-5)
+
+
+# -- arrays that several share
+
+
+@pytest.mark.parametrize('hybridize', [{}, dict(static_alloc=False), dict(static_alloc=True)])
+def test_two_forward_passes_and_two_backward_passes(hybridize):
+    loss = initialized(CenterLoss(4, 3, alpha=0), **hybridize)
+    label = array(LABEL[0])
+    features = [array(DATA[0]), array(DATA[1])]
+    for feature in features:
+        feature.attach_grad()
+    with autograd.record():
+        losses = [loss(feature, label) for feature in features]
+    for value in losses:
+        value.backward()
+    for feature in features:
+        assert_array_equal(feature.grad.asnumpy(), feature.asnumpy())
+
+
+THREADS = '''
+import sys, threading
+import center_loss_op, mxnet as mx
+from center_loss_op.gluon import CenterLoss
+label = mx.nd.array([0, 1, 2, 3, 0, 1])
+loss = CenterLoss(4, 3)
+loss.initialize()
+if sys.argv[1] == 'hybridized':
+    loss.hybridize()
+    loss(mx.nd.ones((6, 3)), label)
+def train():
+    feature = mx.nd.ones((6, 3))
+    feature.attach_grad()
+    for _ in range(200):
+        with mx.autograd.record():
+            value = loss(feature, label)
+        value.backward()
+threads = [threading.Thread(target=train) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+mx.nd.waitall()
+print(loss.centers.data().asnumpy().round(3).tolist())
+'''
+
+
+@pytest.mark.parametrize('kind', ['eager'] + [pytest.param('hybridized', marks=pytest.mark.soak)])
+def test_threads_that_share_label_and_centers(kind, child, request):
+    for _ in range(12 if 'soak' in request.config.getoption('markexpr') else 2):
+        done = child(THREADS, kind)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == '%s\n' % ([[1.0] * 3] * 4)

@@ -1,0 +1,153 @@
+"""Ctrl-C in eager training: a KeyboardInterrupt each time, no crash, and training goes on."""
+import json
+
+import pytest
+from numpy.testing import assert_allclose
+
+HEAD = '''
+import json, random, signal, sys, threading, time
+import center_loss_op
+import mxnet as mx
+from center_loss_op.gluon import CenterLoss
+
+def expect(where):
+    """A step, an interrupt in the midst of which comes as soon as Python can raise it."""
+    try:
+        step()
+        for _ in range(9):  # it comes at the next call of a function
+            len(str(_))
+    except KeyboardInterrupt:
+        print('interrupted', flush=True)
+    else:
+        print('lost', flush=True)
+
+data, label = mx.nd.ones((8, 4)), mx.nd.zeros(8)
+centers = mx.nd.zeros((3, 4))
+loss = CenterLoss(3, in_units=4)
+loss.initialize()
+'''
+
+# An interrupt while each of these runs, in the callbacks of a node or where an array goes away.
+PLACES = {
+    'list_arguments': 'center_loss_op._operator.operator.CenterLossProp.list_arguments',
+    'infer_shape': 'center_loss_op._operator.operator.CenterLossProp.infer_shape',
+    'create_operator': 'center_loss_op._operator.operator.CenterLossProp.create_operator',
+    '__del__': 'mx.nd.NDArray.__del__',
+    'end of recording': 'mx.autograd._RecordingStateScope.__exit__',
+}
+IN_PLACE = HEAD + '''
+holder, name = eval(sys.argv[1].rpartition('.')[0]), sys.argv[1].rpartition('.')[2]
+before = getattr(holder, name)
+armed = True
+
+def interrupted(self, *args):
+    global armed
+    if armed:
+        armed = False
+        signal.raise_signal(signal.SIGINT)
+    return before(self, *args)
+interrupted.__code__ = interrupted.__code__.replace(
+    co_name=name, co_filename=before.__code__.co_filename)
+setattr(holder, name, interrupted)
+
+def step():
+    data.attach_grad()
+    with mx.autograd.record():
+        value = mx.nd.Custom(data, label, centers, op_type='centerloss', num_class=3)
+    value.backward()
+    mx.nd.waitall()
+
+expect(step)
+assert not mx.autograd.is_recording()
+before_it = centers.asnumpy().copy()
+step()
+assert (centers.asnumpy() != before_it).any()
+print('trains')
+'''
+
+
+@pytest.mark.parametrize('place', PLACES)
+def test_held_back(place, child):
+    done = child(IN_PLACE, PLACES[place], CENTER_LOSS_NATIVE=0)
+    assert done.stdout.split() == ['interrupted', 'trains'], done.stdout + done.stderr
+
+
+LOOP = HEAD + '''
+way, times = sys.argv[1], int(sys.argv[2])
+data = data.astype('float16' if way == 'float16' else 'float32')
+data.attach_grad()
+random.seed(3)
+
+def step():
+    with mx.autograd.record():
+        if way == 'block':
+            value = loss(data, label)
+        else:
+            value = mx.nd.Custom(data, label, centers, op_type='centerloss', num_class=3)
+    value.backward()
+
+def interrupt(after):
+    time.sleep(after)
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+step()
+mx.nd.waitall()
+came = 0
+for _ in range(times):
+    thread = threading.Thread(target=interrupt, args=(random.random() * .02,))
+    try:
+        thread.start()
+        while True:  # until it comes
+            step()
+    except KeyboardInterrupt:
+        came += 1
+    thread.join()
+mx.nd.waitall()
+# Training goes on.
+assert not mx.autograd.is_recording()
+state = loss.centers.data() if way == 'block' else centers
+state[:] = 0
+step()
+mx.nd.waitall()
+print(json.dumps([came, state.asnumpy().tolist()]))
+'''
+
+
+def check(child, way, native, times):
+    environment = {} if native else {'CENTER_LOSS_NATIVE': 0}
+    done = child(LOOP, way, times, timeout=60 + times, **environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    came, centers = json.loads(done.stdout.splitlines()[-1])
+    assert came == times
+    # By hand: c ← 0 + 0.5 · 8 · (1 − 0) / (1 + 8)
+    assert_allclose(centers, [[4 / 9] * 4, [0] * 4, [0] * 4], rtol=1e-3)
+    assert 'KeyboardInterrupt' not in done.stderr
+
+
+@pytest.mark.parametrize('way, native', [('custom', True), ('block', True), ('float16', True),
+                                         ('custom', False), ('block', False)])
+def test_eager_loop(way, native, child):
+    check(child, way, native, 25)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize('native', [True, False])
+@pytest.mark.parametrize('way', ['custom', 'block', 'float16'])
+def test_eager_loop_many_times(way, native, child):
+    check(child, way, native, 200)
+
+
+def test_a_handler_of_the_programs_own(child):
+    """It is called for every interrupt; and where Ctrl-C is ignored it stays so."""
+    done = child(HEAD + '''
+seen = []
+signal.signal(signal.SIGINT, lambda *args: seen.append(args))
+center_loss_op._mxnet.sigint.defer_sigint()
+signal.raise_signal(signal.SIGINT)
+assert len(seen) == 1
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+center_loss_op._mxnet.sigint.defer_sigint()
+assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+print('done')
+''')
+    assert done.stdout == 'done\n', done.stderr

@@ -1,0 +1,438 @@
+"""Bad input through every entry: a clear error, nothing lost, and the next good batch trains."""
+import json
+import re
+
+import hypothesis
+import mxnet as mx
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from mxnet import autograd, gluon
+from numpy.testing import assert_allclose, assert_array_equal
+
+import entries
+from center_loss_op.gluon import CenterLoss
+from entries import array, bind, block, custom, run, run_block, settle
+from oracle import center_loss, tolerance
+from test_arguments import BAD, message
+from test_step import batch
+
+DATA, LABEL, CENTERS = batch(6, 3, 4)
+
+# -- arguments that no builder has checked. The exception's text is in the log, and on stderr.
+# An exception in the wrong place of MXNet's callbacks ends the process: so in one of its own.
+
+ARGUMENTS = [(name, str(given), article, error.__name__) for name, given, article, error in BAD
+             if isinstance(given, str) or error is ValueError]
+MESSAGES = {'%s=%s' % (name, given): '%s: %s' % (kind, message(name, given, article))
+            for name, given, article, kind in ARGUMENTS}
+MESSAGES['num_class=missing'] = "TypeError: missing argument 'num_class'"
+MESSAGES['beta=1'] = "TypeError: unknown argument 'beta', allowed are: num_class, alpha"
+MESSAGES['num_classes=3'] = "TypeError: unknown argument 'num_classes', allowed are: num_class"
+
+CHILD = '''
+import json, logging, os, sys
+cases, entry = json.loads(sys.argv[1]), sys.argv[2]
+import center_loss_op
+import mxnet as mx
+
+class Handler(logging.Handler):
+    def emit(self, record):
+        logged.append(record.getMessage())
+logging.getLogger('center_loss_op').addHandler(Handler())
+
+data, label = mx.sym.var('data'), mx.sym.var('label')
+template = mx.sym.Custom(data, label, op_type='centerloss', num_class=3, name='node').tojson()
+x, y, centers = mx.nd.ones((2, 2)), mx.nd.array([0, 1]), mx.nd.zeros((3, 2))
+
+def build(attributes):
+    if entry == 'symbol':
+        mx.sym.Custom(data, label, op_type='centerloss', **attributes)
+    elif entry == 'ndarray':
+        mx.nd.Custom(x, y, centers, op_type='centerloss', **attributes).asnumpy()
+    elif entry == 'recorded':
+        with mx.autograd.record():
+            mx.nd.Custom(x, y, centers, op_type='centerloss', **attributes).asnumpy()
+    else:
+        graph = json.loads(template)
+        for node in graph['nodes']:
+            if node['op'] == 'Custom':
+                node['attrs'] = {'op_type': 'centerloss', **attributes}
+        mx.sym.load_json(json.dumps(graph))
+
+for case in cases:
+    name, value = case.split('=')
+    attributes = {'num_class': '3', name: value}
+    if value == 'missing':
+        del attributes[name]
+    logged = []
+    try:
+        build(attributes)
+        found = 'no exception'
+    except mx.MXNetError:
+        found = logged
+    # Good arguments still work, and nothing has moved.
+    loss = mx.nd.Custom(x, y, centers, op_type='centerloss', num_class=3).asscalar()
+    assert loss == 1 and not centers.asnumpy().any()
+    print('RESULT', json.dumps([case, found]), flush=True)
+'''
+
+
+@pytest.fixture(scope='module', params=['symbol', 'ndarray', 'recorded', 'json'])
+def answers(request, child):
+    """What one entry answered to all bad arguments: {case: logged messages}, stderr."""
+    result = child(CHILD, json.dumps(list(MESSAGES)), request.param)
+    lines = [json.loads(line[7:]) for line in result.stdout.splitlines()
+             if line.startswith('RESULT ')]
+    return result, dict(lines)
+
+
+@pytest.mark.parametrize('case', MESSAGES)
+def test_bad_argument(answers, case):
+    result, logged = answers
+    assert case in logged, 'the process ended before: %s' % result.stderr[-2000:]
+    assert logged[case] != 'no exception'
+    assert any(line.startswith(MESSAGES[case]) for line in logged[case]), logged[case]
+
+
+def test_bad_arguments_do_not_end_the_process(answers):
+    result, logged = answers
+    assert result.returncode == 0
+    assert len(logged) == len(MESSAGES)
+    # MXNet prints what it swallows; the same text is documented to be there.
+    for text in MESSAGES.values():
+        assert text in result.stderr + result.stdout
+
+
+# -- a bad label, in a training run that does not wait for anything
+
+BAD_LABELS = [([0, 1, 9, 2, 0, 1], 'label[2] is 9.0, but a label must be a whole number'),
+              ([0, -1, 2, 2, 0, 1], 'label[1] is -1.0, but a label must be a whole number'),
+              ([0, 1, 2, 2, 0, .5], 'label[5] is 0.5, but a label must be a whole number'),
+              ([np.nan] * 6, 'label[0] is nan, but a label must be a whole number')]
+
+
+class Training:
+    """Gluon's loop over a layer and both losses."""
+
+    def __init__(self, hybridize):
+        mx.random.seed(1)
+        self.embedding = gluon.nn.Dense(3, in_units=3)
+        self.classifier = gluon.nn.Dense(4, in_units=3)
+        self.softmax, self.center = gluon.loss.L2Loss(), CenterLoss(4, in_units=3, weight=.5)
+        for part in (self.embedding, self.classifier, self.center):
+            part.initialize(mx.init.Xavier())
+            if hybridize:
+                part.hybridize()
+        self.trainer = gluon.Trainer(
+            {**self.embedding.collect_params(), **self.classifier.collect_params()},
+            'sgd', {'learning_rate': .1, 'momentum': .9})
+
+    def step(self, label):
+        """Queue a step; nothing is read, so nothing is known of its outcome."""
+        with autograd.record():
+            features = self.embedding(array(DATA))
+            scores = self.classifier(features)
+            loss = self.softmax(scores, scores * 0 + 1) + self.center(
+                features, array(np.asarray(label, 'float32')))
+        loss.backward()
+        self.trainer.step(6)
+
+    def state(self):
+        """Everything that training changes."""
+        mx.nd.waitall()
+        return [p.data().asnumpy() for part in (self.embedding, self.classifier, self.center)
+                for p in part.collect_params().values()]
+
+
+@pytest.mark.parametrize('hybridize', [False, True])
+@pytest.mark.parametrize('label, text', BAD_LABELS, ids=[text[:16] for _, text in BAD_LABELS])
+def test_bad_label_with_everything_queued(hybridize, label, text, log):
+    """loss.backward() and trainer.step() are queued already: weights and centers stay."""
+    training = Training(hybridize)
+    training.step(LABEL)
+    before = training.state()
+    training.step(label)
+    with pytest.raises(mx.MXNetError):
+        mx.nd.waitall()
+    assert 'LabelError: ' + text in log()
+    for value, expected in zip(training.state(), before):
+        assert_array_equal(value, expected)
+
+
+@pytest.mark.parametrize('hybridize', [False, True])
+@pytest.mark.parametrize('label, text', BAD_LABELS, ids=[text[:16] for _, text in BAD_LABELS])
+def test_good_batches_train_after_a_bad_one(hybridize, label, text, log):
+    """A loop that catches the exception and goes on ends as one that never met the batch."""
+    clean, dirty = Training(hybridize), Training(hybridize)
+    for step in range(6):
+        clean.step(LABEL)
+        dirty.step(LABEL)
+        if step % 2:
+            dirty.step(label)
+            with pytest.raises(mx.MXNetError):
+                mx.nd.waitall()
+    assert text in log()
+    for value, expected in zip(dirty.state(), clean.state()):
+        assert_array_equal(value, expected)
+
+
+@pytest.mark.parametrize('label, text', BAD_LABELS, ids=[text[:16] for _, text in BAD_LABELS])
+@pytest.mark.usefixtures('backend')
+def test_bad_label_of_a_bound_graph(label, text, log):
+    """The executor that failed goes on with the next batch."""
+    symbol = mx.sym.Custom(mx.sym.var('data'), mx.sym.var('label'), op_type='centerloss',
+                           num_class=4)
+    executor = bind(symbol, DATA, LABEL, CENTERS)
+    first = run(executor)
+    executor.arg_dict['label'][:] = label
+    with pytest.raises(mx.MXNetError):
+        run(executor)
+    assert text in log()
+    assert_array_equal(executor.aux_arrays[0].asnumpy(), first.centers)
+    executor.arg_dict['label'][:] = LABEL
+    want = center_loss(DATA, LABEL, first.centers)
+    for value, expected in zip(run(executor), want):
+        assert_allclose(value, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize('label, text', BAD_LABELS, ids=[text[:16] for _, text in BAD_LABELS])
+@pytest.mark.usefixtures('backend')
+def test_backward_after_a_bad_label(label, text, log):
+    """The exception is caught, and backward() called all the same: no gradient of another batch."""
+    symbol = mx.sym.Custom(mx.sym.var('data'), mx.sym.var('label'), op_type='centerloss',
+                           num_class=4)
+    executor = bind(symbol, DATA, LABEL, CENTERS)
+    centers = run(executor).centers
+    executor.arg_dict['label'][:] = label
+    executor.grad_dict['data'][:] = 3
+    executor.forward(is_train=True)
+    for call in (lambda: None, executor.backward):
+        call()
+        with pytest.raises(mx.MXNetError):
+            mx.nd.waitall()
+        settle()
+    assert log().count(text) == 2
+    assert_array_equal(executor.grad_dict['data'].asnumpy(), 3)
+    assert_array_equal(executor.aux_arrays[0].asnumpy(), centers)
+
+
+@pytest.mark.usefixtures('backend')
+def test_bad_label_in_inference(log):
+    with pytest.raises(mx.MXNetError):
+        custom(array(DATA), array(LABEL + 4), array(CENTERS), num_class=4).asnumpy()
+    assert '(4 classes); 6 of the 6 labels of this batch are not' in log()
+
+
+def test_message_on_stderr_without_logging(child):
+    """A script that has not set up logging sees the line too."""
+    result = child('import center_loss_op, mxnet as mx\n'
+                   'mx.nd.Custom(mx.nd.ones((1, 2)), mx.nd.array([5]), mx.nd.zeros((3, 2)),'
+                   ' op_type="centerloss", num_class=3).asnumpy()')
+    assert result.returncode == 1
+    assert ('LabelError: label[0] is 5.0, but a label must be a whole number from 0 to 2 '
+            '(3 classes); 1 of the 1 labels of this batch are not') in result.stderr
+    assert 'MXNetError' in result.stderr
+
+
+@pytest.mark.parametrize('hybridize', [False, True])
+@pytest.mark.parametrize('data, label, text', [
+    (np.ones((2, 3, 3)), LABEL, 'embedding must be 2-D, (batch, features), got shape (2, 3, 3); '
+     'label has shape (6,). Features of several positions a sample count as samples of their own: '
+     'embedding.reshape((-1, 3)), and their labels label.reshape((-1,)). See docs/using.md'),
+    (np.ones((5, 3)), LABEL,
+     'label must have shape (5,) or (5, 1) to fit embedding of shape (5, 3), got shape (6,)'),
+    (np.ones((6, 3)), np.ones((6, 2)), 'to fit embedding of shape (6, 3), got shape (6, 2)'),
+    (np.ones((6, 3)), np.ones((6, 4)), 'to fit embedding of shape (6, 3), got shape (6, 4). If '
+     'these are one-hot labels, give their classes: label.argmax(axis=1)'),
+    (np.ones((6, 5)), LABEL, 'embedding has 5 features a sample, but in_units is 3'),
+    (np.ones((6, 3), 'int32'), LABEL, 'embedding must be float16, float32 or float64, got int32'),
+    (np.ones((6, 3), 'float64'), LABEL, "embedding is float64, but the centers are float32: write "
+     "center_loss.cast('float64') before, or give embedding.astype('float32'). See docs/using.md")])
+def test_bad_shape_or_type_in_gluon(data, label, text, hybridize):
+    """At the call, in the names of its arguments; the block goes on."""
+    loss = block(CENTERS, hybridize)
+    data = data.astype('float32') if data.shape != (6, 3) or label.shape != (6,) else data
+    with pytest.raises((TypeError, ValueError), match=re.escape(text) + '$'):
+        run_block(loss, data, label)
+    want = center_loss(DATA, LABEL, CENTERS, reduction='none')
+    for value, expected in zip(run_block(loss, DATA, LABEL), want):
+        assert_allclose(value, expected, rtol=1e-5)
+
+
+def test_bad_shape_in_a_hybridized_net(log):
+    """Only the operator sees it there: an MXNetError at the call, and a line in the log."""
+    net = entries.Inside(block(CENTERS))
+    net.hybridize()
+    with pytest.raises(mx.MXNetError):
+        net(mx.nd.ones((2, 3, 3)), array(LABEL)).asnumpy()
+    assert 'data must be 2-D' in log() and 'data.reshape((-1, 3))' in log()
+
+
+# -- at random
+
+TYPES = {'float16': np.float16, 'float32': np.float32, 'float64': np.float64}
+RATES = st.just(0.0) | st.floats(1e-6, 4)
+
+
+@st.composite
+def steps(draw):
+    """Features, labels, centers and arguments, most of them good."""
+    samples, size, classes = (draw(st.integers(1, top)) for top in (12, 6, 9))
+    dtype = draw(st.sampled_from(sorted(TYPES)))
+    numbers = st.floats(width=16) | st.floats(-3, 3, width=16)
+    data = np.array(draw(st.lists(numbers, min_size=samples * size, max_size=samples * size)
+                         if draw(st.booleans()) else st.just([1.5] * (samples * size))), dtype)
+    ignore = draw(st.sampled_from([None, None, -1, 0, 255, .5]))
+    good = st.integers(0, classes - 1)
+    bad = st.sampled_from([-1, classes, 255, .5, float('nan'), float('inf'), -2 ** 31, 1e30])
+    label_type = draw(st.sampled_from(['float32', 'float64', 'int32', 'int64', 'float16', 'uint8']))
+    other = bad if ignore is None else bad | st.just(ignore)
+    each = good if draw(st.booleans()) else good | other
+    label = draw(st.lists(each, min_size=samples, max_size=samples))
+    if label_type[0] != 'f':
+        label = [value if value == value and abs(value) < 2 ** 15 else -1 for value in label]
+        label = [int(value) % 256 if label_type == 'uint8' else int(value) for value in label]
+    with np.errstate(over='ignore'):
+        label = np.array(label).astype(label_type)
+    if draw(st.booleans()):
+        label = label[:, None]
+    arguments = dict(num_class=classes, alpha=draw(RATES), scale=draw(RATES),
+                     reduction=draw(st.sampled_from(['mean', 'sum', 'none'])))
+    if ignore is not None:
+        arguments.update(use_ignore=True, ignore_label=ignore)
+    centers = np.linspace(-1, 1, classes * size).reshape(classes, size)
+    return (data.reshape(samples, size), label,
+            centers.astype('float64' if dtype == 'float64' else 'float32'), arguments)
+
+
+def is_good(label, num_class, ignore_label):
+    """What the contract says of a label."""
+    return ignore_label == label or (0 <= label < num_class and label == np.floor(label))
+
+
+@pytest.mark.parametrize('entry', entries.ALL)
+@hypothesis.given(steps())
+@pytest.mark.usefixtures('backend')
+def test_any_step(entry, step):
+    """The oracle's numbers, or an exception and centers that have not moved."""
+    data, label, centers, arguments = step
+    ignore = arguments.get('ignore_label')
+    if entry not in entries.WITH_REDUCTION:
+        arguments = {**arguments, 'reduction': 'none', 'scale': 1}
+    if not all(is_good(value, len(centers), ignore) for value in label.reshape(-1)):
+        with pytest.raises(mx.MXNetError):
+            entry(data, label, centers, **arguments)
+        settle()
+        return
+    got = entry(data, label, centers, **arguments)
+    with np.errstate(all='ignore'):
+        want = center_loss(data, label, centers, arguments['alpha'], arguments['scale'],
+                           arguments['reduction'], ignore)
+        clean = np.where(np.isfinite(data), data, 0)
+        limits = tolerance(got.loss.dtype, clean, centers, arguments['alpha'])
+        assert_allclose(got.loss, want.loss.astype(got.loss.dtype), **limits)
+        limits = tolerance(centers.dtype, clean, centers, arguments['alpha'])
+        assert_allclose(got.centers, want.centers, **limits)
+        limits = tolerance(data.dtype, clean, centers, arguments['alpha'])
+        limits['atol'] *= max(1, arguments['scale'])
+        assert_allclose(got.grad, want.grad.astype(data.dtype), **limits)
+    assert np.isfinite(got.centers).all()
+
+
+@hypothesis.given(steps())
+@pytest.mark.usefixtures('backend')
+def test_any_step_in_a_run(step):
+    """After a random step, good or bad, on the same centers: they are as the oracle says, and the
+    next good batch trains."""
+    data, label, centers, arguments = step
+    state, features = array(centers), array(data)
+    features.attach_grad()
+    with autograd.record():
+        loss = custom(features, array(label), state, **arguments)
+    loss.backward()
+    good = all(is_good(value, len(centers), arguments.get('ignore_label'))
+               for value in label.reshape(-1))
+    if good:
+        mx.nd.waitall()
+    else:
+        with pytest.raises(mx.MXNetError):
+            mx.nd.waitall()
+        assert_array_equal(state.asnumpy(), centers)
+    centers = state.asnumpy()
+    assert np.isfinite(centers).all()
+    data, label = np.ones_like(data), np.zeros(len(data), 'float32')
+    features = array(data)
+    features.attach_grad()
+    with autograd.record():
+        loss = custom(features, array(label), state, num_class=len(centers))
+    loss.backward()
+    mx.nd.waitall()
+    want = center_loss(data, label, centers)
+    assert_allclose(state.asnumpy(), want.centers, **tolerance('float32', data, centers))
+    assert_array_equal(state.asnumpy()[1:], centers[1:])
+
+
+@pytest.mark.parametrize('dtype', ['float16', 'float32', 'float64'])
+@pytest.mark.parametrize('name', ['alpha', 'scale'])
+@pytest.mark.parametrize('value', [5e-324, 1e-310, 1e-44, 1e-37, 1e37, 1.7e308])
+@pytest.mark.usefixtures('backend')
+def test_any_finite_rate(value, name, dtype):
+    """Also one that no float32 holds."""
+    data, label, centers = batch(6, 3, 4, dtype)
+    got = entries.imperative(data, label, centers, num_class=4, **{name: value})
+    assert_allclose(got.loss, center_loss(data, label, centers).loss, rtol=1e-5)
+    assert np.isfinite(got.centers).all()
+    if value < 1:
+        want = center_loss(data, label, centers, **{name: value})
+        assert_allclose(got.grad, want.grad, **tolerance(dtype, data, centers))
+        assert_allclose(got.centers, want.centers, **tolerance('float32', data, centers))
+
+
+SHAPES = st.lists(st.integers(1, 5), min_size=1, max_size=3).map(tuple)
+
+
+@hypothesis.given(SHAPES, SHAPES, SHAPES, st.sampled_from(['float16', 'float32', 'float64', 'int32',
+                                                           'uint8']), st.integers(1, 4))
+def test_any_shapes(data, label, centers, dtype, num_class):
+    """A loss where they fit, an MXNetError where they do not."""
+    fit = (len(data) == 2 and label in ((data[0],), (data[0], 1))
+           and centers == (num_class, data[1]) and dtype.startswith('float'))
+    state = mx.nd.zeros(centers, dtype='float64' if dtype == 'float64' else 'float32')
+    call = (mx.nd.ones(data, dtype=dtype), mx.nd.zeros(label), state)
+    if fit:
+        assert custom(*call, num_class=num_class).asscalar() == data[1] / 2
+    else:
+        with pytest.raises(mx.MXNetError):
+            custom(*call, num_class=num_class).wait_to_read()
+    assert not state.asnumpy().any()
+
+
+TEXT = st.text(st.characters(min_codepoint=32, max_codepoint=126, blacklist_characters='"\\'),
+               max_size=8)
+VALUES = (TEXT | st.floats().map(str) | st.integers().map(str)
+          | st.sampled_from(['mean', 'sum', 'none', 'True', 'False', '0', '1']))
+
+
+@hypothesis.given(st.dictionaries(
+    st.sampled_from(['alpha', 'scale', 'reduction', 'use_ignore', 'ignore_label', 'need_top_grad',
+                     'num_class', 'batchsize']) | TEXT.filter(str.isidentifier), VALUES,
+    max_size=4))
+def test_any_attributes(attributes):
+    """Of a saved graph: it loads and infers its shapes, or there is an exception."""
+    graph = json.loads(mx.sym.Custom(mx.sym.var('data'), mx.sym.var('label'), num_class=4,
+                                     op_type='centerloss').tojson())
+    for part in graph['nodes']:
+        if part['op'] == 'Custom':
+            part['attrs'].update(attributes)
+    try:
+        symbol = mx.sym.load_json(json.dumps(graph))
+        shapes = symbol.infer_shape(data=(6, 3))
+    except mx.MXNetError:
+        return
+    known = {'num_class', 'alpha', 'scale', 'reduction', 'use_ignore', 'ignore_label',
+             'need_top_grad', 'batchsize', 'key', 'op_type'}
+    assert all(name in known or name.startswith('__') for name in attributes)
+    assert shapes[2] == [(int(attributes.get('num_class', 4)), 3)]
+    assert float(attributes.get('alpha', 0)) >= 0 and float(attributes.get('scale', 0)) >= 0
+    assert attributes.get('reduction', 'sum') in ('mean', 'sum', 'none')

@@ -1,0 +1,126 @@
+"""The same inputs give the same bits: over runs, threads and MXNet's engines."""
+import itertools
+import platform
+
+import pytest
+
+from center_loss_op._operator import native
+from test_native import build
+
+TRAINING = '''
+import hashlib, sys
+import center_loss_op
+import mxnet as mx
+import numpy as np
+from center_loss_op.gluon import CenterLoss
+from mxnet import autograd, gluon
+
+backend, steps = sys.argv[1], int(sys.argv[2])
+assert center_loss_op._operator.native.running() == backend.startswith('native')
+if backend == 'device':
+    from center_loss_op._operator.device import Device
+    center_loss_op._operator.operator.backend_for = lambda context: Device()
+
+def bits(*arrays):
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(array.asnumpy().tobytes())
+    return digest.hexdigest()
+
+random = np.random.RandomState(7)
+print('engine and kernels')
+# N, d, C: few and many, once a class and often.
+for samples, size, classes in ((128, 2, 10), (256, 512, 1000), (512, 512, 10), (300, 70, 40)):
+    for dtype in ('float16', 'float32', 'float64'):
+        centers = mx.nd.array(random.randn(classes, size),
+                              dtype='float64' if dtype == 'float64' else 'float32')
+        for reduction in ('mean', 'none'):
+            data = mx.nd.array(random.randn(samples, size), dtype=dtype)
+            label = mx.nd.array(random.randint(0, classes, samples))
+            data.attach_grad()
+            for _ in range(steps):
+                with autograd.record():
+                    loss = mx.nd.Custom(data, label, centers, op_type='centerloss', alpha=.3,
+                                        num_class=classes, reduction=reduction)
+                loss.backward()
+                mx.nd.waitall()
+                print(bits(loss, data.grad, centers))
+
+print('a net')
+mx.random.seed(5)
+np.random.seed(5)
+embedding, center = gluon.nn.Dense(8, in_units=16), CenterLoss(5, in_units=8, weight=.1)
+classifier, softmax = gluon.nn.Dense(5, in_units=8), gluon.loss.SoftmaxCrossEntropyLoss()
+for part in (embedding, classifier, center):
+    part.initialize(mx.init.Xavier())
+    part.hybridize()
+trainer = gluon.Trainer({**embedding.collect_params(), **classifier.collect_params()}, 'adam')
+for step in range(steps * 10):
+    label = random.randint(0, 5, 32)
+    data = mx.nd.array(random.randn(32, 16) + label[:, None])
+    label = mx.nd.array(label)
+    with autograd.record():
+        features = embedding(data)
+        loss = softmax(classifier(features), label) + center(features, label)
+    loss.backward()
+    trainer.step(32)
+print(bits(center.centers.data(), embedding.weight.data(), classifier.weight.data()))
+'''
+
+# Where the bits of a run must not depend on it: threads of the linear algebra, MXNet's engine,
+# its workers.
+SETTINGS = [
+    {'OMP_NUM_THREADS': 1}, {'OMP_NUM_THREADS': 2},
+    {'OMP_NUM_THREADS': 2, 'MXNET_CPU_WORKER_NTHREADS': 2, 'MXNET_CUSTOM_OP_NUM_THREADS': 2},
+    {'OMP_NUM_THREADS': 1, 'MXNET_ENGINE_TYPE': 'NaiveEngine'},
+    {'OMP_NUM_THREADS': 2, 'MXNET_ENGINE_TYPE': 'ThreadedEngine'}]
+
+
+def outcome(child, backend, setting, steps, library='1'):
+    """What a process of its own prints: digests of every result."""
+    settings = dict(setting, OPENBLAS_NUM_THREADS=setting['OMP_NUM_THREADS'],
+                    CENTER_LOSS_NATIVE=library if backend == 'native' else '0')
+    result = child(TRAINING, backend, steps, timeout=600, **settings)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout.splitlines()
+
+
+@pytest.fixture(name='reference', scope='module', params=['native', 'host'])
+def fixture_reference(request, child):
+    """A backend, and the bits of one thread on the default engine."""
+    if request.param == 'native' and not native.running():
+        pytest.skip('a step runs in %s' % native.which())
+    return request.param, outcome(child, request.param, SETTINGS[0], 2)
+
+
+@pytest.mark.parametrize('setting', SETTINGS, ids=str)
+def test_same_bits(setting, reference, child):
+    """The first setting is the reference's own: run after run."""
+    backend, reference = reference
+    assert outcome(child, backend, setting, 2) == reference
+    assert len(set(reference)) == len(reference) == 2 + 4 * 3 * 2 * 2 + 1
+
+
+@pytest.mark.usefixtures('natively')
+def test_same_bits_of_the_simplest_processor(child, tmp_path):
+    """The compiler's code for the least that a processor can do gives what this one's does."""
+    library = build(tmp_path, '-DCENTER_LOSS_ONE_PROCESSOR', '-march=x86-64'
+                    if platform.machine() == 'x86_64' else '-O2')
+    runs = [outcome(child, 'native', SETTINGS[0], 1, which) for which in ('1', str(library))]
+    assert runs[0] == runs[1]
+
+
+def test_same_bits_of_the_other_backend(child):
+    """Another order of additions than the host's, but always the same."""
+    runs = [outcome(child, 'device', setting, 1) for setting in SETTINGS[:3:2]]
+    assert runs[0] == runs[1]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize('backend, setting', itertools.product(
+    ['native', 'host', 'device'], SETTINGS), ids=str)
+def test_same_bits_over_many_steps(backend, setting, child):
+    if backend == 'device' and setting.get('MXNET_ENGINE_TYPE') == 'NaiveEngine':
+        pytest.skip('operators that an operator calls need a second worker')
+    want = outcome(child, backend, SETTINGS[0], 60)
+    assert outcome(child, backend, setting, 60) == want

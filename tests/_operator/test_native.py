@@ -1,0 +1,348 @@
+"""The step in C: which way runs, and what the other tests, run over it as a backend, do not see."""
+import ctypes
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+
+import hypothesis
+import mxnet as mx
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from mxnet.base import _LIB, check_call
+from numpy.testing import assert_allclose, assert_array_equal
+
+import center_loss_op
+from center_loss_op._operator import native
+from center_loss_op._operator.labels import LabelError
+from entries import Direct, array, bind, custom
+from oracle import center_loss, tolerance
+from test_step import batch
+
+SOURCES = sorted((Path(center_loss_op.__file__).parent / '_operator' / 'csrc').glob('*.c'))
+
+
+def build(folder, *options):
+    """The library, built with more options: its path. Skips where no compiler is."""
+    compiler = shutil.which('cc') or shutil.which('gcc')
+    if compiler is None:
+        pytest.skip('no compiler')
+    library = folder / 'library.so'
+    subprocess.run([compiler, '-std=gnu11', '-O3', '-ffp-contract=off', '-shared', '-fPIC',
+                    '-pthread', *map(str, options), *map(str, SOURCES), '-o', str(library)],
+                   check=True)
+    return library
+
+
+# -- which way runs
+
+STEP = '''
+import center_loss_op, sys, mxnet as mx
+print(center_loss_op._operator.native.which())
+x, y, centers = mx.nd.array([[2, 4], [4, 8]]), mx.nd.array([1, 1]), mx.nd.zeros((2, 2))
+x.attach_grad()
+with mx.autograd.record():
+    loss = mx.nd.Custom(x, y, centers, op_type='centerloss', num_class=2, reduction='none')
+loss.backward()
+mx.nd.waitall()
+print(loss.asnumpy().tolist(), x.grad.asnumpy().tolist(), centers.asnumpy().round(6).tolist())
+'''
+RIGHT = '[10.0, 40.0] [[2.0, 4.0], [4.0, 8.0]] [[0.0, 0.0], [1.0, 2.0]]'
+
+
+@pytest.mark.parametrize('value, said', [
+    ('0', 'Python (CENTER_LOSS_NATIVE=0)'),
+    ('/nowhere.so', 'Python (/nowhere.so: cannot open shared object file')])
+def test_switched_off_by_the_environment(value, said, child):
+    done = child(STEP, CENTER_LOSS_NATIVE=value)
+    way, result = done.stdout.splitlines()
+    assert way.startswith(said)
+    assert result == RIGHT
+
+
+@pytest.mark.usefixtures('natively')
+def test_native_where_it_was_built(child):
+    way, result = child(STEP).stdout.splitlines()
+    assert way == 'C (%s)' % native._library._name
+    assert result == RIGHT
+
+
+@pytest.mark.parametrize('on', [False, True])
+@pytest.mark.usefixtures('natively')
+def test_switched(on):
+    """Python's operator is made in the one, and not in the other."""
+    made = []
+    before = center_loss_op._operator.operator.CenterLossOp.__init__
+
+    def note(self, *args):
+        made.append(self)
+        before(self, *args)
+    with pytest.MonkeyPatch.context() as patch, native.switched(on):
+        patch.setattr(center_loss_op._operator.operator.CenterLossOp, '__init__', note)
+        custom(*map(array, batch(6, 3, 4)), num_class=4).asnumpy()
+    assert len(made) == (not on)
+
+
+# -- the rare kinds go to Python, and are right there
+
+RARE = {'float16': ('float16', 'float32', {}), 'label of int8': ('float32', 'int8', {}),
+        'one class too many for float32': ('float32', 'float32', {'num_class': 2 ** 24 + 1}),
+        'odd text': ('float32', 'float32', {'alpha': ' 0.5', 'num_class': '+4'}),
+        'usual': ('float64', 'int64', {'key': ''})}
+
+
+@pytest.mark.parametrize('name', RARE)
+def test_rare(name):
+    dtype, label_type, arguments = RARE[name]
+    data, label, centers = batch(6, 3, 4, dtype)
+    label = label.astype(label_type)
+    arguments = {'num_class': 4, **arguments}
+    if int(arguments['num_class']) > 4:
+        centers = np.zeros((arguments['num_class'], 1), 'float32')
+        data, label[0] = data[:, :1], arguments['num_class'] - 1
+    loss = custom(array(data), array(label), array(centers), reduction='none', **arguments)
+    want = .5 * ((data.astype('float64') - centers[label.astype(int)]) ** 2).sum(axis=1)
+    assert_allclose(loss.asnumpy(), want, rtol=1e-5)
+
+
+# -- it does what Python does: shapes, labels and requests at random
+
+PASSES = st.tuples(st.sampled_from(['train', 'infer', 'back']),
+                   st.sampled_from(['write', 'inplace', 'add', 'null']), st.booleans())
+LABELS = {'float32': [.5, np.nan, np.inf, -2, 1e30, 1e9], 'float64': [.5, np.nan, -np.inf, 2. ** 63],
+          'int32': [-2, 2 ** 31 - 1, -2 ** 31], 'int64': [-2, 2 ** 62, -2 ** 63]}
+
+
+@st.composite
+def runs(draw):
+    """Features, labels, centers, arguments, and passes with requests."""
+    samples, classes = draw(st.integers(1, 40)), draw(st.sampled_from([1, 2, 5, 300]))
+    size = draw(st.sampled_from([1, 2, 3, 31, 32, 33, 70]))
+    dtype, label_type = draw(st.sampled_from(['float32', 'float64'])), draw(st.sampled_from(
+        sorted(LABELS)))
+    random = np.random.RandomState(draw(st.integers(0, 999)))
+    data = random.randn(samples, size)
+    for _ in range(draw(st.sampled_from([0, 0, 1, 3]))):
+        data[random.randint(samples), random.randint(size)] = draw(st.sampled_from(
+            [np.nan, np.inf, -np.inf, 1e30, 3e38, 0]))
+    label = random.randint(0, classes, samples) * (classes - 1 if draw(st.booleans()) else 1)
+    label = (label % classes).astype(label_type)
+    arguments = dict(num_class=classes, reduction=draw(st.sampled_from(['mean', 'sum', 'none'])),
+                     alpha=draw(st.sampled_from([0, .5, 1e-3, 1.9, 1e13, 1e300])),
+                     scale=draw(st.sampled_from([0, 1, .1, 1e-320])),
+                     need_top_grad=draw(st.booleans()))
+    if draw(st.booleans()):
+        arguments.update(use_ignore=True, ignore_label=draw(st.sampled_from([-1, 0, .5, 255,
+                                                                             1e300, 0.1])))
+        if label_type.startswith('float') or arguments['ignore_label'] in (-1, 0):
+            with np.errstate(over='ignore'):
+                label[random.randint(samples)] = arguments['ignore_label']
+    if draw(st.sampled_from([False] * 5 + [True])):
+        label[random.randint(samples)] = draw(st.sampled_from(LABELS[label_type]))
+    shape = (samples, 1) if draw(st.booleans()) else (samples,)
+    centers = random.randn(classes, size).astype(dtype)
+    if draw(st.sampled_from([False] * 5 + [True])):
+        centers[random.randint(classes)] = np.nan
+    with np.errstate(over='ignore'):
+        data = data.astype(dtype)
+    return data, label.reshape(shape), centers, arguments, draw(st.lists(PASSES, max_size=6))
+
+
+def outcome(direct, kind, req, inplace, head):
+    """What a pass gives: arrays, or the text of its error."""
+    try:
+        if kind != 'back':
+            value = direct.forward(req, is_train=kind == 'train')
+        else:
+            if inplace:
+                direct.grads[0] = direct.inputs[0]
+            value = direct.backward('inplace' if inplace else req, 'write', head)
+    except LabelError as error:
+        return str(error)
+    return value, direct.out.asnumpy(), direct.centers.asnumpy(), direct.grads[1].asnumpy()
+
+
+@hypothesis.settings(max_examples=6 * hypothesis.settings.default.max_examples)
+@hypothesis.given(runs())
+@pytest.mark.usefixtures('natively')
+def test_same_as_python(run):
+    data, label, centers, arguments, passes = run
+    one = Direct(data, label, centers, **arguments)
+    with native.switched(False):
+        other = Direct(data, label, centers, **arguments)
+    clean = np.where(np.isfinite(data), data, 0)
+    for kind, req, inplace in [('train', 'write', False), *passes, ('back', 'write', False)]:
+        got = outcome(one, kind, req, inplace, -1.5)
+        want = outcome(other, kind, req, inplace, -1.5)
+        assert isinstance(got, str) == isinstance(want, str)
+        if isinstance(got, str):
+            assert got == want
+            continue
+        for value, expected in zip(got, want):
+            # Added to itself, a value can be some times what a pass gives.
+            limits = tolerance(data.dtype, clean, centers, min(arguments['alpha'], 2))
+            largest = np.abs(np.where(np.isfinite(expected), expected, 0)).max()
+            assert_allclose(value, expected, rtol=8 * limits['rtol'],
+                            atol=8 * limits['rtol'] * max(largest, 1))
+
+
+# -- many updates at once
+
+
+@pytest.mark.parametrize('in_python', [0, 4, 8])
+@pytest.mark.usefixtures('natively')
+def test_updates_of_one_set_of_centers_take_turns(in_python):
+    """Whole numbers add up exactly, in any order; none is lost, whoever computes it."""
+    size, number = 1 << 20, 8
+    data = np.arange(size, dtype='float32')[None] % 7
+    centers = mx.nd.zeros((1, size))
+    steps = []
+    for which in range(number):
+        with native.switched(which >= in_python):
+            steps.append(Direct(data, np.zeros(1, 'float32'), np.zeros((1, size), 'float32'),
+                                num_class=1, alpha=2))
+    for step in steps:
+        step.centers = centers
+        step.forward()
+    threads = [threading.Thread(target=step.operator.backward, args=(
+        ['write', 'null'], [step.out], step.inputs, [step.out], step.grads, [centers]))
+               for step in steps]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert_array_equal(centers.asnumpy(), number * data)
+
+
+@pytest.mark.usefixtures('natively')
+def test_updates_of_others_do_not_wait():
+    """A small step is done, again and again, while a large one is at work."""
+    size = 1 << 24
+    large = Direct(np.ones((1, size), 'float32'), np.zeros(1, 'float32'),
+                   np.zeros((1, size), 'float32'), num_class=1)
+    small = Direct(*batch(6, 3, 4), num_class=4)
+
+    def back(direct):
+        direct.operator.backward(['write', 'null'], [direct.out], direct.inputs, [direct.out],
+                                 direct.grads, [direct.centers])
+
+    def many():
+        for _ in range(5):
+            back(large)
+        done.set()
+    done, count = threading.Event(), 0
+    large.forward()
+    thread = threading.Thread(target=many)
+    thread.start()
+    while not done.is_set():
+        back(small)
+        count += 1
+    thread.join()
+    assert count > 20
+
+
+@pytest.mark.usefixtures('natively')
+def test_steps_go_on_while_python_is_locked():
+    """50 steps are queued, and done while this thread holds Python's lock."""
+    data, label, centers = np.full((4, 3), 8, 'float32'), np.zeros(4, 'float32'), np.zeros(
+        (1, 3), 'float32')
+    node = mx.sym.Custom(mx.sym.var('data'), mx.sym.var('label'), op_type='centerloss',
+                         num_class=1)
+    executor = bind(node, data, label, centers)
+    mx.nd.waitall()
+    address = ctypes.c_void_p()
+    check_call(_LIB.MXNDArrayGetData(executor.aux_arrays[0].handle, ctypes.byref(address)))
+    memory = np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(ctypes.c_float)), (3,))
+    for _ in range(50):
+        executor.forward(is_train=True)
+        executor.backward()
+    ctypes.PyDLL(None).usleep(500000)
+    seen = memory.copy()
+    mx.nd.waitall()
+    assert_array_equal(seen, memory)
+    assert_allclose(memory, 8, rtol=1e-6)  # c ← c + (8 − c) · 0.5 · 4 / 5, 50 times
+
+
+# -- an allocation that fails
+
+FAILING = '''
+#include <stddef.h>
+void *no_calloc(size_t n, size_t size) { return NULL; }
+void *no_malloc(size_t size) { return NULL; }
+char *no_strdup(const char *text) { return NULL; }
+int no_posix_memalign(void **memory, size_t alignment, size_t size) { return 12; }
+'''
+
+
+@pytest.mark.parametrize('function', ['calloc', 'strdup', 'posix_memalign'])
+def test_no_memory_for_the_native_step(function, child, tmp_path):
+    """Python computes it."""
+    (tmp_path / 'fail.c').write_text(FAILING)
+    library = build(tmp_path, '-D%s=no_%s' % (function, function), tmp_path / 'fail.c')
+    done = child(STEP, CENTER_LOSS_NATIVE=library)
+    assert done.stdout.splitlines() == ['C (%s)' % library, RIGHT], done.stderr
+
+
+def test_no_memory_at_all(child, tmp_path):
+    """An error, no crash: not even what Python would need can be had."""
+    (tmp_path / 'fail.c').write_text(FAILING)
+    library = build(tmp_path, '-Dposix_memalign=no_posix_memalign', '-Dmalloc=no_malloc',
+                    tmp_path / 'fail.c')
+    done = child(STEP, CENTER_LOSS_NATIVE=library)
+    assert done.returncode == 1
+    assert 'MXNetError' in done.stderr
+
+
+# -- numbers that a careless sum would lose
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'float64'])
+@pytest.mark.usefixtures('backend')
+def test_many_small_pulls_move_a_center(dtype):
+    """Each is less than the center can show; their sum is not."""
+    centers = np.ones((1, 2), dtype)
+    data = np.full((400, 2), 1 + 64 * np.finfo(dtype).eps, dtype)
+    direct = Direct(data, np.zeros(400, 'float32'), centers, num_class=1)
+    direct.forward()
+    direct.backward()
+    want = center_loss(data, np.zeros(400), centers).centers
+    assert (direct.centers.asnumpy() > 1).all()
+    assert_allclose(direct.centers.asnumpy(), want, rtol=np.finfo(dtype).eps)
+
+
+# -- edges
+
+
+@pytest.mark.parametrize('way', ['natively', 'in_python'])
+@pytest.mark.parametrize('reduction', ['mean', 'none'])
+@pytest.mark.parametrize('dtype', ['float32', 'float64'])
+def test_an_empty_batch(dtype, reduction, way, request):
+    request.getfixturevalue(way)
+    with mx.util.np_shape(True):
+        data, label = mx.nd.zeros((0, 3), dtype=dtype), mx.nd.zeros((0,))
+        centers = mx.nd.ones((4, 3), dtype=dtype)
+        data.attach_grad()
+        with mx.autograd.record():
+            loss = custom(data, label, centers, num_class=4, reduction=reduction)
+        loss.backward()
+        mx.nd.waitall()
+        assert_array_equal(loss.asnumpy(), [] if reduction == 'none' else [0])
+        assert_array_equal(centers.asnumpy(), 1)
+
+
+@pytest.mark.parametrize('classes', [1 << 22, 3 << 20])
+@pytest.mark.usefixtures('natively')
+def test_classes_far_apart(classes):
+    """Labels that a careless hash would put into one place: still linear in N."""
+    label = (np.arange(2048) % 64 * (classes // 64)).astype('int32')
+    data, centers = np.ones((2048, 1), 'float32'), mx.nd.zeros((classes, 1))
+    features = array(data)
+    features.attach_grad()
+    with mx.autograd.record():
+        loss = custom(features, array(label), centers, num_class=classes)
+    loss.backward()
+    mx.nd.waitall()
+    got = centers.asnumpy()[:, 0]
+    assert_allclose(got[label], .5 * 32 / 33, rtol=1e-6)
+    assert np.count_nonzero(got) == 64
