@@ -70,7 +70,8 @@ def test_unknown_and_missing(arguments, error):
 
 
 def test_docstring_has_every_argument():
-    for name in ('num_class', 'alpha', 'scale', 'reduction', 'use_ignore', 'need_top_grad'):
+    for name in ('num_class', 'alpha', 'scale', 'reduction', 'use_ignore', 'need_top_grad',
+                 'scale_output'):
         assert '    %s : ' % name in center_loss.__doc__
 
 

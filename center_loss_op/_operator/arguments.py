@@ -40,6 +40,9 @@ DOC = """\
         `MakeLoss(center_loss(…), grad_scale=0.1)` pulls any less than 1; `scale=0.1` does.
         True: the gradient is multiplied by that of its output, for use inside a larger loss:
         in a graph one that ends in MakeLoss.
+    scale_output : bool, default False
+        True: the output, too, is multiplied by `scale`, and has the dtype of the features: what
+        `gluon.CenterLoss` returns.
     key : str, default ''
         '': the operator moves the centers itself. A name: it leaves them to the
         `CenterTrainer` of that name, which moves the copies of all devices and workers.
@@ -129,6 +132,7 @@ _ARGUMENTS = {
     'use_ignore': (flag, False),
     'ignore_label': (_finite, -1.0),
     'need_top_grad': (flag, False),
+    'scale_output': (flag, False),
     'key': (_name, ''),
     'batchsize': (_unused, None),
 }

@@ -65,8 +65,9 @@ class Device:
         return nd.sum(losses)
 
     @staticmethod
-    def store(out, req, value):
-        """out ← value or out ← out + value, as `req` says."""
+    def store(out, req, value, factor=1):
+        """out ← factor · value or out ← out + factor · value, as `req` says, in the dtype of out."""
+        value = (value * _scalar(factor)).astype(out.dtype)
         if req == 'add':
             out[:] += value
         elif req != 'null':
@@ -76,8 +77,8 @@ class Device:
         """grad ← factor · head_i · difference_i, or added to it, in the dtype of grad."""
         value = difference.array * _scalar(factor)
         if head is not None:
-            value = nd.broadcast_mul(value, head.reshape((-1, 1)))
-        self.store(grad, req, value.astype(grad.dtype))
+            value = nd.broadcast_mul(value, head.astype(value.dtype).reshape((-1, 1)))
+        self.store(grad, req, value)
 
     @staticmethod
     def finite(data, total):  # pylint: disable=unused-argument

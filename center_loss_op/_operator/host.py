@@ -105,12 +105,12 @@ class Host:
         return np.add.reduce(losses)
 
     @staticmethod
-    def store(out, req, value):
-        """out ← value or out ← out + value, as `req` says."""
+    def store(out, req, value, factor):
+        """out ← factor · value or out ← out + factor · value, as `req` says."""
         if req == 'add':
-            out += value
+            out += factor * value
         elif req != 'null':
-            out[...] = value
+            out[...] = factor * value
 
     @staticmethod
     def store_scaled(grad, req, difference, factor, head):
@@ -118,7 +118,7 @@ class Host:
         difference = difference.array
         factor = difference.dtype.type(factor)
         if head is not None:
-            factor = (head * factor)[:, None]
+            factor = (head.astype(difference.dtype) * factor)[:, None]
         if req == 'add':
             np.add(grad, difference * factor, out=grad, casting='same_kind')
         else:

@@ -46,7 +46,7 @@ class CenterLossOp(mx.operator.CustomOp):
         self.label = backend.viewer(label, label_type)
         self.grad = backend.viewer(data, data_type)
         self.centers = backend.viewer(centers, centers_type)
-        self.out = backend.viewer(out, centers_type)
+        self.out = backend.viewer(out, data_type if arguments.scale_output else centers_type)
 
     @_logged
     def forward(self, is_train, req, in_data, out_data, aux):
@@ -111,7 +111,7 @@ class CenterLossProp(mx.operator.CustomOpProp):
 
     Outputs
     -------
-    output : (1,) or (N,), in the dtype of the centers
+    output : (1,) or (N,), in the dtype of the centers, or of data with `scale_output`
 
     Source: Wen, Zhang, Li, Qiao, "A Discriminative Feature Learning Approach for Deep Face
     Recognition", ECCV 2016, equations 2, 4, 5 and algorithm 1.
@@ -169,7 +169,7 @@ class CenterLossProp(mx.operator.CustomOpProp):
                                 'num_class is %d: give the label another type, int32 for example'
                                 % (np.dtype(label), largest, self.arguments.num_class))
         centers = {None: None, np.float64: np.float64}.get(data, np.float32)
-        return [data, label], [centers], [centers]
+        return [data, label], [data if self.arguments.scale_output else centers], [centers]
 
     @_logged
     def create_operator(self, ctx, in_shapes, in_dtypes):

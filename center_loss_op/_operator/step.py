@@ -113,7 +113,8 @@ class Step:
             loss = total / batch.count
         else:
             loss = total
-        backend.store(out, req, loss)
+        # Scaled before it is cast: ½ ‖x‖² may overflow float16 where λ · ½ ‖x‖² does not.
+        backend.store(out, req, loss, arguments.scale if arguments.scale_output else 1)
         if is_train:
             if arguments.key:
                 self.samples = samples.ticket(), *backend.samples(data, batch, centers.dtype)

@@ -18,6 +18,7 @@ GOOD = [
     ('use_ignore', np.bool_(True), True),
     ('ignore_label', -1, -1.0), ('ignore_label', '255', 255.0), ('ignore_label', 0.5, 0.5),
     ('need_top_grad', 'False', False), ('need_top_grad', True, True),
+    ('scale_output', '1', True), ('scale_output', False, False),
     ('batchsize', '128', None), ('batchsize', 128, None), ('batchsize', 'anything', None),
 ]
 
@@ -45,6 +46,7 @@ BAD = [
     ('ignore_label', 'nan', _FINITE, ValueError), ('ignore_label', 'inf', _FINITE, ValueError),
     ('ignore_label', 'none', _FINITE, ValueError), ('ignore_label', None, _FINITE, TypeError),
     ('need_top_grad', 'yes', _FLAG, ValueError), ('need_top_grad', 0.0, _FLAG, TypeError),
+    ('scale_output', 'yes', _FLAG, ValueError), ('scale_output', 2, _FLAG, TypeError),
 ]
 
 
@@ -78,6 +80,7 @@ def test_defaults():
     params = Arguments(num_class=3)
     assert (params.alpha, params.scale, params.reduction) == (0.5, 1.0, 'mean')
     assert (params.use_ignore, params.ignore_label, params.need_top_grad) == (False, -1.0, False)
+    assert not params.scale_output
 
 
 def test_missing():
@@ -101,7 +104,7 @@ def test_attributes_that_are_mxnets_own():
 
 @pytest.mark.parametrize('arguments', [
     {}, {'alpha': 0.1}, {'alpha': 1 / 3, 'scale': 1e-300, 'reduction': 'none'},
-    {'use_ignore': True, 'ignore_label': 255, 'need_top_grad': True}])
+    {'use_ignore': True, 'ignore_label': 255, 'need_top_grad': True, 'scale_output': True}])
 def test_text_and_back(arguments):
     """What a graph's JSON keeps is what was given."""
     params = Arguments(num_class=7, **arguments)

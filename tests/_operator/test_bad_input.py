@@ -416,7 +416,7 @@ VALUES = (TEXT | st.floats().map(str) | st.integers().map(str)
 
 @hypothesis.given(st.dictionaries(
     st.sampled_from(['alpha', 'scale', 'reduction', 'use_ignore', 'ignore_label', 'need_top_grad',
-                     'num_class', 'batchsize']) | TEXT.filter(str.isidentifier), VALUES,
+                     'num_class', 'batchsize', 'scale_output']) | TEXT.filter(str.isidentifier), VALUES,
     max_size=4))
 def test_any_attributes(attributes):
     """Of a saved graph: it loads and infers its shapes, or there is an exception."""
@@ -431,7 +431,7 @@ def test_any_attributes(attributes):
     except mx.MXNetError:
         return
     known = {'num_class', 'alpha', 'scale', 'reduction', 'use_ignore', 'ignore_label',
-             'need_top_grad', 'batchsize', 'key', 'op_type'}
+             'need_top_grad', 'batchsize', 'key', 'op_type', 'scale_output'}
     assert all(name in known or name.startswith('__') for name in attributes)
     assert shapes[2] == [(int(attributes.get('num_class', 4)), 3)]
     assert float(attributes.get('alpha', 0)) >= 0 and float(attributes.get('scale', 0)) >= 0

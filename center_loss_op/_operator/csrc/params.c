@@ -72,6 +72,7 @@ static int parse(Params *p) {
                 : !strcmp(key, "use_ignore")    ? flag(text, &p->use_ignore)
                 : !strcmp(key, "ignore_label")  ? number(text, &p->ignore_label)
                 : !strcmp(key, "need_top_grad") ? flag(text, &p->need_top_grad)
+                : !strcmp(key, "scale_output")  ? flag(text, &p->scale_output)
                 : !strcmp(key, "key")           ? !*text
                                                 : !strcmp(key, "batchsize");
     if (!plain) return 0;

@@ -12,7 +12,7 @@ typedef struct {
   int num_class;
   double alpha, scale, ignore_label;
   enum Reduction reduction;
-  int use_ignore, need_top_grad;
+  int use_ignore, need_top_grad, scale_output;
   atomic_int unfollowed;   /* training forwards in a row that no backward followed, or SAID */
   /* The text that all this was made from, for Python's operator. */
   int size;

@@ -79,9 +79,10 @@ static void NAME(compare)(Step *s, const T *data, const T *centers) {
 static void NAME(store_loss)(const Step *s, int req, T *out) {
   const T *losses = s->losses;
   T reduced = (T)(s->params->reduction == MEAN && s->count > 1 ? s->total / s->count : s->total);
+  const T scale = s->params->scale_output ? (T)s->params->scale : 1;
   int none = s->params->reduction == NONE, size = none ? s->samples : 1;
   for (int i = 0; i < size; ++i) {
-    T value = none ? losses[i] : reduced;
+    T value = scale * (none ? losses[i] : reduced);
     if (req == REQ_ADD) out[i] += value;
     else if (req != REQ_NULL) out[i] = value;
   }
