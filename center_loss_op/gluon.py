@@ -1,5 +1,6 @@
 """Center loss for Gluon."""
 import itertools
+import weakref
 from typing import Any, Optional, Union
 
 import mxnet as mx
@@ -8,7 +9,7 @@ from mxnet.gluon.loss import Loss, _apply_weighting
 from mxnet.util import is_np_array
 
 from ._mxnet.graph import OP_TYPE
-from ._mxnet.parameter import Centers, calling
+from ._mxnet.parameter import Centers, blocks_being_traced
 from ._mxnet.sigint import defer_sigint
 from ._operator.arguments import (Arguments, check_data_type, check_elements, check_shapes,
                                   positive_int, rate, unknown_or_size)
@@ -136,13 +137,14 @@ class CenterLoss(Loss):
         super().__init__(_check_weight(weight), batch_axis, **kwargs)
         arguments = Arguments(num_class=positive_int('classes', classes), alpha=alpha,
                               use_ignore=use_ignore, ignore_label=ignore_label, reduction='none',
-                              need_top_grad=True)
+                              need_top_grad=True, scale_output=True)
         if center_initializer is not None:
             _check_initializer(center_initializer)
         in_units = unknown_or_size('in_units', in_units)
         check_elements(arguments.num_class, in_units)
-        self._attributes = {**dict(arguments.items()), 'alpha': arguments.alpha}
-        self._half = False      # whether the embedding is float16: so is the loss then
+        self._attributes = {**dict(arguments.items()), 'alpha': arguments.alpha,
+                            'scale': 1 if self._weight is None else self._weight}
+        self._parents = ()      # the blocks around this one whose graphs hold its arguments
         description = {'shape': (arguments.num_class, in_units), 'init': center_initializer,
                        'grad_req': 'null', 'differentiable': False, 'allow_deferred_init': True}
         with self.name_scope():
@@ -154,18 +156,16 @@ class CenterLoss(Loss):
             self.center_bias = self.params.get('center_bias', **description)
 
     def __getstate__(self):
-        """A copy has centers of its own, and no trainer."""
+        """A copy has centers of its own, and neither a trainer nor parents."""
         attributes = {name: value for name, value in self._attributes.items() if name != 'key'}
-        return {**self.__dict__, '_attributes': attributes}
+        return {**self.__dict__, '_attributes': attributes, '_parents': ()}
 
     def _change(self, **attributes):
-        """Set arguments of the operator, also in the graphs of the blocks that this one is in."""
+        """Set arguments of the operator. Graphs that hold the old ones are made anew."""
         self._attributes.update(attributes)
-        self._clear_graphs()
-
-    def _clear_graphs(self):
-        for block in (self, *self.centers.readers):
+        for block in (self, *self._parents):
             block._clear_cached_op()
+        self._parents = ()
 
     @property
     def key(self) -> str:
@@ -179,12 +179,12 @@ class CenterLoss(Loss):
 
     def forward(self, embedding, label, *sample_weight):
         # pylint: disable=arguments-differ
-        if not isinstance(embedding, mx.sym.Symbol):
+        if isinstance(embedding, mx.sym.Symbol):
+            self._parents = weakref.WeakSet((*self._parents, *blocks_being_traced()))
+        else:
             self._check(embedding, label)
-            # A handle of its own, as the centers': see Centers.
-            label = label.detach()
-        with calling(self):
-            return super().forward(embedding, label, *sample_weight)
+            label = label.detach()  # a new handle, for the same reason as that of the centers
+        return super().forward(embedding, label, *sample_weight)
 
     def _check(self, embedding, label):
         """What can be said better of arrays here than by the operator, which MXNet quotes."""
@@ -203,9 +203,6 @@ class CenterLoss(Loss):
             raise TypeError("embedding is %s, but the centers are %s: write center_loss.cast('%s') "
                             "before, or give embedding.astype('%s'). See docs/using.md"
                             % (dtype, centers, dtype, centers))
-        if (dtype == np.float16) != self._half:
-            self._half = dtype == np.float16
-            self._clear_graphs()
 
     def hybrid_forward(self, F, embedding, label, sample_weight=None, center_bias=None):
         # pylint: disable=arguments-differ
@@ -214,9 +211,6 @@ class CenterLoss(Loss):
         if is_np_array():  # mx.npx has no custom operators; this is the same array
             inputs = (array.as_nd_ndarray() for array in inputs)
         loss = F.Custom(*inputs, op_type=OP_TYPE, name='fwd', **self._attributes)
-        loss = _apply_weighting(F, loss, self._weight)
-        if self._half:  # as late as that: ½ ‖x‖² may be more than float16 holds, and λ times it not
-            loss = F.cast(loss, 'float16')
         if is_np_array():
             loss, F = loss.as_np_ndarray(), F.npx
         if sample_weight is not None:
@@ -245,8 +239,8 @@ class CenterLoss(Loss):
 
     @property
     def centers(self) -> mx.gluon.Parameter:
-        """The centers, a Parameter."""
-        return self.center_bias
+        """The centers, a Parameter: see the class for what its `data()` returns."""
+        return self.center_bias.as_read
 
     @property
     def weight(self) -> Optional[float]:
@@ -256,7 +250,7 @@ class CenterLoss(Loss):
     @weight.setter
     def weight(self, value: Optional[float]) -> None:
         self._weight = _check_weight(value)
-        self._clear_graphs()
+        self._change(scale=1 if value is None else self._weight)
 
     @property
     def alpha(self) -> float:
@@ -266,11 +260,6 @@ class CenterLoss(Loss):
     @alpha.setter
     def alpha(self, value: float) -> None:
         self._change(alpha=rate('alpha', value))
-
-    def cast(self, dtype: Any) -> None:
-        """Cast the block; the centers of float16 features stay float32."""
-        self._half = np.dtype(dtype) == np.float16
-        super().cast('float32' if self._half else dtype)
 
     def __repr__(self):
         return '{}(classes={}, in_units={}, alpha={}, w={})'.format(
