@@ -11,7 +11,8 @@ from mxnet.ndarray.ndarray import _DTYPE_MX_TO_NP
 from .._mxnet.graph import OP_TYPE
 from .._mxnet.sigint import defer_sigint
 from . import native
-from .arguments import DOC, Arguments, check_data_type, check_elements, check_shapes
+from .arguments import (Arguments, check_data_type, check_elements, check_shapes,
+                        docstring_entries)
 from .labels import largest_exact
 from .step import MANY_WITHOUT_BACKWARD, Step, backend_for, warn_without_backward
 
@@ -178,4 +179,4 @@ class CenterLossProp(mx.operator.CustomOpProp):
 
 
 if CenterLossProp.__doc__:  # not under python -OO
-    CenterLossProp.__doc__ %= DOC
+    CenterLossProp.__doc__ %= '\n'.join(docstring_entries(Arguments).values())
