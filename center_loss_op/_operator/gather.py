@@ -1,10 +1,10 @@
 """One set of centers across devices and workers.
 
-Each device keeps a copy of the centers. A node with a `key` leaves its copy alone and
-notes the samples of its backward passes (:mod:`.samples`); once a step, a :class:`Gatherer` brings the
-samples of all devices and workers together, in one order, and applies equation 4 once over
-their union on each copy. So every copy moves as the centers of one device would that saw
-the whole global batch, and all stay the same bit for bit.
+Each device keeps a copy of the centers. A node with a `key` leaves its copy alone and records the
+samples of its backward passes (:mod:`.samples`). Once per step, a :class:`Gatherer` brings the
+samples of all devices and workers together, in one order, and applies equation 4 to each copy, once,
+over all samples. So every copy moves as if one device had seen the whole global batch, and all
+copies stay the same bit for bit.
 
 Gathering is a sum: each device puts its samples into its own slot of a buffer of zeros, and
 MXNet's key-value store adds the buffers up. That works on any store that sums over the
@@ -17,9 +17,9 @@ import os
 import mxnet as mx
 import numpy as np
 
-from .backend import backend_for
 from .labels import Batch, largest_exact
-from .samples import LOCK, NOTES, Notes
+from .samples import LOCK, RECORDED, Recorded
+from .step import backend_for
 
 __all__ = ['Gatherer', 'check_name', 'open_store']
 
@@ -145,9 +145,9 @@ class Gatherer:
         self._steps = 0
         self._store = None
         self.use(store)
-        self._notes = Notes()
+        self._recorded = Recorded()
         with LOCK:
-            NOTES[key] = self._notes
+            RECORDED[key] = self._recorded
 
     def use(self, store):
         """Gather through `store` from now on."""
@@ -180,7 +180,7 @@ class Gatherer:
         ValueError
             The store's numbers cannot hold the labels.
         """
-        if NOTES.get(self.key) is not self._notes:
+        if RECORDED.get(self.key) is not self._recorded:
             raise RuntimeError('a newer CenterTrainer of key=%r moves the centers: call its step() '
                                'instead, or give each loss a key of its own' % self.key)
         num_class = centers[0].shape[0]
@@ -188,9 +188,9 @@ class Gatherer:
         if num_class - 1 > largest:
             raise ValueError('%d classes of %s centers: labels above %d do not survive the '
                              'key-value store' % (num_class, centers[0].dtype.__name__, largest))
-        # All backward passes have made their notes then, and none reads the copies any more. A
-        # fence would do for that, but not raise the error of a pass that failed on one context:
-        # the others' samples must not move the centers alone.
+        # After this, all backward passes have recorded their samples, and none reads the copies. It
+        # also raises the error of a pass that failed on one context, so that the samples of the
+        # others do not move the centers alone. A fence would not.
         mx.nd.waitall()
         self._steps += 1
         buffers, rows, classes = self._gather(centers)
@@ -202,28 +202,29 @@ class Gatherer:
             backend_for(copy.context).update(copy, buffer, rows, batch, alpha)
 
     def _gather(self, centers):
-        """The samples of all slots: a buffer a context, and where in it which class is."""
+        """The samples of all slots: a buffer per context, the rows with samples, their classes."""
         with LOCK:
-            notes = dict(self._notes)
-            self._notes.clear()
-        samples = [sorted(notes.pop(copy.context, []), key=lambda one: one[0]) for copy in centers]
-        if notes:
+            recorded = dict(self._recorded)
+            self._recorded.clear()
+        samples = [sorted(recorded.pop(copy.context, []), key=lambda one: one[0])
+                   for copy in centers]
+        if recorded:
             raise RuntimeError('samples of key=%r on %s, where there is no copy of the centers'
-                               % (self.key, ', '.join(map(str, notes))))
-        size = centers[0].shape[1]
+                               % (self.key, ', '.join(map(str, recorded))))
+        num_features = centers[0].shape[1]
         while True:
-            buffers = [self._slot(slot, notes, len(centers), size, copy)
-                       for slot, (notes, copy) in enumerate(zip(samples, centers))]
+            buffers = [self._slot(slot, passes, len(centers), num_features, copy)
+                       for slot, (passes, copy) in enumerate(zip(samples, centers))]
             self._sum('samples/%d' % self._room, buffers)
-            heads = buffers[0][:, 0, :2].asnumpy()
-            if not np.array_equal(heads[:, 1], self._marks(len(heads))):
+            headers = buffers[0][:, 0, :2].asnumpy()
+            if not np.array_equal(headers[:, 1], self._marks(len(headers))):
                 raise RuntimeError(
                     'the key-value store did not return the sum over all workers of step %d. '
                     'It runs the optimizer: use update_on_kvstore=False with Trainer, '
                     'MXNET_UPDATE_ON_KVSTORE=0 with Module; or it compresses gradients: use one '
                     'that does not; or a worker has left out a step. See docs/scaling.md'
                     % self._steps)
-            most = int(heads[:, 0].max())
+            most = int(headers[:, 0].max())
             if most < 0:
                 raise RuntimeError(
                     'no backward pass of key=%r on any worker since the last step. Was backward() '
@@ -232,22 +233,23 @@ class Gatherer:
                     'CenterLoss.update(embedding, label). See docs/using.md' % self.key)
             if most <= self._room:
                 break
-            # All workers read the same heads, so all make the same room and try again.
+            # All workers read the same headers, so all make the same room and try again.
             self._room = max(most, 2 * self._room)
-        labels = buffers[0][:, :, size].asnumpy()
+        labels = buffers[0][:, :, num_features].asnumpy()
         taken = np.arange(labels.shape[1])
-        rows = ((taken > 0) & (taken <= heads[:, :1])).reshape(-1).nonzero()[0]
+        rows = ((taken > 0) & (taken <= headers[:, :1])).reshape(-1).nonzero()[0]
         return buffers, rows, labels.reshape(-1)[rows]
 
-    def _slot(self, slot, samples, contexts, size, like):
+    def _slot(self, slot, samples, contexts, num_features, like):
         """A buffer of zeros, (slots, 1 + room, d + 1), with the samples of one context in its
-        slot: a head (count, mark), then a row of features and label a sample.
+        slot: a header (count, mark), then one row of features and label per sample.
 
-        The count is -1 where there was no backward pass: that is not an empty batch.
+        The count is -1 if there was no backward pass, and 0 for an empty batch.
         """
         slot += self._store.rank * contexts
         slots = self._store.num_workers * contexts
-        buffer = mx.nd.zeros((slots, 1 + self._room, size + 1), like.context, like.dtype)
+        shape = (slots, 1 + self._room, num_features + 1)
+        buffer = mx.nd.zeros(shape, like.context, like.dtype)
         count = sum(len(classes) for _, _, classes in samples) if samples else -1
         buffer[slot, 0, :2] = np.array([count, self._marks(slots)[slot]], like.dtype)
         if count <= self._room:
@@ -255,13 +257,13 @@ class Gatherer:
             for _, features, classes in samples:
                 if len(classes):
                     rows = slice(first, first + len(classes))
-                    buffer[slot, rows, :size] = features
-                    buffer[slot, rows, size] = classes.astype(like.dtype)
+                    buffer[slot, rows, :num_features] = features
+                    buffer[slot, rows, num_features] = classes.astype(like.dtype)
                     first += len(classes)
         return buffer
 
     def _marks(self, slots):
-        """What the heads must hold if every slot is of this step and was added once."""
+        """The marks of the headers, if every slot is of this step and was added once."""
         return (self._steps * slots + np.arange(slots)) % (1 << 20) + 1.0
 
     def _equalize(self, centers):

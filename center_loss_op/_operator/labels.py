@@ -68,6 +68,9 @@ class Batch:
         if use_ignore and ignore_label is not None:
             ignored = labels == ignore_label
             if ignored.any():
+                if labels.dtype.kind == 'f':
+                    # NumPy 2 compares in the type of the labels, in which ignore_label may be inf.
+                    ignored &= np.isfinite(labels)
                 classes[ignored] = 0
                 self.ignored = ignored
                 self.count -= int(np.count_nonzero(ignored))

@@ -29,8 +29,8 @@ def build(folder, *options):
     if compiler is None:
         pytest.skip('no compiler')
     library = folder / 'library.so'
-    subprocess.run([compiler, '-std=gnu11', '-O3', '-ffp-contract=off', '-shared', '-fPIC',
-                    '-pthread', *map(str, options), *map(str, SOURCES), '-o', str(library)],
+    subprocess.run([compiler, '@%s' % (SOURCES[0].parent / 'compile_flags.txt'), '-shared', '-fPIC',
+                    *map(str, options), *map(str, SOURCES), '-o', str(library)],
                    check=True)
     return library
 
