@@ -14,7 +14,8 @@ from . import native
 from .arguments import (Arguments, check_data_type, check_elements, check_shapes,
                         docstring_entries)
 from .labels import largest_exact
-from .step import MANY_WITHOUT_BACKWARD, Step, backend_for, warn_without_backward
+from .step import (MANY_OVERLAPPING, MANY_WITHOUT_BACKWARD, Step, backend_for, warn_overlapping,
+                   warn_without_backward)
 
 __all__ = ['CenterLossOp', 'CenterLossProp']
 
@@ -81,7 +82,8 @@ def _register(prop):
     to_us = SimpleNamespace(MXCustomOpRegister=lambda name, creator: creators.append(creator) or 0)
     with mock.patch.multiple(mx.operator, _ndarray_cls=_dense, _np_ndarray_cls=_dense, _LIB=to_us):
         mx.operator.register(OP_TYPE)(prop)
-    native.register(OP_TYPE, *creators, warn_without_backward, MANY_WITHOUT_BACKWARD)
+    native.register(OP_TYPE, *creators, unfollowed=(warn_without_backward, MANY_WITHOUT_BACKWARD),
+                    overlapping=(warn_overlapping, MANY_OVERLAPPING))
     return prop
 
 
