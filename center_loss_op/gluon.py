@@ -78,14 +78,19 @@ class CenterLoss(Loss):
     Attributes
     ----------
     centers : Parameter
-        The centers, (C, d), an auxiliary state: no gradient, no optimizer. What `data()` returns
-        while recording is a copy, for another term of the loss; an array that was taken before
-        `record()` moves with the centers.
+        The centers, (C, d), an auxiliary state: no gradient, no optimizer. After `backward()`,
+        `centers.data()` returns the moved centers, without a wait. While recording, it returns a copy
+        of the centers before the step, for another term of the loss. Between a forward pass and
+        its backward pass, but not while recording, it returns the array itself, and a slow
+        operation on it may see rows that have moved already: call `wait_to_read()` on the result,
+        or `asnumpy()`, before `backward()`. Read through this attribute: the parameter in
+        `collect_params()` is the one that Gluon computes with, and makes no copies.
     alpha, weight : float
-        α and λ. May be set at any time, and hold from the next forward pass on; a hybridized block
-        makes its graph anew then, in milliseconds.
+        α and λ. You can set them at any time; they hold from the next forward pass on. A
+        hybridized block, and each hybridized block around it, then makes its graph anew, which
+        takes milliseconds.
     key : str
-        What a :class:`CenterTrainer` knows this loss by; '' before it has one.
+        The name by which a :class:`CenterTrainer` knows this loss; '' before it has one.
 
     Inputs:
         - **embedding**: features of shape (N, d).
@@ -102,6 +107,13 @@ class CenterLoss(Loss):
         At once, for an argument or an array of the wrong type, or with an impossible value or
         shape. A bad label shows as an MXNetError when a result is read; its text is in the log.
 
+    Notes
+    -----
+    Call the loss once per backward pass. Each call (for each view, part, frame or tower) moves the
+    centers by a whole step, which diverges for many calls. Instead concatenate the embeddings and
+    the labels, or use a :class:`CenterTrainer`. A warning is logged after ten such updates in a
+    row.
+
     Examples
     --------
     >>> softmax_loss = gluon.loss.SoftmaxCrossEntropyLoss()
@@ -114,7 +126,7 @@ class CenterLoss(Loss):
     ...     loss.backward()
     ...     trainer.step(len(y))
 
-    On the centers a term of another loss sees what they were before this step:
+    Another term of the loss can use the centers. It sees them as they were before this step:
 
     >>> with autograd.record():
     ...     embedding, scores = net(x)
@@ -122,7 +134,7 @@ class CenterLoss(Loss):
     ...     loss = softmax_loss(scores, y) + center_loss(embedding, y) + similarity.mean(axis=1)
     >>> loss.backward()
 
-    In a `hybrid_forward` that takes the centers as a parameter, `F.identity(centers)` does.
+    A `hybrid_forward` that takes the centers as a parameter uses `F.identity(centers)` instead.
     """
 
     # Other implementations have λ in third place: only by name is neither taken for the other.
