@@ -1,5 +1,4 @@
 """What tests of the operator share: its arguments, one entry each, and random batches."""
-import collections
 from typing import Any, NamedTuple, Sequence, Tuple, Type
 
 import numpy as np
@@ -88,8 +87,8 @@ def message(name, value, wanted):
 
 def random_arguments(kind):
     """A strategy for all arguments that a step depends on, of a kind: 'usual' or 'extreme'."""
-    return st.fixed_dictionaries(collections.OrderedDict(
-        (name, getattr(case, kind)) for name, case in ARGUMENTS.items() if getattr(case, kind)))
+    values = {name: getattr(case, kind) for name, case in ARGUMENTS.items()}
+    return st.fixed_dictionaries({name: each for name, each in values.items() if each is not None})
 
 
 def centers_dtype(dtype):
