@@ -3,7 +3,6 @@ import json
 import resource
 
 import mxnet as mx
-import numpy as np
 import pytest
 
 from center_loss_op import legacy

@@ -1,6 +1,7 @@
 """The step in C: which way runs, and what the other tests, run over it as a backend, do not see."""
 import ctypes
 import threading
+from unittest import mock
 
 import hypothesis
 import mxnet as mx
@@ -12,6 +13,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import center_loss_op
 from center_loss_op._operator import native
+from center_loss_op._operator.device import Device
+from center_loss_op._operator.host import Host
 from center_loss_op._operator.labels import LabelError
 from cases import batch, random_arguments
 from compiled import build
@@ -145,9 +148,21 @@ def outcome(direct, kind, req, inplace, head):
 @hypothesis.given(runs())
 @pytest.mark.usefixtures('natively')
 def test_same_as_python(run):
+    check_agreement(run, Host)
+
+
+@hypothesis.given(runs())
+@pytest.mark.usefixtures('natively')
+def test_same_as_device(run):
+    check_agreement(run, Device)
+
+
+def check_agreement(run, backend):
+    """C computes what a backend does, pass by pass."""
     data, label, centers, arguments, passes = run
     one = Direct(data, label, centers, **arguments)
-    with native.switched(False):
+    with native.switched(False), mock.patch(
+            'center_loss_op._operator.operator.backend_for', lambda context: backend()):
         other = Direct(data, label, centers, **arguments)
     clean = np.where(np.isfinite(data), data, 0)
     for kind, req, inplace in [('train', 'write', False), *passes, ('back', 'write', False)]:
