@@ -1,6 +1,7 @@
 """The arguments: parsed and refused, and each known everywhere that it must be."""
 import inspect
 import re
+import textwrap
 from dataclasses import MISSING, fields
 from fractions import Fraction
 from pathlib import Path
@@ -100,8 +101,8 @@ def test_in_signature_and_docstring(name, function, renamed, missing):
     assert parameter.default == (parameter.empty if expected is MISSING else expected)
     entry, = re.findall('^    %s : (.*)$' % own, function.__doc__, re.MULTILINE)
     if (function.__name__, name) != ('CenterLoss', 'scale'):
-        text = FIELDS[name].metadata['text'].splitlines()
-        assert '    %s : %s\n        %s\n' % (own, entry, '\n        '.join(text)) in function.__doc__
+        text = textwrap.indent(FIELDS[name].metadata['text'], ' ' * 8)
+        assert '    %s : %s\n%s\n' % (own, entry, text) in function.__doc__
         assert ('default' in entry) == (expected is not MISSING)
 
 
@@ -119,8 +120,8 @@ def test_in_the_reference(name):
     assert (row[1] in ('the same', '`%s`' % in_gluon)) == (name not in NOT_OF_GLUON)
     default = FIELDS[name].default
     if default is not None:
-        text = 'required' if default is MISSING else str(default) if isinstance(default, bool) else (
-            '%g' % default if isinstance(default, float) else repr(default))
+        text = 'required' if default is MISSING else repr(default)
+        text = '%g' % default if isinstance(default, float) else text
         assert text.replace('-', '−') in row[-1]
 
 
