@@ -9,7 +9,7 @@ from center_loss_op._operator.step import MANY_OVERLAPPING
 from center_loss_op.gluon import CenterLoss, CenterTrainer
 from entries import array, bind, block
 from oracle import center_loss
-from test_step import batch
+from cases import batch
 
 RANDOM = np.random.RandomState(11)
 DATA, LABEL, CENTERS = batch(6, 3, 4)

@@ -1,4 +1,4 @@
-"""MXNet's side of the operator: names, shapes, types, and the callbacks."""
+"""The operator's callbacks for MXNet: names, shapes, types, and the passes."""
 import logging
 from functools import wraps
 from types import SimpleNamespace
@@ -91,9 +91,9 @@ def _register(prop):
 class CenterLossProp(mx.operator.CustomOpProp):
     """Center loss as ``op_type='centerloss'``.
 
-    Loss ½ ‖x_i − c_{y_i}‖² (reduced over the batch), gradient
-    scale · r · (x_i − c_{y_i}) with r = 1/M for 'mean' and 1 otherwise. The backward pass of
-    a training forward then moves the centers, once:
+    The loss is ½ ‖x_i − c_{y_i}‖², reduced over the batch. The gradient is
+    scale · r · (x_i − c_{y_i}), with r = 1/M for 'mean' and 1 otherwise. The backward pass of a
+    training forward then moves the centers, once:
     c_j ← c_j − α · Σ_{i: y_i=j} (c_j − x_i) / (1 + n_j).
 
     Arguments (as attributes of the node)
@@ -121,8 +121,8 @@ class CenterLossProp(mx.operator.CustomOpProp):
     """
 
     def __init__(self, **kwargs):
-        # An exception here would end the process, because MXNet then frees callbacks that it never
-        # got. list_arguments is the first callback that may raise.
+        # An exception here would end the process: MXNet would free callbacks that it never got.
+        # list_arguments is the first callback that may raise.
         defer_sigint()
         self.error = None
         try:
@@ -168,9 +168,9 @@ class CenterLossProp(mx.operator.CustomOpProp):
         if label is not None:
             largest = largest_exact(label)
             if largest is not None and self.arguments.num_class - 1 > largest:
-                raise TypeError('a label of type %s cannot tell classes above %d apart, but '
-                                'num_class is %d: give the label another type, int32 for example'
-                                % (np.dtype(label), largest, self.arguments.num_class))
+                raise TypeError(f'a label of type {np.dtype(label)} cannot tell classes above '
+                                f'{largest} apart, but num_class is {self.arguments.num_class}: '
+                                'give the label another type, int32 for example')
         centers = {None: None, np.float64: np.float64}.get(data, np.float32)
         return [data, label], [data if self.arguments.scale_output else centers], [centers]
 

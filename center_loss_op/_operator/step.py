@@ -1,11 +1,11 @@
 """Equations 2, 4 and 5 of the paper, written once for every device.
 
 There are three arithmetics: `csrc` (C) for the usual case on the CPU, `host` (NumPy) for the rest
-on the CPU, and `device` (NDArrays) for any context; tests run random sequences of steps through
-all of them, and compare the results.
+on the CPU, and `device` (NDArrays) for any context; tests hold them together by random sequences
+of steps, on which all three must agree.
 
-This module is what `host` and `device` have in common: :class:`.backend.Backend` is the interface
-between them. C has a step of its own, csrc/step.c.
+This module is what `host` and `device` have in common; :class:`.backend.Backend` is what it asks
+of them. C has a step of its own, csrc/step.c.
 """
 import logging
 import weakref

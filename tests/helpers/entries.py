@@ -99,7 +99,8 @@ class Inside(mx.gluon.HybridBlock):
 def block(centers, hybridize=False, **arguments):
     """A Gluon block with these centers; the operator's arguments that it does not take go away."""
     arguments = {name: value for name, value in arguments.items()
-                 if name not in ('num_class', 'scale', 'reduction', 'need_top_grad')}
+                 if name not in ('num_class', 'scale', 'reduction', 'need_top_grad',
+                                 'scale_output')}
     loss = CenterLoss(len(centers), in_units=centers.shape[1], **arguments)
     loss.initialize()
     loss.cast(centers.dtype)

@@ -18,7 +18,7 @@ from mxnet import autograd, gluon
 import center_loss_op
 from center_loss_op import legacy, nearest_center
 from center_loss_op.symbol import center_loss
-from test_legacy import Naive, SIZE, ported
+from ported import SIZE, Naive, ported
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PAGES = ['README.md'] + sorted(os.path.join('docs', name) for name in os.listdir(
