@@ -1,4 +1,4 @@
-"""gluon: what a center loss adds to a Gluon loop; milliseconds per step (forward, backward, wait), median"""
+"""gluon: what a loss adds to a Gluon loop; milliseconds per step (forward, backward, wait)"""
 import json
 import os
 import subprocess

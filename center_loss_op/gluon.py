@@ -79,8 +79,8 @@ class CenterLoss(Loss):
     ----------
     centers : Parameter
         The centers, (C, d), an auxiliary state: no gradient, no optimizer. After `backward()`,
-        `centers.data()` returns the moved centers, without a wait. While recording, it returns a copy
-        of the centers before the step, for another term of the loss. Between a forward pass and
+        `centers.data()` returns the moved centers, without a wait. While recording, it returns a
+        copy of the centers before the step, for another term of the loss. Between a forward pass and
         its backward pass, but not while recording, it returns the array itself, and a slow
         operation on it may see rows that have moved already: call `wait_to_read()` on the result,
         or `asnumpy()`, before `backward()`. Read through this attribute: the parameter in

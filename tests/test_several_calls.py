@@ -1,4 +1,4 @@
-"""One loss called several times before one backward pass: one warning, and none for other training."""
+"""One loss called several times before one backward pass: one warning; none for other training."""
 import mxnet as mx
 import numpy as np
 import pytest

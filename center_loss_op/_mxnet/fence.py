@@ -1,8 +1,8 @@
 """Fences order reads of the centers and the updates of them in MXNet's engine.
 
-The engine takes the backward pass of a custom operator for a reader of the auxiliary state, although
-this operator's backward pass moves the centers. So it may run a read that was queued after the
-backward pass before the update, and a read that was queued before it at the same time as the
+The engine takes the backward pass of a custom operator for a reader of the auxiliary state,
+although this operator's backward pass moves the centers. So it may run a read that was queued after
+the backward pass before the update, and a read that was queued before it at the same time as the
 update: see :func:`fence`.
 """
 import ctypes

@@ -1,4 +1,4 @@
-"""The parameter that holds the centers in Gluon: one for Gluon to compute with, one for users to read.
+"""The centers in Gluon, as two views of one parameter: Gluon's to compute with, the user's to read.
 
 Importing this module also gives such parameters to each `SymbolBlock` with a center loss.
 """

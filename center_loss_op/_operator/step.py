@@ -23,8 +23,8 @@ logger = logging.getLogger('center_loss_op')
 
 # After so many training forwards in a row without a backward pass, warn: centers stand still.
 MANY_WITHOUT_BACKWARD = 10
-# After so many updates in a row of centers that another step has moved since the forward pass, warn:
-# each call of the loss before one backward pass moves the centers by a whole step.
+# After so many updates in a row that came after another update since their forward pass, warn: each
+# call of the loss before one backward pass moves the centers by a whole step.
 MANY_OVERLAPPING = 10
 
 
@@ -48,12 +48,12 @@ def warn_without_backward():
 def warn_overlapping():
     """Log that a loss is called several times before one backward pass."""
     logger.warning(
-        '%d updates of centers in a row came after another update since their forward pass: a center '
-        'loss is called several times before one backward pass (views, parts, frames, towers, a '
-        'context that is given twice), or by several threads. Each call moves the centers by a whole '
-        'step, which can diverge. Call the loss once on all samples, loss(mx.nd.concat(*embeddings, '
-        'dim=0), mx.nd.concat(*labels, dim=0)), or let a CenterTrainer move the centers once per '
-        'step. See docs/using.md', MANY_OVERLAPPING)
+        '%d updates of centers in a row came after another update since their forward pass: a '
+        'center loss is called several times before one backward pass (views, parts, frames, '
+        'towers, a context that is given twice), or by several threads. Each call moves the '
+        'centers by a whole step, which can diverge. Call the loss once on all samples, '
+        'loss(mx.nd.concat(*embeddings, dim=0), mx.nd.concat(*labels, dim=0)), or let a '
+        'CenterTrainer move the centers once per step. See docs/using.md', MANY_OVERLAPPING)
 
 
 class _InARow:
