@@ -7,8 +7,8 @@
 OUT is the ``--output-dir`` of ``train_images.py``. This program reads ``recognizer.json`` (the size
 of the images, the distance, the thresholds) and the network: ``embedding.onnx`` with ONNX Runtime,
 or ``embedding-symbol.json`` and ``embedding-0000.params`` with MXNet, which give the same answers
-to rounding. With ONNX Runtime it needs NumPy, Pillow and tqdm, but neither MXNet nor center_loss_op:
-copy this file and OUT to where they serve.
+to rounding. With ONNX Runtime it needs NumPy, Pillow and tqdm, but neither MXNet nor
+center_loss_op: copy this file and OUT to where they serve.
 
 The enrolled classes need not be among those that the network was trained on. ``enrol`` writes the
 mean embedding of each class to ``OUT/gallery.npz``, and ``identify`` finds the mean that is nearest

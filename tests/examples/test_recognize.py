@@ -45,7 +45,7 @@ def make_layer():
     return weight, -(weight / 16) @ lda.xbar_.astype('float32')
 
 
-def write_out(folder, weight, bias, distance='euclidean', shape=(1, 8, 8), digest='0123456789abcdef'):
+def write_out(folder, weight, bias, distance):
     """What train_images.py leaves, of one layer after a scaling of the pixels."""
     os.makedirs(folder)
     embedding = mx.sym.FullyConnected(mx.sym.var('data') / 240., num_hidden=len(weight),
@@ -53,11 +53,11 @@ def write_out(folder, weight, bias, distance='euclidean', shape=(1, 8, 8), diges
     params = {'embedding_weight': mx.nd.array(weight), 'embedding_bias': mx.nd.array(bias)}
     mx.model.save_checkpoint(f'{folder}/embedding', 0, embedding, params, {})
     with open(f'{folder}/embedding.onnx', 'wb') as file:
-        file.write(to_onnx(embedding, params, shape))
+        file.write(to_onnx(embedding, params, (1, 8, 8)))
     with open(f'{folder}/recognizer.json', 'w', encoding='utf-8') as file:
-        json.dump({'input': shape, 'resize': 'shorter side, center crop', 'distance': distance,
+        json.dump({'input': [1, 8, 8], 'resize': 'shorter side, center crop', 'distance': distance,
                    'embedding_size': len(weight), 'thresholds': THRESHOLDS[distance],
-                   'network': digest}, file)
+                   'network': '0123456789abcdef'}, file)
     return str(folder)
 
 
@@ -501,7 +501,8 @@ def test_grey_and_colour(mode):
         file = saved(deep, 'PNG' if mode == 'I;16' else 'TIFF')
         grey = Image.fromarray((np.asarray(grey) * (255 / np.asarray(grey).max())).astype('uint8'))
     else:
-        file = saved(grey.convert('RGB').convert(mode) if mode == 'CMYK' else grey.convert(mode), 'TIFF' if mode == 'CMYK' else 'PNG')
+        file = saved(grey.convert('RGB').convert(mode), 'TIFF') if mode == 'CMYK' else saved(
+            grey.convert(mode))
     tolerance = 255 if mode == '1' else 6
     for channels in 1, 3:
         file.seek(0)
