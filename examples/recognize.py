@@ -188,7 +188,7 @@ class Network:
         if backend is None:
             missing = importlib.util.find_spec('onnxruntime') is None
             backend = 'mxnet' if missing and importlib.util.find_spec('mxnet') else 'onnx'
-        self._run = self._mxnet() if backend == 'mxnet' else self._onnx()
+        self.run = self._mxnet() if backend == 'mxnet' else self._onnx()
 
     def path(self, name, needed=False):
         """Where a file of the folder is; an error if it is needed and missing."""
@@ -242,7 +242,7 @@ class Network:
                 # Threads, because Pillow decodes without Python's lock.
                 images = list(pool.map(self._load, batch))
                 good = [image for image in images if isinstance(image, np.ndarray)]
-                embeddings = iter(self._run(np.stack(good).astype(np.float32)) if good else ())
+                embeddings = iter(self.run(np.stack(good).astype(np.float32)) if good else ())
                 for path, image in zip(batch, images):
                     if isinstance(image, np.ndarray):
                         yield path, self.scaled(next(embeddings).astype(np.float64))
