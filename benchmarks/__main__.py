@@ -14,9 +14,9 @@ import numpy as np
 
 from center_loss_op._operator import native
 
-from . import memory, steps, training
+from . import memory, recognize, steps, training
 
-QUESTIONS = {'operator': steps, 'training': training, 'memory': memory}
+QUESTIONS = {'operator': steps, 'training': training, 'memory': memory, 'recognize': recognize}
 
 
 def processor():
