@@ -8,6 +8,7 @@ PYTHON ?= $(shell for p in $(SUPPORTED:%=python%) python3 python; do \
 	$$p -c '$(IS_SUPPORTED)' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
+CSRC := center_loss_op/_operator/csrc
 PIP_OPTIONS := --quiet --disable-pip-version-check -c constraints.txt
 PIP_INSTALL := $(BIN)/python -m pip install $(PIP_OPTIONS)
 # By a path, where pip knows how: by setuptools' finder, a script that lies beside this folder would
@@ -67,7 +68,7 @@ dist: $(VENV)/installed
 	build/empty/bin/python -I -m center_loss_op | grep 'runs in  C'
 
 # From Python 3.13 on MXNet is not among the requirements, for it forbids NumPy 2: see setup.cfg.
-$(VENV)/installed: setup.cfg setup.py pyproject.toml constraints.txt $(wildcard center_loss_op/_operator/csrc/*.[ch])
+$(VENV)/installed: setup.cfg setup.py pyproject.toml constraints.txt $(wildcard $(CSRC)/*.[ch] $(CSRC)/*.txt)
 	@test -n "$(PYTHON)" || { echo "center_loss_op runs on Python 3.8 to 3.14, found $$(python3 --version 2>&1): install one of them and run 'make PYTHON=/path/to/python3.13'" >&2; exit 1; }
 	@$(PYTHON) -I center_loss_op/_mxnet/requirements.py
 	$(PYTHON) -m venv --clear $(VENV)

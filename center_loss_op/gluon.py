@@ -11,7 +11,8 @@ from ._mxnet.graph import OP_TYPE
 from ._mxnet.parameter import Centers, calling
 from ._mxnet.sigint import defer_sigint
 from ._operator.arguments import (Arguments, check_data_type, check_elements, check_shapes,
-                                  positive_int, rate, unknown_or_size)
+                                  docstring_entries, non_negative_int, non_negative_number,
+                                  positive_int)
 from ._operator.decorrelation import decorrelation
 from ._operator.gather import Gatherer, open_store
 from ._operator.labels import BFLOAT16
@@ -28,7 +29,7 @@ def _check_batch_axis(value):
 
 
 def _check_weight(value):
-    return None if value is None else rate('weight', value)
+    return None if value is None else non_negative_number('weight', value)
 
 
 def _check_initializer(value):
@@ -58,13 +59,11 @@ class CenterLoss(Loss):
 
     Parameters
     ----------
-    classes : int
-        C, the number of classes.
+%(classes)s
     in_units : int, default 0
         d, the size of a feature; 0: inferred at the first batch. Before that, centers can be read
         and set only where it is given.
-    alpha : float, default 0.5
-        α, the rate at which the centers move. 0 freezes them.
+%(alpha)s
     weight : float or None
         λ, a global scalar weight for the loss: finite and >= 0. What it means beside other
         losses, and in other implementations: docs/lambda.md.
@@ -72,10 +71,8 @@ class CenterLoss(Loss):
         The axis that represents mini-batch; 0 is the only one.
     center_initializer : str or Initializer or None, default 'zeros'
         Initializer of the centers; None: the one that `initialize` is given.
-    use_ignore : bool, default False
-        Leave samples labelled `ignore_label` out: their loss is 0, and they move no center.
-    ignore_label : float, default -1
-        The label to leave out.
+%(use_ignore)s
+%(ignore_label)s
 
     Attributes
     ----------
@@ -139,8 +136,9 @@ class CenterLoss(Loss):
                               need_top_grad=True)
         if center_initializer is not None:
             _check_initializer(center_initializer)
-        in_units = unknown_or_size('in_units', in_units)
+        in_units = non_negative_int('in_units', in_units)
         check_elements(arguments.num_class, in_units)
+        # `alpha` also where it is the default, for the property.
         self._attributes = {**dict(arguments.items()), 'alpha': arguments.alpha}
         self._half = False      # whether the embedding is float16: so is the loss then
         description = {'shape': (arguments.num_class, in_units), 'init': center_initializer,
@@ -265,7 +263,7 @@ class CenterLoss(Loss):
 
     @alpha.setter
     def alpha(self, value: float) -> None:
-        self._change(alpha=rate('alpha', value))
+        self._change(alpha=non_negative_number('alpha', value))
 
     def cast(self, dtype: Any) -> None:
         """Cast the block; the centers of float16 features stay float32."""
@@ -275,6 +273,10 @@ class CenterLoss(Loss):
     def __repr__(self):
         return '{}(classes={}, in_units={}, alpha={}, w={})'.format(
             type(self).__name__, *self.centers.shape, self.alpha, self._weight)
+
+
+if CenterLoss.__doc__:  # not under python -OO
+    CenterLoss.__doc__ %= docstring_entries(CenterLoss.__init__, classes='num_class')
 
 
 class DecorrelationLoss(Loss):

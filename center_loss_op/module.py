@@ -6,7 +6,7 @@ from typing import Optional, Union
 import mxnet as mx
 
 from ._mxnet.graph import center_losses
-from ._operator.arguments import Arguments, rate
+from ._operator.arguments import Arguments, non_negative_number
 from ._operator.gather import Gatherer, check_name, open_store
 
 __all__ = ['CenterTrainer']
@@ -76,7 +76,7 @@ class CenterTrainer:
 
     @alpha.setter
     def alpha(self, value: Optional[float]) -> None:
-        self._alpha = None if value is None else rate('alpha', value)
+        self._alpha = None if value is None else non_negative_number('alpha', value)
 
     def __call__(self, param: mx.model.BatchEndParam) -> None:
         """As a `batch_end_callback` of `Module.fit`."""

@@ -11,7 +11,7 @@ from typing import Sequence, Tuple, Union
 import mxnet as mx
 import numpy as np
 
-from ._operator.host import Host, reaches
+from ._operator.host import Host, is_host_memory
 
 __all__ = ['nearest_center']
 
@@ -136,7 +136,7 @@ def _of_arrays(embedding, centers, threshold, exclude):
     if not len(embedding):  # no operator takes it, outside of npx.set_np()
         return tuple(mx.nd.empty((0,), context, kind) for kind in (np.int32, dtype))
     embedding, centers = (array.astype(dtype, copy=False) for array in (embedding, centers))
-    if not reaches(context):
+    if not is_host_memory(context):
         at_once = max(1, _CHUNK // len(centers))
         parts = [_by_product(mx.nd, embedding[begin:begin + at_once], centers, threshold, exclude,
                              dtype) for begin in range(0, len(embedding), at_once)]
@@ -144,7 +144,7 @@ def _of_arrays(embedding, centers, threshold, exclude):
     for array in embedding, centers:
         array.wait_to_read()
     with np.errstate(all='ignore'):     # what overflows is decided by the distances themselves
-        label, distance = _by_candidates(*(Host.viewer(array.shape, dtype)(array)
+        label, distance = _by_candidates(*(Host().memory_view(array.shape, dtype)(array)
                                            for array in (embedding, centers)), exclude)
     label[~(distance < threshold)] = -1
     return (mx.nd.array(label, context, np.int32), mx.nd.array(distance, context, dtype))

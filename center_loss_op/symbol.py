@@ -4,7 +4,7 @@ from typing import Optional
 import mxnet as mx
 
 from ._mxnet.graph import OP_TYPE
-from ._operator.arguments import DOC, Arguments, flag, rate
+from ._operator.arguments import Arguments, docstring_entries, flag, non_negative_number
 from ._operator.decorrelation import decorrelation
 
 __all__ = ['center_loss', 'decorrelation_loss']
@@ -63,7 +63,7 @@ def center_loss(data: mx.sym.Symbol, label: mx.sym.Symbol, num_class: int, alpha
 
 
 if center_loss.__doc__:  # not under python -OO
-    center_loss.__doc__ %= DOC.replace("default 'mean'", "default 'none'")
+    center_loss.__doc__ %= '\n'.join(docstring_entries(center_loss).values())
 
 
 def decorrelation_loss(data: mx.sym.Symbol, scale: float = 1.0, need_top_grad: bool = False,
@@ -104,7 +104,8 @@ def decorrelation_loss(data: mx.sym.Symbol, scale: float = 1.0, need_top_grad: b
     Source: DeCov of Cogswell et al., ICLR 2016, divided by d.
     """
     _check_symbol('data', data)
-    scale, need_top_grad = rate('scale', scale), flag('need_top_grad', need_top_grad)
+    scale = non_negative_number('scale', scale)
+    need_top_grad = flag('need_top_grad', need_top_grad)
     loss = decorrelation(mx.sym, data)
     if not need_top_grad:
         return mx.sym.MakeLoss(loss, grad_scale=scale, name=name)

@@ -1,5 +1,6 @@
 """The Gluon block: as any other loss of Gluon, with centers that move."""
 import copy
+import inspect
 import pickle
 import re
 
@@ -10,10 +11,9 @@ from mxnet import autograd, gluon
 from numpy.testing import assert_allclose, assert_array_equal
 
 from center_loss_op.gluon import CenterLoss
+from cases import BAD, batch, message
 from entries import array, block, run_block
 from oracle import center_loss, tolerance
-from test_arguments import BAD, message
-from test_step import batch
 
 DATA, LABEL, CENTERS = batch(6, 3, 4)
 HYBRIDIZE = pytest.mark.parametrize('hybridize', [False, True, 'static'])
@@ -386,7 +386,7 @@ def test_cast_of_a_net_around_it():
 
 
 @pytest.mark.parametrize('name, given, article, error', [
-    bad for bad in BAD if bad[0] in ('num_class', 'alpha', 'use_ignore', 'ignore_label')])
+    bad for bad in BAD if bad[0] in ('num_class', *inspect.signature(CenterLoss).parameters)])
 def test_bad_argument(name, given, article, error):
     arguments = {'classes': 4, **{'classes' if name == 'num_class' else name: given}}
     with pytest.raises(error, match='^%s$' % re.escape(

@@ -11,10 +11,9 @@ import psutil
 import pytest
 
 import horovod_worker
-from parallel_worker import RUNS
+from parallel_worker import RUNS, check_one_set
 from test_train_parallel import EXAMPLES, SCRIPTS, check_workers, parameters
 from test_train_parallel import train as train_example
-from test_gather import check_one_set
 
 try:
     import horovod.mxnet  # pylint: disable=unused-import

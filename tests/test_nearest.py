@@ -28,7 +28,7 @@ def in_small_blocks(*args):
 
 def on_a_device(*args):
     """As on a GPU, which NumPy does not reach."""
-    with mock.patch.multiple(nearest, reaches=lambda context: False, _CHUNK=40):
+    with mock.patch.multiple(nearest, is_host_memory=lambda context: False, _CHUNK=40):
         return imperative(*args)
 
 

@@ -8,7 +8,7 @@ import time
 import mxnet as mx
 import numpy as np
 import pytest
-from parallel_worker import BATCH, CLASSES, RUNS, SIZE, bounds, naive_centers
+from parallel_worker import BATCH, CLASSES, RUNS, SIZE, bounds, check_one_set
 
 import center_loss_op
 from center_loss_op._operator.gather import Gatherer
@@ -24,13 +24,6 @@ def launch(*command, timeout=120):
     return subprocess.run([sys.executable, LAUNCHER, '-n', '2', sys.executable, *command],
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout,
                           universal_newlines=True, check=False)
-
-
-def check_one_set(copies):
-    """Bit-identical to each other, and what the naive oracle says of the global batches."""
-    for other in copies[1:]:
-        np.testing.assert_array_equal(other.view(np.uint32), copies[0].view(np.uint32))
-    np.testing.assert_allclose(copies[0], naive_centers(), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize('api', RUNS)

@@ -8,9 +8,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import entries
+from cases import batch
 from entries import array, bind, custom, run
 from oracle import center_loss, tolerance
-from test_step import batch
 
 DATA, LABEL, CENTERS = batch(6, 3, 4)
 

@@ -12,7 +12,7 @@ import pytest
 
 import checkpoint
 from history import COLUMNS
-from test_parameter_file import array_file
+from parameter_files import array_file
 
 FILES = ('model-symbol.json', 'model-0000.params', 'optimizer.params', 'state.json')
 

@@ -19,6 +19,7 @@ import recipe
 import run
 import train as train_gluon
 import train_symbol
+from pictures import png_size
 
 EXAMPLES = os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir, os.pardir, 'experiments')
 SCRIPTS = ('train.py', 'train_symbol.py')
@@ -47,12 +48,6 @@ def trained(script, *arguments):
 
 def contents(folder, name):
     return (folder / name).read_text(encoding='utf-8')
-
-
-def png_size(path):
-    header = path.read_bytes()[:24]
-    assert header.startswith(b'\x89PNG\r\n\x1a\n')
-    return struct.unpack('>II', header[16:])
 
 
 @pytest.fixture(scope='module', params=SCRIPTS)

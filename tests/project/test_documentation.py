@@ -20,7 +20,7 @@ import mxnet as mx
 import numpy as np
 import page
 import pytest
-from test_legacy import Naive, ported
+from ported import Naive, ported
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [str(path.relative_to(ROOT)) for path in (
