@@ -13,7 +13,7 @@ __all__ = ['center_loss', 'decorrelation_loss']
 def center_loss(data: mx.sym.Symbol, label: mx.sym.Symbol, num_class: int, alpha: float = 0.5,
                 scale: float = 1.0, reduction: str = 'none', use_ignore: bool = False,
                 ignore_label: float = -1, need_top_grad: bool = False, key: str = '',
-                name: Optional[str] = None) -> mx.sym.Symbol:
+                scale_output: bool = False, name: Optional[str] = None) -> mx.sym.Symbol:
     """Center loss as a node of a symbol graph.
 
     The output is the loss, ½ ‖x_i − c_{y_i}‖² reduced over the batch; the gradient is
@@ -57,7 +57,7 @@ def center_loss(data: mx.sym.Symbol, label: mx.sym.Symbol, num_class: int, alpha
     _check_symbol('label', label)
     arguments = Arguments(num_class=num_class, alpha=alpha, scale=scale, reduction=reduction,
                           use_ignore=use_ignore, ignore_label=ignore_label,
-                          need_top_grad=need_top_grad, key=key)
+                          need_top_grad=need_top_grad, scale_output=scale_output, key=key)
     return mx.sym.Custom(data=data, label=label, op_type=OP_TYPE, name=name,
                          **dict(arguments.items()))
 

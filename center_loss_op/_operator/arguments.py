@@ -145,6 +145,9 @@ class Arguments:
         `0.1 * center_loss(…)` nor `MakeLoss(center_loss(…), grad_scale=0.1)`.
         True: the gradient is multiplied by the head gradient, for use inside a larger loss: in a
         graph, one that ends in MakeLoss."""))
+    scale_output: bool = field(default=False, metadata=_about(flag, """
+        True: `scale` multiplies the output, too, and the output has the dtype of the features. This
+        is what `gluon.CenterLoss` returns."""))
     key: str = field(default='', metadata=_about(_string, """
         '': the operator moves the centers itself. A name: it leaves them to the `CenterTrainer` of
         that name, which moves the copies of all devices and workers."""))

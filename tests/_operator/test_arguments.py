@@ -28,7 +28,7 @@ IN_PYTHON = {'key'}
 NOT_OF_SYMBOL = {'batchsize'}
 # What gluon.CenterLoss calls otherwise; and what it does not take, because the block decides it.
 NAMES_IN_GLUON = {'num_class': 'classes', 'scale': 'weight'}
-NOT_OF_GLUON = {'reduction', 'need_top_grad', 'key', 'batchsize'}
+NOT_OF_GLUON = {'reduction', 'need_top_grad', 'scale_output', 'key', 'batchsize'}
 # Defaults that are not the operator's: for these, see docs/lambda.md.
 OTHER_DEFAULTS = {('center_loss', 'reduction'): 'none', ('CenterLoss', 'scale'): None}
 
