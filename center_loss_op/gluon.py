@@ -11,7 +11,7 @@ from ._mxnet.graph import OP_TYPE
 from ._mxnet.parameter import Centers, calling
 from ._mxnet.sigint import defer_sigint
 from ._operator.arguments import (Arguments, check_data_type, check_elements, check_shapes,
-                                  positive_int, rate, unknown_or_size)
+                                  more_than_two_axes, positive_int, rate, unknown_or_size)
 from ._operator.decorrelation import decorrelation
 from ._operator.gather import Gatherer, open_store
 from ._operator.labels import BFLOAT16
@@ -338,7 +338,8 @@ class DecorrelationLoss(Loss):
                 raise TypeError('embedding must be an NDArray (mx.nd.array makes one), got %s'
                                 % type(embedding).__name__)
             if embedding.ndim != 2:
-                raise ValueError('embedding must be (N, d), got shape %s' % (embedding.shape,))
+                raise ValueError('embedding must be (N, d), got shape %s%s' % (
+                    embedding.shape, more_than_two_axes('embedding', embedding.shape)))
             check_data_type('embedding', np.dtype(embedding.dtype))
             if embedding.dtype == np.float16:
                 # Which has too few digits for a covariance, and on a CPU no product.

@@ -11,6 +11,7 @@ from typing import Sequence, Tuple, Union
 import mxnet as mx
 import numpy as np
 
+from ._operator.arguments import more_than_two_axes
 from ._operator.host import Host, reaches
 
 __all__ = ['nearest_center']
@@ -124,8 +125,9 @@ def _of_symbols(embedding, centers, threshold, exclude):
 def _of_arrays(embedding, centers, threshold, exclude):
     if (embedding.ndim != 2 or centers.ndim != 2 or embedding.shape[1] != centers.shape[1]
             or 0 in centers.shape):
-        raise ValueError('embedding must have shape (N, d) and centers (C, d), C and d from 1 on, '
-                         'got %s and %s' % (embedding.shape, centers.shape))
+        raise ValueError('embedding must have shape (N, d) and centers (C, d), with C and d >= 1, '
+                         'got %s and %s%s' % (embedding.shape, centers.shape, more_than_two_axes(
+                             'embedding', embedding.shape)))
     for name, array in ('embedding', embedding), ('centers', centers):
         dtype = np.dtype(array.dtype)
         if dtype.kind in 'biu':

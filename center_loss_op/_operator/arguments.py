@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 
 __all__ = ['Arguments', 'DOC', 'check_data_type', 'check_elements', 'check_shapes', 'flag',
-           'positive_int', 'rate', 'unknown_or_size']
+           'more_than_two_axes', 'positive_int', 'rate', 'unknown_or_size']
 
 REDUCTIONS = ('mean', 'sum', 'none')
 # MXNet counts the elements of an array in 32 bits.
@@ -150,20 +150,37 @@ def check_data_type(name, dtype):
         raise TypeError('%s must be float16, float32 or float64, got %s' % (name, np.dtype(dtype)))
 
 
+def more_than_two_axes(name, data, label=None):
+    """The end of an error about features, called `name`, that have more than two axes."""
+    if len(data) < 3:
+        return ''
+    axes = [axis for axis, length in enumerate(data) if axis and length != 1]
+    if len(axes) < 2 and (len(data) > 3 or label != data[:2]):
+        return '. Leave the axes of length 1 out: give %s.flatten()' % name
+    if len(data) == 3:
+        kind, size, rows = 'a sequence (N, T, d)', data[-1], name
+    else:
+        letters = ', '.join('DHW'[5 - len(data):] if len(data) < 6 else '…')
+        kind, size = 'a feature map (N, d, %s)' % letters, data[1]
+        rows = '%s.transpose(%s)' % (name, (0, *range(2, len(data)), 1))
+    hint = ('. If this is %s, each position counts as a sample: give %s.reshape((-1, %d))'
+            % (kind, rows, size))
+    if label is not None:
+        positions = math.prod(data[1:]) // size if size else 0
+        each = math.prod(label) == data[0] * positions
+        hint += ' and ' + ('label.reshape((-1,))' if each or not label
+                           else 'label.repeat(%d)' % positions)
+    return hint + '. See docs/using.md'
+
+
 def check_shapes(name, data, label, num_class):
     """ValueError where the shapes of features, called `name`, and labels do not fit.
 
     A length of 0 may be one that is not known yet, and so may the whole shape of the labels, ().
     """
     if len(data) != 2:
-        hint = ''
-        if len(data) > 2:
-            hint = ('. Features of several positions a sample count as samples of their own: '
-                    '%s.reshape((-1, %d)), and their labels label.reshape((-1,)). See '
-                    'docs/using.md'
-                    % (name, data[-1]))
         raise ValueError('%s must be 2-D, (batch, features), got shape %s; label has shape %s%s'
-                         % (name, data, label, hint))
+                         % (name, data, label, more_than_two_axes(name, data, label)))
     batch = data[0]
     if label and (len(label) > 2 or label[1:] not in ((), (1,))
                   or (batch and label[0] and batch != label[0])):
