@@ -157,9 +157,9 @@ def _by_product(F, embedding, centers, threshold, exclude, dtype):
     embedding, centers = F.cast(embedding, 'float64'), F.cast(centers, 'float64')
     number = F.contrib.arange_like(centers, axis=0)
     counts = F.min((centers - centers) == 0, axis=1)  # 0 for a row with a NaN or infinity
-    for excluded in exclude:
-        counts = counts * (1 - (number == int(excluded)))
-    # The first that counts stands for each that does not.
+    if len(exclude):
+        counts = _set_to_zero(F, counts, exclude)
+    # Replace excluded and non-finite centers by the first valid one.
     row = counts * number + F.broadcast_mul(1 - counts, F.argmax(counts, axis=0))
     centers = F.take(centers, row, axis=0)
     scores = F.broadcast_sub(
@@ -171,6 +171,22 @@ def _by_product(F, embedding, centers, threshold, exclude, dtype):
     known = F.cast(distance < threshold, 'int32') * F.cast(F.take(counts, F.take(row, best)),
                                                            'int32')
     return known * (F.cast(F.take(row, best), 'int32') + 1) - 1, F.cast(distance, dtype)
+
+
+def _set_to_zero(F, counts, exclude):
+    """`counts` with zeros at the places `exclude`, by the same few operators for any places.
+
+    Cuts `counts` and zeros into runs of kept and of excluded classes, and joins the runs that count.
+    A number after the last class keeps the last run from being empty, which MXNet does not allow.
+    """
+    excluded = np.zeros(max(exclude) + 2, bool)
+    excluded[exclude] = True
+    cuts = tuple((np.flatnonzero(excluded[1:] != excluded[:-1]) + 1).tolist())
+    longer = F.concat(counts, F.slice_axis(counts, axis=0, begin=0, end=1), dim=0)
+    kept, zeros = (F.split_v2(numbers, cuts) for numbers in (longer, F.zeros_like(longer)))
+    first = int(excluded[0])
+    runs = [(zeros if (first + run) % 2 else kept)[run] for run in range(len(cuts) + 1)]
+    return F.slice_axis(F.concat(*runs, dim=0), axis=0, begin=0, end=-1)
 
 
 def _by_candidates(embedding, centers, exclude):
