@@ -348,10 +348,10 @@ class DecorrelationLoss(Loss):
 
     def hybrid_forward(self, F, embedding):
         # pylint: disable=arguments-differ
-        if is_np_array():
-            loss = decorrelation(F, embedding.as_nd_ndarray()).as_np_ndarray()
-        else:
-            loss = decorrelation(F, embedding)
+        numpy = is_np_array()
+        loss = decorrelation(F, embedding.as_nd_ndarray() if numpy else embedding).reshape((-1,))
+        if numpy:
+            loss = loss.as_np_ndarray()
         return _apply_weighting(F, loss, self._weight)
 
 

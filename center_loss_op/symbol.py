@@ -125,8 +125,10 @@ def decorrelation_loss(data: mx.sym.Symbol, scale: float = 1.0, need_top_grad: b
     scale, need_top_grad = rate('scale', scale), flag('need_top_grad', need_top_grad)
     loss = decorrelation(mx.sym, data)
     if not need_top_grad:
-        return mx.sym.MakeLoss(loss, grad_scale=scale, name=name)
-    return mx.sym.elemwise_add(scale * loss, mx.sym.BlockGrad((1 - scale) * loss), name=name)
+        loss = mx.sym.MakeLoss(loss, grad_scale=scale)
+    else:
+        loss = scale * loss + mx.sym.BlockGrad((1 - scale) * loss)
+    return mx.sym.reshape(loss, shape=(-1,), name=name)
 
 
 def _check_symbol(role, value):

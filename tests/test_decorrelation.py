@@ -74,6 +74,18 @@ def test_a_graph_has_the_same_loss_unweighted_and_the_same_gradient():
                     atol=1e-5)
 
 
+@pytest.mark.parametrize('need_top_grad', [False, True])
+def test_mxnet_prints_and_plots_the_graph(need_top_grad, capsys):
+    embedding = mx.sym.FullyConnected(mx.sym.var('data'), num_hidden=4, name='embedding')
+    net = mx.sym.Group([center_loss(embedding, mx.sym.var('label'), 3, name='center'),
+                        decorrelation_loss(embedding, 0.3, need_top_grad, name='apart')])
+    mx.viz.print_summary(net, {'data': (8, 5)})
+    printed = capsys.readouterr().out
+    assert 'center(Custom)' in printed and 'apart(' in printed and 'Total params: 24' in printed
+    graphviz = pytest.importorskip('graphviz')
+    assert isinstance(mx.viz.plot_network(net, shape={'data': (8, 5)}), graphviz.Digraph)
+
+
 def test_a_part_of_a_larger_loss_heeds_the_factors_around_it():
     heads = np.arange(1, len(X) + 1, dtype=np.float32)
     grads = []
