@@ -96,7 +96,7 @@ def decorrelation_loss(data: mx.sym.Symbol, scale: float = 1.0, need_top_grad: b
     Parameters
     ----------
     data : Symbol
-        The features, (N, d): float32 or float64.
+        The features, (N, d): float16, float32 or float64.
     scale : float, default 1.0
         The weight of the gradient, not of the output: finite and >= 0. docs/results.md uses 0.1.
     need_top_grad : bool, default False
@@ -108,7 +108,7 @@ def decorrelation_loss(data: mx.sym.Symbol, scale: float = 1.0, need_top_grad: b
     Returns
     -------
     Symbol
-        Shape (N,).
+        Shape (N,), in the type of the features, or float32 for float16.
 
     Raises
     ------
@@ -123,7 +123,10 @@ def decorrelation_loss(data: mx.sym.Symbol, scale: float = 1.0, need_top_grad: b
     """
     _check_symbol('data', data)
     scale, need_top_grad = rate('scale', scale), flag('need_top_grad', need_top_grad)
-    loss = decorrelation(mx.sym, data)
+    # float16 becomes float32, and other types stay: MXNet has no product of float16 matrices on a
+    # CPU, and float16 has too few digits for a covariance.
+    zeros = mx.sym.cast(mx.sym.zeros_like(data), 'float32').as_np_ndarray()
+    loss = decorrelation(mx.sym, (data.as_np_ndarray() + zeros).as_nd_ndarray())
     if not need_top_grad:
         loss = mx.sym.MakeLoss(loss, grad_scale=scale)
     else:

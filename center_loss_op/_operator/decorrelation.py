@@ -3,6 +3,9 @@
 Center loss can make features redundant, above all next to batch normalization, which fixes the size
 of each feature. Classes that are not in the training set differ in the directions that get lost.
 """
+import mxnet as mx
+
+__all__ = ['decorrelation']
 
 
 def decorrelation(F, embedding):
@@ -26,12 +29,15 @@ def decorrelation(F, embedding):
     Source: DeCov of Cogswell et al., "Reducing Overfitting in Deep Networks by Decorrelating
     Representations", ICLR 2016, divided by d.
     """
-    zeros = F.sum(F.zeros_like(embedding), axis=1, keepdims=True)
-    samples = F.sum(F.ones_like(zeros), axis=0, keepdims=True)
     mean = F.mean(embedding, axis=0, keepdims=True)
     apart = F.broadcast_sub(embedding, mean)
-    covariance = F.broadcast_div(F.dot(apart, apart, transpose_a=True), samples)
+    # MXNet's error about features of another shape names the operator by this.
+    name = mx.name.NameManager.current.get(None, 'decorrelation_takes_two_axes')
+    columns = F.transpose(apart, axes=(1, 0), name=name)
+    zeros = F.sum(F.zeros_like(embedding), axis=1, keepdims=True)
+    samples = F.sum(F.ones_like(zeros), axis=0, keepdims=True)
+    covariance = F.broadcast_div(F.dot(columns, apart), samples)
     number = F.contrib.arange_like(F.BlockGrad(mean))
     others = covariance * F.broadcast_not_equal(number, F.transpose(number))
     repeated = F.sum(F.mean(F.square(others), axis=1, keepdims=True), axis=0, keepdims=True)
-    return F.broadcast_add(zeros, 0.5 * repeated)
+    return F.broadcast_add(0.5 * repeated, zeros)
