@@ -11,10 +11,11 @@ from ._mxnet.graph import OP_TYPE
 from ._mxnet.parameter import Centers, calling
 from ._mxnet.sigint import defer_sigint
 from ._operator.arguments import (Arguments, check_data_type, check_elements, check_shapes,
-                                  more_than_two_axes, positive_int, rate, unknown_or_size)
+                                  class_count, more_than_two_axes, rate, unknown_or_size)
 from ._operator.decorrelation import decorrelation
 from ._operator.gather import Gatherer, open_store
 from ._operator.labels import BFLOAT16
+from ._operator.names import explained
 
 __all__ = ['CenterLoss', 'CenterTrainer', 'DecorrelationLoss']
 
@@ -127,14 +128,15 @@ class CenterLoss(Loss):
     In a `hybrid_forward` that takes the centers as a parameter, `F.identity(centers)` does.
     """
 
-    # Other implementations have λ in third place: only by name is neither taken for the other.
+    # Other implementations have λ in third place, so α and λ are given by name.
+    @explained
     def __init__(self, classes: int, in_units: int = 0, *, alpha: float = 0.5,
                  weight: Optional[float] = None, batch_axis: int = 0,
                  center_initializer: Union[str, mx.init.Initializer, None] = 'zeros',
                  use_ignore: bool = False, ignore_label: float = -1, **kwargs: Any) -> None:
         _check_batch_axis(batch_axis)
         super().__init__(_check_weight(weight), batch_axis, **kwargs)
-        arguments = Arguments(num_class=positive_int('classes', classes), alpha=alpha,
+        arguments = Arguments(num_class=class_count('classes', classes), alpha=alpha,
                               use_ignore=use_ignore, ignore_label=ignore_label, reduction='none',
                               need_top_grad=True)
         if center_initializer is not None:
@@ -322,6 +324,7 @@ class DecorrelationLoss(Loss):
     ...             + decorrelation_loss(embedding))
     """
 
+    @explained
     def __init__(self, weight: Optional[float] = None, batch_axis: int = 0, **kwargs: Any) -> None:
         _check_batch_axis(batch_axis)
         super().__init__(_check_weight(weight), batch_axis, **kwargs)

@@ -6,10 +6,12 @@ import mxnet as mx
 from ._mxnet.graph import OP_TYPE
 from ._operator.arguments import DOC, Arguments, flag, rate
 from ._operator.decorrelation import decorrelation
+from ._operator.names import explained
 
 __all__ = ['center_loss', 'decorrelation_loss']
 
 
+@explained
 def center_loss(data: mx.sym.Symbol, label: mx.sym.Symbol, num_class: int, alpha: float = 0.5,
                 scale: float = 1.0, reduction: str = 'none', use_ignore: bool = False,
                 ignore_label: float = -1, need_top_grad: bool = False, key: str = '',
@@ -83,6 +85,7 @@ if center_loss.__doc__:  # not under python -OO
     center_loss.__doc__ %= DOC.replace("default 'mean'", "default 'none'")
 
 
+@explained
 def decorrelation_loss(data: mx.sym.Symbol, scale: float = 1.0, need_top_grad: bool = False,
                        name: Optional[str] = None) -> mx.sym.Symbol:
     """Decorrelation of the features as a node of a symbol graph: a companion of center loss.

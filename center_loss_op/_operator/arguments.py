@@ -9,8 +9,10 @@ from functools import lru_cache
 
 import numpy as np
 
-__all__ = ['Arguments', 'DOC', 'check_data_type', 'check_elements', 'check_shapes', 'flag',
-           'more_than_two_axes', 'positive_int', 'rate', 'unknown_or_size']
+from .names import unknown_argument
+
+__all__ = ['Arguments', 'DOC', 'check_data_type', 'check_elements', 'check_shapes', 'class_count',
+           'flag', 'more_than_two_axes', 'rate', 'unknown_or_size']
 
 REDUCTIONS = ('mean', 'sum', 'none')
 # MXNet counts the elements of an array in 32 bits.
@@ -58,11 +60,20 @@ def _number(name, value, kind, article):
         raise ValueError('%s must be %s, got %r' % (name, article, value)) from None
 
 
-def positive_int(name, value):
+def _positive_int(name, value):
     """`value` as an int > 0; `name` is for the error."""
     number = _number(name, value, int, 'a positive integer')
     if number <= 0:
         raise ValueError('%s must be a positive integer, got %r' % (name, value))
+    return number
+
+
+def class_count(name, value):
+    """`value` as a positive int, if centers of one feature fit an array; `name` is for the error."""
+    number = _positive_int(name, value)
+    if number > _MAX_ELEMENTS:
+        raise ValueError(f'{name} must be at most {_MAX_ELEMENTS}, as many elements as an MXNet '
+                         f'array can have, got {value!r}')
     return number
 
 
@@ -122,7 +133,7 @@ def _unused(name, value):  # pylint: disable=unused-argument
 
 # name: (check, default); an argument without a default is required.
 _ARGUMENTS = {
-    'num_class': (positive_int,),
+    'num_class': (class_count,),
     'alpha': (rate, 0.5),
     'scale': (rate, 1.0),
     'reduction': (_reduction, 'mean'),
@@ -217,8 +228,7 @@ class Arguments(_WeaklyReferenced):
                 raise TypeError('%s is an array, and mx.nd.Custom takes arrays by their position: '
                                 'mx.nd.Custom(data, label, centers, op_type=…, …)' % name)
             if name not in _ARGUMENTS:
-                raise TypeError('unknown argument %r, allowed are: %s'
-                                % (name, ', '.join(_ARGUMENTS)))
+                raise unknown_argument(name, _ARGUMENTS)
         for name, (check, *default) in _ARGUMENTS.items():
             if name not in arguments and not default:
                 raise TypeError('missing argument %r' % name)

@@ -2,10 +2,13 @@
 import re
 from fractions import Fraction
 
+from center_loss_op.gluon import CenterLoss  # before mxnet, for newer NumPys
+import mxnet as mx
 import numpy as np
 import pytest
 
 from center_loss_op._operator.arguments import Arguments
+from center_loss_op.symbol import center_loss
 
 # argument, given, parsed
 GOOD = [
@@ -74,6 +77,24 @@ def test_beyond_every_float(name, article, value):
         Arguments(**{'num_class': 3, name: value})
 
 
+@pytest.mark.parametrize('call, name', [
+    (lambda count: Arguments(num_class=count), 'num_class'),
+    (lambda count: Arguments.of_node({'num_class': str(count)}), 'num_class'),
+    (lambda count: center_loss(mx.sym.var('data'), mx.sym.var('label'), count), 'num_class'),
+    (CenterLoss, 'classes'), (lambda count: CenterLoss(count, 64), 'classes')],
+    ids=['numbers', 'text', 'graph', 'Gluon', 'Gluon with in_units'])
+@pytest.mark.parametrize('count', [2 ** 31, 10 ** 40])
+def test_more_classes_than_any_array_has_elements(call, name, count):
+    with pytest.raises(ValueError, match='^%s must be at most 2147483647, as many .*got .?%d'
+                       % (name, count)):
+        call(count)
+
+
+def test_as_many_classes_as_an_array_has_elements():
+    assert Arguments(num_class=2 ** 31 - 1).num_class == 2 ** 31 - 1
+    assert CenterLoss(2 ** 31 - 1).centers.shape == (2 ** 31 - 1, 0)
+
+
 def test_defaults():
     params = Arguments(num_class=3)
     assert (params.alpha, params.scale, params.reduction) == (0.5, 1.0, 'mean')
@@ -86,7 +107,7 @@ def test_missing():
 
 
 def test_unknown():
-    with pytest.raises(TypeError, match="^unknown argument 'num_classes', allowed are: %s$"
+    with pytest.raises(TypeError, match="^unknown argument 'num_classes', did you mean num_class.; allowed are: %s$"
                        % ', '.join(Arguments.__slots__)):
         Arguments(num_classes=3)
 

@@ -27,8 +27,11 @@ ARGUMENTS = [(name, str(given), article, error.__name__) for name, given, articl
 MESSAGES = {'%s=%s' % (name, given): '%s: %s' % (kind, message(name, given, article))
             for name, given, article, kind in ARGUMENTS}
 MESSAGES['num_class=missing'] = "TypeError: missing argument 'num_class'"
-MESSAGES['beta=1'] = "TypeError: unknown argument 'beta', allowed are: num_class, alpha"
-MESSAGES['num_classes=3'] = "TypeError: unknown argument 'num_classes', allowed are: num_class"
+MESSAGES['beta=1'] = "TypeError: unknown argument 'beta'; allowed are: num_class, alpha"
+MESSAGES['num_classes=3'] = "TypeError: unknown argument 'num_classes', did you mean num_class?"
+MESSAGES['num_class=%d' % (2 ** 31)] = ("ValueError: num_class must be at most 2147483647, as many "
+                                      "elements as an MXNet array can have, got '2147483648'")
+MESSAGES['lambda=3'] = "TypeError: unknown argument 'lambda', did you mean scale?"
 
 CHILD = '''
 import json, logging, os, sys
