@@ -56,9 +56,14 @@ def load_symbol(fname: str) -> mx.sym.Symbol:
     try:
         return mx.sym.load_json(written(graph))
     except (mx.MXNetError, RecursionError, UnicodeEncodeError) as error:
-        lines = [line.strip() for line in str(error).splitlines()
-                 if not line.startswith(('Traceback', '  File'))]  # of MXNet's own code
-        raise ValueError(f'{fname} is no symbol that MXNet can build: {" ".join(lines)}') from None
+        raise ValueError(
+            f'{fname} is no symbol that MXNet can build: {_in_one_line(error)}') from None
+
+
+def _in_one_line(error):
+    """The text of an MXNetError, without the lines that name places in MXNet's own code."""
+    return ' '.join(line.strip() for line in str(error).splitlines()
+                    if not line.startswith(('Traceback', '  File')))
 
 
 def load_checkpoint(prefix: str, epoch: int) -> Tuple[mx.sym.Symbol, NDArrays, NDArrays]:
@@ -91,9 +96,8 @@ def load_checkpoint(prefix: str, epoch: int) -> Tuple[mx.sym.Symbol, NDArrays, N
     ------
     OSError, ValueError
         A file cannot be read, is damaged, lacks an auxiliary state, or has arrays that are not
-        dense.
-    MXNetError
-        The arrays were saved after `npx.set_np()`: MXNet loads them only after `npx.set_np()`.
+        dense. Or the arrays were saved after `npx.set_np()`: MXNet loads them only after
+        `npx.set_np()`.
     """
     symbol = load_symbol('%s-symbol.json' % prefix)
     path = '%s-%04d.params' % (prefix, epoch)
@@ -101,7 +105,10 @@ def load_checkpoint(prefix: str, epoch: int) -> Tuple[mx.sym.Symbol, NDArrays, N
         if not name.startswith(('arg:', 'aux:')):
             raise ValueError('%s is no checkpoint: the name of its array %r begins with neither '
                              'arg: nor aux:' % (path, name))
-    arg_params, aux_params = mx.model.load_params(prefix, epoch)
+    try:
+        arg_params, aux_params = mx.model.load_params(prefix, epoch)
+    except mx.MXNetError as error:
+        raise ValueError(f'{path} cannot be loaded by MXNet: {_in_one_line(error)}') from None
     states = symbol.list_auxiliary_states()
     missing = [name for name in states if name not in aux_params]
     if missing:

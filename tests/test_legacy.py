@@ -266,6 +266,34 @@ def test_no_memory_is_taken_for_arrays_that_are_not_there(naive, tmp_path, conte
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 10_000  # KB
 
 
+def test_arrays_with_numpy_shapes_are_refused_without_them(naive, tmp_path):
+    prefix = ported(tmp_path, naive)
+    (tmp_path / 'ported-0003.params').write_bytes(array_file(version=3, key=5, name=b'arg:x'))
+    assert error_of(legacy.load_checkpoint, prefix, 3).startswith(
+        prefix + '-0003.params cannot be loaded by MXNet: ')
+
+
+def test_a_damaged_file_of_arrays_is_a_value_error(naive, tmp_path):
+    """Bytes changed, cut off or put in: one line, or arrays."""
+    prefix = ported(tmp_path, naive)
+    path = tmp_path / 'ported-0003.params'
+    good, random = path.read_bytes(), np.random.RandomState(0)
+    refused = 0
+    for _ in range(400):
+        damaged = bytearray(good)
+        for _ in range(random.randint(1, 4)):
+            place = random.randint(len(damaged))
+            damaged[place:place + random.choice([1, 1, 4, len(good)])] = random.choice(
+                [b'\0', b'\1', b'\xff', b'\xca', random.bytes(1), random.bytes(8)])
+        path.write_bytes(damaged)
+        try:
+            legacy.load_checkpoint(prefix, 3)
+        except ValueError as error:
+            assert '\n' not in str(error)
+            refused += 1
+    assert refused > 200
+
+
 def test_a_missing_file_is_an_oserror(naive, tmp_path):
     prefix = ported(tmp_path, naive)
     for load in (lambda: legacy.load_checkpoint(prefix, 4),
