@@ -91,10 +91,9 @@ def nearest_center(embedding: Array, centers: Array, threshold: float = math.inf
     both = embedding, centers
     if not any(all(isinstance(array, kind) for array in both)
                for kind in (mx.nd.NDArray, mx.sym.Symbol)):
-        raise TypeError('embedding and centers must both be NDArrays or both Symbols, got %s and %s%s'
-                        % (type(embedding).__name__, type(centers).__name__,
-                           ': give .data() of the parameter'
-                           if isinstance(centers, mx.gluon.Parameter) else ''))
+        hint = ': give .data() of the parameter' if isinstance(centers, mx.gluon.Parameter) else ''
+        raise TypeError('embedding and centers must both be NDArrays or both Symbols, got '
+                        f'{type(embedding).__name__} and {type(centers).__name__}{hint}')
     nearest = _of_symbols if isinstance(embedding, mx.sym.Symbol) else _of_arrays
     found = nearest(*(array.as_nd_ndarray() for array in both), threshold, exclude)
     if isinstance(embedding, _NUMPY):
@@ -179,7 +178,7 @@ def _by_product(F, embedding, centers, threshold, exclude, dtype):
 def _set_to_zero(F, counts, exclude):
     """`counts` with zeros at the places `exclude`, by the same few operators for any places.
 
-    Cuts `counts` and zeros into runs of kept and of excluded classes, and joins the runs that count.
+    Cuts `counts` and zeros into runs of kept and of excluded classes, and joins the right ones.
     A number after the last class keeps the last run from being empty, which MXNet does not allow.
     """
     excluded = np.zeros(max(exclude) + 2, bool)
@@ -239,8 +238,8 @@ class _Search:
         out = excluded
         if not np.isfinite(half).all():
             out = excluded | ~np.isfinite(centers).all(axis=1)
-        # The scores: ½‖c‖² − x·c, which is ½‖x − c‖² − ½‖x‖². `slack` bounds their error: a sum of d
-        # products may be off by d roundings of the products' absolute values.
+        # The scores: ½‖c‖² − x·c, which is ½‖x − c‖² − ½‖x‖². `slack` bounds their error: a sum
+        # of d products may be off by d roundings of the products' absolute values.
         scores = self.moved @ moved.T
         np.subtract(half, scores, out=scores)
         limits = np.finfo(moved.dtype)

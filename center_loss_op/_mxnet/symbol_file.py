@@ -35,7 +35,7 @@ def read_graph(path: str) -> Graph:
 
 
 def written(graph: Graph) -> str:
-    """The graph as JSON with those escapes alone that MXNet can read: n, r, t, quote and backslash."""
+    """The graph as JSON, escaped as MXNet can read it: only n, r, t, the quote and the backslash."""
     def plain(escape):
         return escape[0] if escape[1] in 'nrt"\\' else json.loads(f'"{escape[0]}"')
     return re.sub(r'\\(u....|.)', plain, json.dumps(graph, ensure_ascii=False))

@@ -69,7 +69,7 @@ def _positive_int(name, value):
 
 
 def class_count(name, value):
-    """`value` as a positive int, if centers of one feature fit an array; `name` is for the error."""
+    """`value` as a positive int that an array has room for; `name` is for the error."""
     number = _positive_int(name, value)
     if number > _MAX_ELEMENTS:
         raise ValueError(f'{name} must be at most {_MAX_ELEMENTS}, as many elements as an MXNet '

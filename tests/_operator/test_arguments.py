@@ -107,8 +107,8 @@ def test_missing():
 
 
 def test_unknown():
-    with pytest.raises(TypeError, match="^unknown argument 'num_classes', did you mean num_class.; allowed are: %s$"
-                       % ', '.join(Arguments.__slots__)):
+    with pytest.raises(TypeError, match="^unknown argument 'num_classes', did you mean num_class.; "
+                       'allowed are: %s$' % ', '.join(Arguments.__slots__)):
         Arguments(num_classes=3)
 
 

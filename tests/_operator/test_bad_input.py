@@ -291,8 +291,8 @@ def test_the_suggested_remedy(data, label, kind):
     rows = np.moveaxis(x, 1, -1) if kind == 'map' else x
     places = list(np.ndindex(data[0], *positions))
     want_rows = np.array([rows[place].ravel() for place in places])
-    want_labels = [y.ravel()[place[0]] if y.size == data[0] else y.reshape(data[0], *positions)[place]
-                   for place in places]
+    want_labels = [y.ravel()[place[0]] if y.size == data[0]
+                   else y.reshape(data[0], *positions)[place] for place in places]
     assert_array_equal(features.asnumpy(), want_rows)
     assert_array_equal(labels.asnumpy().ravel(), want_labels)
     want = center_loss(want_rows, want_labels, np.zeros((4, want_rows.shape[1])), reduction='none')

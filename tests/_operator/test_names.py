@@ -19,12 +19,14 @@ DATA, LABEL = mx.sym.var('data'), mx.sym.var('label')
     (lambda: gluon.CenterLoss(10, **{'lambda': 0.1}), "'lambda', did you mean weight?"),
     (lambda: gluon.CenterLoss(10, lr_cent=0.5), "'lr_cent', did you mean alpha?"),
     (lambda: gluon.CenterLoss(10, feature_dim=64), "'feature_dim', did you mean in_units?"),
-    (lambda: gluon.CenterLoss(10, 64, 0.1), '0.1 needs its name, such as alpha=0.1 or weight=0.1; by name are: '
-     'alpha, weight, batch_axis, center_initializer, use_ignore, ignore_label'),
+    (lambda: gluon.CenterLoss(10, 64, 0.1),
+     '0.1 needs its name, such as alpha=0.1 or weight=0.1; by name are: alpha, '
+     'weight, batch_axis, center_initializer, use_ignore, ignore_label'),
     (lambda: gluon.DecorrelationLoss(scale=0.1), "'scale', did you mean weight?"),
     (lambda: symbol.center_loss(DATA, LABEL, 3, weight=0.1), "'weight', did you mean scale?"),
     (lambda: symbol.center_loss(DATA, LABEL, classes=3), "'classes', did you mean num_class?"),
-    (lambda: symbol.center_loss(DATA, LABEL, num_classes=3), "'num_classes', did you mean num_class?"),
+    (lambda: symbol.center_loss(DATA, LABEL, num_classes=3),
+     "'num_classes', did you mean num_class?"),
     (lambda: symbol.center_loss(DATA, LABEL, 3, in_units=64),
      "'in_units': leave it out, the size of the features is that of the data"),
     (lambda: symbol.center_loss(DATA, LABEL, 3, **{'lambda': 1}), "'lambda', did you mean scale?"),
@@ -33,7 +35,8 @@ DATA, LABEL = mx.sym.var('data'), mx.sym.var('label')
     (lambda: Arguments(num_class=3, weight=0.1), "'weight', did you mean scale?"),
     (lambda: Arguments(num_class=3, feat_dim=2), "'feat_dim': leave it out"),
     (lambda: symbol.center_loss(DATA, LABEL, 3, other=1), "unexpected keyword argument 'other'"),
-    (lambda: symbol.center_loss(DATA, LABEL), "missing 1 required positional argument: 'num_class'"),
+    (lambda: symbol.center_loss(DATA, LABEL), 'missing 1 required positional '
+     "argument: 'num_class'"),
     (lambda: gluon.CenterLoss(), "missing 1 required positional argument: 'classes'"),
     (lambda: gluon.CenterLoss(10, other=1), "unexpected keyword argument 'other'")])
 def test_the_error_says_what_was_meant(call, text):
