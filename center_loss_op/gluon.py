@@ -12,11 +12,12 @@ from ._mxnet.graph import OP_TYPE
 from ._mxnet.parameter import Centers, blocks_being_traced
 from ._mxnet.sigint import defer_sigint
 from ._operator.arguments import (Arguments, check_data_type, check_elements, check_shapes,
-                                  docstring_entries, non_negative_int, non_negative_number,
-                                  positive_int)
+                                  class_count, docstring_entries, more_than_two_axes,
+                                  non_negative_int, non_negative_number)
 from ._operator.decorrelation import decorrelation
 from ._operator.gather import Gatherer, open_store
 from ._operator.labels import BFLOAT16
+from ._operator.names import explained
 
 __all__ = ['CenterLoss', 'CenterTrainer', 'DecorrelationLoss']
 
@@ -137,14 +138,15 @@ class CenterLoss(Loss):
     A `hybrid_forward` that takes the centers as a parameter uses `F.identity(centers)` instead.
     """
 
-    # Other implementations have λ in third place: only by name is neither taken for the other.
+    # Other implementations have λ in third place, so α and λ are given by name.
+    @explained
     def __init__(self, classes: int, in_units: int = 0, *, alpha: float = 0.5,
                  weight: Optional[float] = None, batch_axis: int = 0,
                  center_initializer: Union[str, mx.init.Initializer, None] = 'zeros',
                  use_ignore: bool = False, ignore_label: float = -1, **kwargs: Any) -> None:
         _check_batch_axis(batch_axis)
         super().__init__(_check_weight(weight), batch_axis, **kwargs)
-        arguments = Arguments(num_class=positive_int('classes', classes), alpha=alpha,
+        arguments = Arguments(num_class=class_count('classes', classes), alpha=alpha,
                               use_ignore=use_ignore, ignore_label=ignore_label, reduction='none',
                               need_top_grad=True, scale_output=True)
         if center_initializer is not None:
@@ -325,6 +327,7 @@ class DecorrelationLoss(Loss):
     ...             + decorrelation_loss(embedding))
     """
 
+    @explained
     def __init__(self, weight: Optional[float] = None, batch_axis: int = 0, **kwargs: Any) -> None:
         _check_batch_axis(batch_axis)
         super().__init__(_check_weight(weight), batch_axis, **kwargs)
@@ -341,7 +344,8 @@ class DecorrelationLoss(Loss):
                 raise TypeError('embedding must be an NDArray (mx.nd.array makes one), got %s'
                                 % type(embedding).__name__)
             if embedding.ndim != 2:
-                raise ValueError('embedding must be (N, d), got shape %s' % (embedding.shape,))
+                raise ValueError('embedding must be (N, d), got shape %s%s' % (
+                    embedding.shape, more_than_two_axes('embedding', embedding.shape)))
             check_data_type('embedding', np.dtype(embedding.dtype))
             if embedding.dtype == np.float16:
                 # Which has too few digits for a covariance, and on a CPU no product.
@@ -350,10 +354,10 @@ class DecorrelationLoss(Loss):
 
     def hybrid_forward(self, F, embedding):
         # pylint: disable=arguments-differ
-        if is_np_array():
-            loss = decorrelation(F, embedding.as_nd_ndarray()).as_np_ndarray()
-        else:
-            loss = decorrelation(F, embedding)
+        numpy = is_np_array()
+        loss = decorrelation(F, embedding.as_nd_ndarray() if numpy else embedding).reshape((-1,))
+        if numpy:
+            loss = loss.as_np_ndarray()
         return _apply_weighting(F, loss, self._weight)
 
 

@@ -20,12 +20,6 @@ def test_import_of_everything_replaces_nothing_of_mxnets(child):
     assert done.returncode == 0, done.stderr
 
 
-def test_a_third_argument_by_place_is_refused():
-    """In other implementations it is λ."""
-    with pytest.raises(TypeError, match='positional'):
-        CenterLoss(10, 2, 0.003)  # pylint: disable=too-many-function-args
-
-
 @pytest.mark.parametrize('label, arguments, hint', [
     (-1, {}, 'set use_ignore=True'), (255, {'ignore_label': 255}, 'set use_ignore=True'),
     (-1, {'ignore_label': 255}, None), (-1, {'use_ignore': True, 'ignore_label': 255}, None)])
