@@ -13,8 +13,11 @@ from typing import Optional
 
 import numpy as np
 
-__all__ = ['Arguments', 'check_data_type', 'check_elements', 'check_shapes', 'docstring_entries',
-           'flag', 'non_negative_int', 'non_negative_number', 'positive_int']
+from .names import unknown_argument
+
+__all__ = ['Arguments', 'check_data_type', 'check_elements', 'check_shapes', 'class_count',
+           'docstring_entries', 'flag', 'more_than_two_axes', 'non_negative_int',
+           'non_negative_number']
 
 REDUCTIONS = ('mean', 'sum', 'none')
 # MXNet counts the elements of an array in 32 bits.
@@ -40,11 +43,14 @@ def _number(name, value, kind, wanted):
         raise ValueError(_must_be(wanted, name, value)) from None
 
 
-def positive_int(name, value):
-    """`value` as an int > 0."""
+def class_count(name, value):
+    """`value` as an int > 0 that an array has room for."""
     number = _number(name, value, int, 'a positive integer')
     if number <= 0:
         raise ValueError(_must_be('a positive integer', name, value))
+    if number > _MAX_ELEMENTS:
+        raise ValueError(f'{name} must be at most {_MAX_ELEMENTS}, as many elements as an MXNet '
+                         f'array can have, got {value!r}')
     return number
 
 
@@ -123,7 +129,7 @@ class Arguments:
     ValueError
         For an argument of the right type whose value is impossible.
     """
-    num_class: int = field(metadata=_about(positive_int, """
+    num_class: int = field(metadata=_about(class_count, """
         C, the number of classes: a positive integer."""))
     alpha: float = field(default=0.5, metadata=_about(non_negative_number, """
         α, how fast the centers move: finite and >= 0. 0 freezes them, 1 moves a class of many
@@ -145,6 +151,9 @@ class Arguments:
         `0.1 * center_loss(…)` nor `MakeLoss(center_loss(…), grad_scale=0.1)`.
         True: the gradient is multiplied by the head gradient, for use inside a larger loss: in a
         graph, one that ends in MakeLoss."""))
+    scale_output: bool = field(default=False, metadata=_about(flag, """
+        True: `scale` multiplies the output, too, and the output has the dtype of the features. This
+        is what `gluon.CenterLoss` returns."""))
     key: str = field(default='', metadata=_about(_string, """
         '': the operator moves the centers itself. A name: it leaves them to the `CenterTrainer` of
         that name, which moves the copies of all devices and workers."""))
@@ -190,7 +199,7 @@ def _of_node(attributes):
             raise TypeError('%s is an array, and mx.nd.Custom takes arrays by their position: '
                             'mx.nd.Custom(data, label, centers, op_type=…, …)' % name)
         if name not in arguments:
-            raise TypeError('unknown argument %r, allowed are: %s' % (name, ', '.join(arguments)))
+            raise unknown_argument(name, arguments)
     for name, argument in arguments.items():
         if name not in attributes and argument.default is MISSING:
             raise TypeError('missing argument %r' % name)
@@ -243,20 +252,37 @@ def check_data_type(name, dtype):
         raise TypeError('%s must be float16, float32 or float64, got %s' % (name, np.dtype(dtype)))
 
 
+def more_than_two_axes(name, data, label=None):
+    """The end of an error about features, called `name`, that have more than two axes."""
+    if len(data) < 3:
+        return ''
+    axes = [axis for axis, length in enumerate(data) if axis and length != 1]
+    if len(axes) < 2 and (len(data) > 3 or label != data[:2]):
+        return '. Leave the axes of length 1 out: give %s.flatten()' % name
+    if len(data) == 3:
+        kind, size, rows = 'a sequence (N, T, d)', data[-1], name
+    else:
+        letters = ', '.join('DHW'[5 - len(data):] if len(data) < 6 else '…')
+        kind, size = 'a feature map (N, d, %s)' % letters, data[1]
+        rows = '%s.transpose(%s)' % (name, (0, *range(2, len(data)), 1))
+    hint = ('. If this is %s, each position counts as a sample: give %s.reshape((-1, %d))'
+            % (kind, rows, size))
+    if label is not None:
+        positions = math.prod(data[1:]) // size if size else 0
+        each = math.prod(label) == data[0] * positions
+        hint += ' and ' + ('label.reshape((-1,))' if each or not label
+                           else 'label.repeat(%d)' % positions)
+    return hint + '. See docs/using.md'
+
+
 def check_shapes(name, data, label, num_class):
     """ValueError where the shapes of features, called `name`, and labels do not fit.
 
     A length of 0 may be one that is not known yet, and so may the whole shape of the labels, ().
     """
     if len(data) != 2:
-        hint = ''
-        if len(data) > 2:
-            hint = ('. Features of several positions a sample count as samples of their own: '
-                    '%s.reshape((-1, %d)), and their labels label.reshape((-1,)). See '
-                    'docs/using.md'
-                    % (name, data[-1]))
         raise ValueError('%s must be 2-D, (batch, features), got shape %s; label has shape %s%s'
-                         % (name, data, label, hint))
+                         % (name, data, label, more_than_two_axes(name, data, label)))
     batch = data[0]
     if label and (len(label) > 2 or label[1:] not in ((), (1,))
                   or (batch and label[0] and batch != label[0])):

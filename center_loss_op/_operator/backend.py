@@ -83,8 +83,12 @@ class Backend(ABC):
         """A copy of the samples that count: features (M, d) in `dtype`, and classes (M,), NumPy."""
 
     @abstractmethod
-    def store(self, out, req, value):
-        """out ← value for `req` 'write' and 'inplace', out ← out + value for 'add'."""
+    def store(self, out, req, value, factor=1):
+        """out ← factor · value, or out ← out + factor · value for `req` 'add'.
+
+        The product is cast to the dtype of `out` last: ½‖x‖² may overflow float16 where λ · ½‖x‖²
+        does not.
+        """
 
     @abstractmethod
     def store_gradient(self, grad, req, difference, scale, head_gradient):

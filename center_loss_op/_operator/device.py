@@ -55,7 +55,8 @@ class Device(Backend):
     def total(self, losses):
         return nd.sum(losses)
 
-    def store(self, out, req, value):
+    def store(self, out, req, value, factor=1):
+        value = (value * _scalar(factor)).astype(out.dtype)
         if req == 'add':
             out[:] += value
         elif req != 'null':
@@ -64,8 +65,8 @@ class Device(Backend):
     def store_gradient(self, grad, req, difference, scale, head_gradient):
         value = difference.array * _scalar(scale)
         if head_gradient is not None:
-            value = nd.broadcast_mul(value, head_gradient.reshape((-1, 1)))
-        self.store(grad, req, value.astype(grad.dtype))
+            value = nd.broadcast_mul(value, head_gradient.astype(value.dtype).reshape((-1, 1)))
+        self.store(grad, req, value)
 
     def surely_finite(self, total):
         # Reading `total` would wait for the device.

@@ -97,17 +97,17 @@ class Host(Backend):
     def total(self, losses):
         return np.add.reduce(losses)
 
-    def store(self, out, req, value):
+    def store(self, out, req, value, factor=1):
         if req == 'add':
-            out += value
+            out += factor * value
         elif req != 'null':
-            out[...] = value
+            out[...] = factor * value
 
     def store_gradient(self, grad, req, difference, scale, head_gradient):
         difference = difference.array
         weight = difference.dtype.type(scale)
         if head_gradient is not None:
-            weight = (head_gradient * weight)[:, None]
+            weight = (head_gradient.astype(difference.dtype) * weight)[:, None]
         if req == 'add':
             np.add(grad, difference * weight, out=grad, casting='same_kind')
         else:

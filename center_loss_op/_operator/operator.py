@@ -14,7 +14,8 @@ from . import native
 from .arguments import (Arguments, check_data_type, check_elements, check_shapes,
                         docstring_entries)
 from .labels import largest_exact
-from .step import MANY_WITHOUT_BACKWARD, Step, backend_for, warn_without_backward
+from .step import (MANY_OVERLAPPING, MANY_WITHOUT_BACKWARD, Step, backend_for, warn_overlapping,
+                   warn_without_backward)
 
 __all__ = ['CenterLossOp', 'CenterLossProp']
 
@@ -46,7 +47,7 @@ class CenterLossOp(mx.operator.CustomOp):
         self.label = backend.memory_view(label, label_type)
         self.grad = backend.memory_view(data, data_type)
         self.centers = backend.memory_view(centers, centers_type)
-        self.out = backend.memory_view(out, centers_type)
+        self.out = backend.memory_view(out, data_type if arguments.scale_output else centers_type)
 
     @_logged
     def forward(self, is_train, req, in_data, out_data, aux):
@@ -81,7 +82,8 @@ def _register(prop):
     to_us = SimpleNamespace(MXCustomOpRegister=lambda name, creator: creators.append(creator) or 0)
     with mock.patch.multiple(mx.operator, _ndarray_cls=_dense, _np_ndarray_cls=_dense, _LIB=to_us):
         mx.operator.register(OP_TYPE)(prop)
-    native.register(OP_TYPE, *creators, warn_without_backward, MANY_WITHOUT_BACKWARD)
+    native.register(OP_TYPE, *creators, unfollowed=(warn_without_backward, MANY_WITHOUT_BACKWARD),
+                    overlapping=(warn_overlapping, MANY_OVERLAPPING))
     return prop
 
 
@@ -112,7 +114,7 @@ class CenterLossProp(mx.operator.CustomOpProp):
 
     Outputs
     -------
-    output : (1,) or (N,), in the dtype of the centers
+    output : (1,) or (N,), in the dtype of the centers, or of data with `scale_output`
 
     Source: Wen, Zhang, Li, Qiao, "A Discriminative Feature Learning Approach for Deep Face
     Recognition", ECCV 2016, equations 2, 4, 5 and algorithm 1.
@@ -170,7 +172,7 @@ class CenterLossProp(mx.operator.CustomOpProp):
                                 f'{largest} apart, but num_class is {self.arguments.num_class}: '
                                 'give the label another type, int32 for example')
         centers = {None: None, np.float64: np.float64}.get(data, np.float32)
-        return [data, label], [centers], [centers]
+        return [data, label], [data if self.arguments.scale_output else centers], [centers]
 
     @_logged
     def create_operator(self, ctx, in_shapes, in_dtypes):

@@ -10,21 +10,22 @@ of them. C has a step of its own, csrc/step.c.
 import logging
 import weakref
 
-from . import samples
+from . import overlap, samples
 from .device import Device
 from .host import Host, is_host_memory
 from .labels import Batch
 from .lock import one_update_at_a_time
 
-__all__ = ['MANY_WITHOUT_BACKWARD', 'Step', 'backend_for', 'warn_without_backward']
+__all__ = ['MANY_OVERLAPPING', 'MANY_WITHOUT_BACKWARD', 'Step', 'backend_for', 'warn_overlapping',
+           'warn_without_backward']
 
 logger = logging.getLogger('center_loss_op')
 
 # After so many training forwards in a row without a backward pass, warn: centers stand still.
 MANY_WITHOUT_BACKWARD = 10
-# Maps arguments to the number of training forwards without a backward pass; to None once the
-# warning was logged.
-_without_backward = weakref.WeakKeyDictionary()
+# After so many updates in a row of centers that another step has moved since the forward pass, warn:
+# each call of the loss before one backward pass moves the centers by a whole step.
+MANY_OVERLAPPING = 10
 
 
 def backend_for(context):
@@ -44,17 +45,38 @@ def warn_without_backward():
         'docs/using.md', MANY_WITHOUT_BACKWARD)
 
 
-def _count_without_backward(arguments):
-    count = _without_backward.get(arguments, 0)
-    if count is not None:
-        _without_backward[arguments] = count + 1 if count + 1 < MANY_WITHOUT_BACKWARD else None
-        if _without_backward[arguments] is None:
-            warn_without_backward()
+def warn_overlapping():
+    """Log that a loss is called several times before one backward pass."""
+    logger.warning(
+        '%d updates of centers in a row came after another update since their forward pass: a center '
+        'loss is called several times before one backward pass (views, parts, frames, towers, a '
+        'context that is given twice), or by several threads. Each call moves the centers by a whole '
+        'step, which can diverge. Call the loss once on all samples, loss(mx.nd.concat(*embeddings, '
+        'dim=0), mx.nd.concat(*labels, dim=0)), or let a CenterTrainer move the centers once per '
+        'step. See docs/using.md', MANY_OVERLAPPING)
 
 
-def _forget_without_backward(arguments):
-    if _without_backward.get(arguments):
-        del _without_backward[arguments]
+class _InARow:
+    """Counts, for each Arguments, how often something happened in a row; warns once."""
+
+    def __init__(self, many, warn):
+        self._many, self._warn = many, warn
+        self._counts = weakref.WeakKeyDictionary()  # None: the warning was logged
+
+    def count(self, arguments):
+        count = self._counts.get(arguments, 0)
+        if count is not None:
+            self._counts[arguments] = count + 1 if count + 1 < self._many else None
+            if self._counts[arguments] is None:
+                self._warn()
+
+    def reset(self, arguments):
+        if self._counts.get(arguments):
+            del self._counts[arguments]
+
+
+_without_backward = _InARow(MANY_WITHOUT_BACKWARD, warn_without_backward)
+_overlapping = _InARow(MANY_OVERLAPPING, warn_overlapping)
 
 
 class Step:
@@ -71,7 +93,7 @@ class Step:
         Where the step runs. Needed with a `key`.
     """
     __slots__ = ('arguments', 'backend', 'context', 'batch', 'difference', 'finite', 'pending',
-                 'samples')
+                 'samples', '__weakref__')
 
     def __init__(self, arguments, backend, context=None):
         self.arguments = arguments
@@ -84,10 +106,11 @@ class Step:
         """Forget the last forward. `difference` stays: the next one reuses its memory."""
         self.batch = self.finite = self.samples = None
         self.pending = False
+        overlap.forget(self)
 
     def __del__(self):
-        if self.pending and _count_without_backward is not None:  # None: Python exits
-            _count_without_backward(self.arguments)
+        if self.pending and _without_backward is not None:  # None: Python exits
+            _without_backward.count(self.arguments)
 
     def _read_batch(self, data, label, centers):
         """The checked labels, and x_i − c_{y_i} in the memory of `difference` if possible."""
@@ -114,7 +137,7 @@ class Step:
         """
         arguments, backend = self.arguments, self.backend
         if self.pending and is_train:
-            _count_without_backward(arguments)
+            _without_backward.count(arguments)
         self._forget()
         batch, difference = self._read_batch(data, label, centers)      # x_i − c_{y_i}
         losses = backend.half_squares(difference)                       # l_i
@@ -125,7 +148,7 @@ class Step:
             loss = total / batch.count
         else:
             loss = total
-        backend.store(out, req, loss)
+        backend.store(out, req, loss, arguments.scale if arguments.scale_output else 1)
         if is_train:
             if arguments.key:
                 self.samples = (samples.next_forward_number(),
@@ -134,6 +157,8 @@ class Step:
                 self.finite = backend.finite_rows(data, centers.dtype)
             self.batch, self.difference = batch, difference
             self.pending = bool(arguments.alpha or arguments.key)
+            if arguments.alpha and not arguments.key:
+                overlap.waits(self, centers)
 
     def backward(self, req, head_gradient, grad, data, label, centers):
         """Write the gradient to `grad` and, once per training forward, move the centers.
@@ -166,10 +191,15 @@ class Step:
             backend.store_gradient(grad, req, difference, scale, head_gradient)
         if self.pending:
             self.pending = False
-            _forget_without_backward(arguments)
+            _without_backward.reset(arguments)
             if arguments.key:
                 samples.record(arguments.key, self.context, *self.samples)
                 self.samples = None
             else:
                 with one_update_at_a_time(centers):
+                    overtaken, overtakes = overlap.moves(self)
                     backend.move(centers, self.difference, self.batch, self.finite, arguments.alpha)
+                if overtaken:
+                    _overlapping.count(arguments)
+                elif not overtakes:
+                    _overlapping.reset(arguments)

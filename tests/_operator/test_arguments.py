@@ -28,7 +28,7 @@ IN_PYTHON = {'key'}
 NOT_OF_SYMBOL = {'batchsize'}
 # What gluon.CenterLoss calls otherwise; and what it does not take, because the block decides it.
 NAMES_IN_GLUON = {'num_class': 'classes', 'scale': 'weight'}
-NOT_OF_GLUON = {'reduction', 'need_top_grad', 'key', 'batchsize'}
+NOT_OF_GLUON = {'reduction', 'need_top_grad', 'scale_output', 'key', 'batchsize'}
 # Defaults that are not the operator's: for these, see docs/lambda.md.
 OTHER_DEFAULTS = {('center_loss', 'reduction'): 'none', ('CenterLoss', 'scale'): None}
 
@@ -149,14 +149,32 @@ def test_beyond_every_float(name, value):
         Arguments(**{'num_class': 3, name: value})
 
 
+@pytest.mark.parametrize('call, name', [
+    (lambda count: Arguments(num_class=count), 'num_class'),
+    (lambda count: Arguments.of_node({'num_class': str(count)}), 'num_class'),
+    (lambda count: center_loss(mx.sym.var('data'), mx.sym.var('label'), count), 'num_class'),
+    (CenterLoss, 'classes'), (lambda count: CenterLoss(count, 64), 'classes')],
+    ids=['numbers', 'text', 'graph', 'Gluon', 'Gluon with in_units'])
+@pytest.mark.parametrize('count', [2 ** 31, 10 ** 40])
+def test_more_classes_than_any_array_has_elements(call, name, count):
+    with pytest.raises(ValueError, match='^%s must be at most 2147483647, as many .*got .?%d'
+                       % (name, count)):
+        call(count)
+
+
+def test_as_many_classes_as_an_array_has_elements():
+    assert Arguments(num_class=2 ** 31 - 1).num_class == 2 ** 31 - 1
+    assert CenterLoss(2 ** 31 - 1).centers.shape == (2 ** 31 - 1, 0)
+
+
 def test_missing():
     with pytest.raises(TypeError, match="^missing argument 'num_class'$"):
         Arguments.of_node({'alpha': '1'})
 
 
 def test_unknown():
-    with pytest.raises(TypeError, match="^unknown argument 'num_classes', allowed are: %s$"
-                       % ', '.join(FIELDS)):
+    with pytest.raises(TypeError, match="^unknown argument 'num_classes', did you mean num_class.; "
+                       'allowed are: %s$' % ', '.join(FIELDS)):
         Arguments.of_node({'num_classes': '3'})
 
 

@@ -26,8 +26,11 @@ BAD_TEXTS = [(name, str(given), article, error.__name__) for name, given, articl
 MESSAGES = {'%s=%s' % (name, given): '%s: %s' % (kind, message(name, given, article))
             for name, given, article, kind in BAD_TEXTS}
 MESSAGES['num_class=missing'] = "TypeError: missing argument 'num_class'"
-MESSAGES['beta=1'] = "TypeError: unknown argument 'beta', allowed are: num_class, alpha"
-MESSAGES['num_classes=3'] = "TypeError: unknown argument 'num_classes', allowed are: num_class"
+MESSAGES['beta=1'] = "TypeError: unknown argument 'beta'; allowed are: num_class, alpha"
+MESSAGES['num_classes=3'] = "TypeError: unknown argument 'num_classes', did you mean num_class?"
+MESSAGES['num_class=%d' % (2 ** 31)] = ("ValueError: num_class must be at most 2147483647, as many "
+                                      "elements as an MXNet array can have, got '2147483648'")
+MESSAGES['lambda=3'] = "TypeError: unknown argument 'lambda', did you mean scale?"
 
 CHILD = '''
 import json, logging, os, sys
@@ -237,8 +240,8 @@ def test_message_on_stderr_without_logging(child):
 @pytest.mark.parametrize('hybridize', [False, True])
 @pytest.mark.parametrize('data, label, text', [
     (np.ones((2, 3, 3)), LABEL, 'embedding must be 2-D, (batch, features), got shape (2, 3, 3); '
-     'label has shape (6,). Features of several positions a sample count as samples of their own: '
-     'embedding.reshape((-1, 3)), and their labels label.reshape((-1,)). See docs/using.md'),
+     'label has shape (6,). If this is a sequence (N, T, d), each position counts as a sample: '
+     'give embedding.reshape((-1, 3)) and label.reshape((-1,)). See docs/using.md'),
     (np.ones((5, 3)), LABEL,
      'label must have shape (5,) or (5, 1) to fit embedding of shape (5, 3), got shape (6,)'),
     (np.ones((6, 3)), np.ones((6, 2)), 'to fit embedding of shape (6, 3), got shape (6, 2)'),
@@ -257,6 +260,42 @@ def test_bad_shape_or_type_in_gluon(data, label, text, hybridize):
     want = center_loss(DATA, LABEL, CENTERS, reduction='none')
     for value, expected in zip(run_block(loss, DATA, LABEL), want):
         assert_allclose(value, expected, rtol=1e-5)
+
+
+# Shapes of features and labels, and what the features are.
+MANY_AXES = [
+    ((4, 5, 1, 1), (4,), 'pooled'), ((4, 5, 1), (4,), 'pooled'), ((4, 5, 1, 1), (4, 1), 'pooled'),
+    ((1, 5, 1, 1), (1,), 'pooled'), ((4, 1, 1, 5), (4,), 'pooled'),
+    ((4, 5, 2, 3), (4,), 'map'), ((4, 5, 2, 3), (4, 1), 'map'), ((4, 3, 2, 3), (4,), 'map'),
+    ((4, 5, 2, 3), (4, 2, 3), 'map'), ((4, 5, 1, 3), (4,), 'map'), ((4, 5, 2, 2, 2), (4,), 'map'),
+    ((4, 6, 3), (4, 6), 'sequence'), ((4, 6, 3), (24,), 'sequence'), ((4, 6, 3), (4,), 'sequence'),
+    ((4, 6, 1), (4, 6), 'sequence'), ((4, 6, 3), (4, 6, 1), 'sequence')]
+
+
+@pytest.mark.parametrize('data, label, kind', MANY_AXES)
+def test_the_suggested_remedy(data, label, kind):
+    """It runs as it is written, and gives the loss of the features of each position."""
+    random = np.random.RandomState(7)
+    x, y = random.standard_normal(data).astype('float32'), random.randint(0, 4, label)
+    values = {'embedding': mx.nd.array(x), 'label': mx.nd.array(y)}
+    loss = CenterLoss(4)
+    loss.initialize()
+    with pytest.raises(ValueError) as caught:
+        loss(*values.values())
+    give = re.search(r'give (.*?)(?: and (label.*?))?(?:\. See docs/using.md)?$',
+                     str(caught.value))
+    features, labels = (eval(text, {}, values)  # pylint: disable=eval-used
+                        for text in give.groups('label'))
+    positions = {'pooled': (), 'map': data[2:], 'sequence': data[1:2]}[kind]
+    rows = np.moveaxis(x, 1, -1) if kind == 'map' else x
+    places = list(np.ndindex(data[0], *positions))
+    want_rows = np.array([rows[place].ravel() for place in places])
+    want_labels = [y.ravel()[place[0]] if y.size == data[0]
+                   else y.reshape(data[0], *positions)[place] for place in places]
+    assert_array_equal(features.asnumpy(), want_rows)
+    assert_array_equal(labels.asnumpy().ravel(), want_labels)
+    want = center_loss(want_rows, want_labels, np.zeros((4, want_rows.shape[1])), reduction='none')
+    assert_allclose(loss(features, labels).asnumpy(), want.loss, rtol=1e-5)
 
 
 def test_bad_shape_in_a_hybridized_net(log):

@@ -427,7 +427,7 @@ def test_two_nodes_with_one_key_are_named():
     module = module_of(center_loss(EMBEDDING, LABEL, 3, key='faces', name='left'),
                        center_loss(EMBEDDING, LABEL, 3, key='faces', name='right'),
                        center_loss(EMBEDDING, LABEL, 3, key='others', name='third'))
-    with pytest.raises(ValueError, match="key='faces' is that of 2 center losses: left, right"):
+    with pytest.raises(ValueError, match="2 center losses have key='faces': left, right"):
         center_loss_op.module.CenterTrainer('faces').step(module)
 
 
@@ -482,7 +482,7 @@ def test_other_modules_are_refused(module):
 
 def test_a_module_without_the_key_is_named():
     module = mx.mod.Module(mx.sym.SoftmaxOutput(mx.sym.Variable('data'), name='softmax'))
-    with pytest.raises(ValueError, match="no center loss of key='faces'"):
+    with pytest.raises(ValueError, match="no center loss with key='faces'"):
         center_loss_op.module.CenterTrainer('faces').step(module)
 
 

@@ -70,6 +70,9 @@ ARGUMENTS = {
         True, [('False', False), (True, True)], _FLAG,
         [('yes', ValueError), (0.0, TypeError)],
         usual=st.booleans(), extreme=st.booleans()),
+    'scale_output': Case(
+        True, [('1', True), (False, False)], _FLAG, [('yes', ValueError), (2, TypeError)],
+        extreme=st.booleans()),
     'key': Case('faces', [('', ''), ('faces', 'faces')], 'a string', [(3, TypeError)]),
     'batchsize': Case(64, [('128', None), (128, None), ('anything', None)]),
 }

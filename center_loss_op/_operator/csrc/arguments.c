@@ -78,6 +78,7 @@ static int parse(Arguments *p) {
                  : !strcmp(key, "use_ignore")    ? flag(text, &p->use_ignore)
                  : !strcmp(key, "ignore_label")  ? number(text, &p->ignore_label)
                  : !strcmp(key, "need_top_grad") ? flag(text, &p->need_top_grad)
+                 : !strcmp(key, "scale_output")  ? flag(text, &p->scale_output)
                  : !strcmp(key, "key")           ? !*text
                                                  : !strcmp(key, "batchsize");
     if (!usable) return 0;

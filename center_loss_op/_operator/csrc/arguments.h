@@ -5,15 +5,16 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-enum { WARNED = -1 }; /* `unfollowed` once the warning was given */
+enum { WARNED = -1 }; /* `unfollowed` or `overlapping` once the warning was given */
 enum Reduction { MEAN, SUM, NONE };
 
 typedef struct {
   int num_class;
   double alpha, scale, ignore_label;
   enum Reduction reduction;
-  int use_ignore, need_top_grad;
+  int use_ignore, need_top_grad, scale_output;
   atomic_int unfollowed; /* training forwards in a row that no backward pass followed, or WARNED */
+  atomic_int overlapping; /* updates in a row that came after another one, or WARNED */
   /* The text that the arguments were read from, for Python's operator. */
   int size;
   const char **keys, **values;

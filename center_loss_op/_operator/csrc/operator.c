@@ -351,7 +351,12 @@ PUBLIC void center_loss_enable(int on) { enabled = on; }
 
 /* What to call when `limit` training forwards in a row had no backward pass; NULL for nothing. */
 PUBLIC void center_loss_on_unfollowed(void *function, int limit) {
-  step_on_unfollowed((Unfollowed)function, limit);
+  step_on_unfollowed((Warn)function, limit);
+}
+
+/* What to call when `limit` updates in a row came after another update since their forward pass. */
+PUBLIC void center_loss_on_overlapping(void *function, int limit) {
+  step_on_overlapping((Warn)function, limit);
 }
 
 /* For a step in Python, which may use the same centers. */

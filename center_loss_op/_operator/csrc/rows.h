@@ -87,9 +87,10 @@ static void NAME(differences_and_losses)(Step *s, const T *data, const T *center
 static void NAME(store_loss)(const Step *s, int req, T *out) {
   const T *losses = s->losses;
   T reduced = (T)(s->arguments->reduction == MEAN && s->count > 1 ? s->total / s->count : s->total);
+  const T scale = s->arguments->scale_output ? (T)s->arguments->scale : 1;
   int none = s->arguments->reduction == NONE, outputs = none ? s->samples : 1;
   for (int i = 0; i < outputs; ++i) {
-    T value = none ? losses[i] : reduced;
+    T value = scale * (none ? losses[i] : reduced);
     if (req == REQ_ADD) out[i] += value;
     else if (req != REQ_NULL) out[i] = value;
   }

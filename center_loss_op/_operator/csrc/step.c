@@ -52,6 +52,10 @@ struct Step {
   int bits;
   void *sum; /* Σ of the class at hand, (d,) */
   Busy busy;
+  /* If pending: the centers, whether another step has moved them since, and the list `waiting`. */
+  const void *centers;
+  int overtaken;
+  Step *before, *after;
 };
 
 static void prefetch(const void *memory, size_t bytes) {
@@ -185,25 +189,64 @@ void step_unlock_in_child(void) {
   pthread_mutex_unlock(&lock);
 }
 
-static _Atomic(Unfollowed) on_unfollowed;
-static atomic_int unfollowed_limit;
+/* The steps whose backward pass is going to move centers, as in overlap.py; with the lock held. */
+static Step *waiting;
 
-void step_on_unfollowed(Unfollowed function, int limit) {
-  unfollowed_limit = limit;
-  on_unfollowed = function;
+static void start_waiting(Step *s, const void *centers) {
+  pthread_mutex_lock(&lock);
+  s->centers = centers;
+  s->overtaken = 0;
+  s->before = NULL;
+  s->after = waiting;
+  if (waiting) waiting->before = s;
+  waiting = s;
+  pthread_mutex_unlock(&lock);
 }
 
-/* Counts a training forward pass that no backward pass followed. */
-static void was_unfollowed(Step *s) {
-  Unfollowed function = on_unfollowed;
-  if (s->arguments->unfollowed != WARNED && ++s->arguments->unfollowed == unfollowed_limit) {
-    s->arguments->unfollowed = WARNED;
+static void unlink_waiting(Step *s) {
+  if (s->after) s->after->before = s->before;
+  if (s->before) s->before->after = s->after;
+  else waiting = s->after;
+}
+
+/* Returns whether other steps wait to move the centers that this one moves now. */
+static int overtakes(Step *s) {
+  int others = 0;
+  pthread_mutex_lock(&lock);
+  unlink_waiting(s);
+  for (Step *other = waiting; other; other = other->after)
+    if (other->centers == s->centers) others = other->overtaken = 1;
+  pthread_mutex_unlock(&lock);
+  return others;
+}
+
+/* What to call when something has happened `limit` times in a row. */
+typedef struct {
+  _Atomic(Warn) function;
+  atomic_int limit;
+} InARow;
+static InARow unfollowed, overlapping;
+
+void step_on_unfollowed(Warn function, int limit) {
+  unfollowed.limit = limit;
+  unfollowed.function = function;
+}
+
+void step_on_overlapping(Warn function, int limit) {
+  overlapping.limit = limit;
+  overlapping.function = function;
+}
+
+static void count_one(InARow *what, atomic_int *counter) {
+  Warn function = what->function;
+  if (*counter != WARNED && ++*counter == what->limit) {
+    *counter = WARNED;
     if (function) function();
   }
 }
 
-static void was_followed(Step *s) {
-  if (s->arguments->unfollowed != WARNED) s->arguments->unfollowed = 0;
+static void reset(atomic_int *counter) {
+  if (*counter != WARNED) *counter = 0;
 }
 
 Step *step_new(Arguments *arguments, int samples, int features, int type, int label_type) {
@@ -253,32 +296,42 @@ Step *step_new(Arguments *arguments, int samples, int features, int type, int la
 }
 
 void step_free(Step *s) {
-  if (s->pending) was_unfollowed(s);
+  if (s->pending) count_one(&unfollowed, &s->arguments->unfollowed);
+  step_forget(s);
   arguments_release(s->arguments);
   free(s);
 }
 
-void step_forget(Step *s) { s->ready = s->pending = 0; }
+void step_forget(Step *s) {
+  if (s->pending) {
+    pthread_mutex_lock(&lock);
+    unlink_waiting(s);
+    pthread_mutex_unlock(&lock);
+  }
+  s->ready = s->pending = 0;
+}
 
 int step_forward(Step *s, int is_train, int req, const void *data, const void *label, void *out,
                  const void *centers) {
-  if (s->pending && is_train) was_unfollowed(s);
+  if (s->pending && is_train) count_one(&unfollowed, &s->arguments->unfollowed);
   step_forget(s);
   if (!read_batch(s, data, label, centers)) return 0;
   if (s->type == FLOAT32) store_loss_float(s, req, out);
   else store_loss_double(s, req, out);
   s->ready = is_train != 0;
   s->pending = is_train && s->arguments->alpha != 0;
+  if (s->pending) start_waiting(s, centers);
   return 1;
 }
 
 int step_backward(Step *s, int req, const void *head_gradient, void *grad, const void *data,
                   const void *label, void *centers) {
   const int move = s->pending;
-  int good = 1;
+  int good = 1, others = 0;
   s->pending = 0;
   if (req == REQ_NULL && !move) return 1;
   step_claim(&s->busy, centers);
+  if (move) others = overtakes(s);
   if (!s->ready) good = read_batch(s, data, label, centers);
   if (good && s->type == FLOAT32) {
     gradient_and_update_float(s, req, head_gradient, grad, data, centers, move);
@@ -286,6 +339,10 @@ int step_backward(Step *s, int req, const void *head_gradient, void *grad, const
     gradient_and_update_double(s, req, head_gradient, grad, data, centers, move);
   }
   step_release(&s->busy);
-  if (move) was_followed(s);
+  if (move) {
+    reset(&s->arguments->unfollowed);
+    if (s->overtaken) count_one(&overlapping, &s->arguments->overlapping);
+    else if (!others) reset(&s->arguments->overlapping);
+  }
   return good;
 }

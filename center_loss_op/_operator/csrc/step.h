@@ -37,9 +37,11 @@ typedef struct Busy {
 void step_claim(Busy *mine, const void *centers);
 void step_release(const Busy *mine);
 
-/* Called when `limit` training forwards in a row had no backward pass; NULL for nothing. */
-typedef void (*Unfollowed)(void);
-void step_on_unfollowed(Unfollowed function, int limit);
+/* Called when `limit` training forwards in a row had no backward pass; and when `limit` updates in a
+   row came after another update of the same centers since their forward pass. NULL for nothing. */
+typedef void (*Warn)(void);
+void step_on_unfollowed(Warn function, int limit);
+void step_on_overlapping(Warn function, int limit);
 
 /* Called around a fork. */
 void step_lock(void);
