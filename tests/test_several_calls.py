@@ -1,4 +1,4 @@
-"""One loss called several times before one backward pass: one warning; none for other training."""
+"""One loss called several times before one backward pass: one warning, and none for other training."""
 import mxnet as mx
 import numpy as np
 import pytest
@@ -7,9 +7,9 @@ from numpy.testing import assert_allclose
 
 from center_loss_op._operator.step import MANY_OVERLAPPING
 from center_loss_op.gluon import CenterLoss, CenterTrainer
+from cases import batch
 from entries import array, bind, block
 from oracle import center_loss
-from cases import batch
 
 RANDOM = np.random.RandomState(11)
 DATA, LABEL, CENTERS = batch(6, 3, 4)

@@ -96,7 +96,8 @@ def test_rare(name):
 
 PASSES = st.tuples(st.sampled_from(['train', 'infer', 'back']),
                    st.sampled_from(['write', 'inplace', 'add', 'null']), st.booleans())
-LABELS = {'float32': [.5, np.nan, np.inf, -2, 1e30, 1e9], 'float64': [.5, np.nan, -np.inf, 2. ** 63],
+LABELS = {'float32': [.5, np.nan, np.inf, -2, 1e30, 1e9],
+          'float64': [.5, np.nan, -np.inf, 2. ** 63],
           'int32': [-2, 2 ** 31 - 1, -2 ** 31], 'int64': [-2, 2 ** 62, -2 ** 63]}
 
 

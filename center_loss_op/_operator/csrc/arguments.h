@@ -13,7 +13,7 @@ typedef struct {
   double alpha, scale, ignore_label;
   enum Reduction reduction;
   int use_ignore, need_top_grad, scale_output;
-  atomic_int unfollowed; /* training forwards in a row that no backward pass followed, or WARNED */
+  atomic_int unfollowed;  /* training forwards in a row that no backward pass followed, or WARNED */
   atomic_int overlapping; /* updates in a row that came after another one, or WARNED */
   /* The text that the arguments were read from, for Python's operator. */
   int size;
