@@ -1,6 +1,6 @@
 """The parameter that holds the centers in Gluon, right whenever it is read.
 
-Importing this puts it in the place of the centers of every `SymbolBlock`, too.
+:func:`install_in_symbol_blocks` makes the centers of every imported block such a parameter.
 """
 import contextlib
 import threading
@@ -12,7 +12,7 @@ import mxnet as mx
 from .fence import fence
 from .graph import center_losses
 
-__all__ = ['Centers', 'calling']
+__all__ = ['Centers', 'calling', 'install_in_calls', 'install_in_symbol_blocks']
 
 
 class _Calling(threading.local):
@@ -28,7 +28,7 @@ class _Calling(threading.local):
             self.block = before
 
 
-calling = _Calling()
+calling = globals().get('calling') or _Calling()  # stays when this module is executed again
 
 
 class Centers(mx.gluon.Parameter):
@@ -88,6 +88,7 @@ def _with_centers(call_cached_op):
     def called(self, *args):
         with calling(self):
             return call_cached_op(self, *args)
+    called.knows_centers = True
     return called
 
 
@@ -100,8 +101,21 @@ def _with_known_centers(init):
             centers = self.params.get(loss.centers)
             if not isinstance(centers, Centers):
                 centers.__class__ = Centers
+    known.knows_centers = True
     return known
 
 
-mx.gluon.HybridBlock._call_cached_op = _with_centers(mx.gluon.HybridBlock._call_cached_op)
-mx.gluon.SymbolBlock.__init__ = _with_known_centers(mx.gluon.SymbolBlock.__init__)
+def install_in_calls():
+    """Replace `HybridBlock._call_cached_op`."""
+    block = mx.gluon.HybridBlock
+    if not hasattr(block._call_cached_op, 'knows_centers'):
+        block._call_cached_op = _with_centers(block._call_cached_op)
+    return 'replaced'
+
+
+def install_in_symbol_blocks():
+    """Replace `SymbolBlock.__init__`."""
+    block = mx.gluon.SymbolBlock
+    if not hasattr(block.__init__, 'knows_centers'):
+        block.__init__ = _with_known_centers(block.__init__)
+    return 'replaced'

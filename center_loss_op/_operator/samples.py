@@ -17,10 +17,11 @@ class Notes(dict):
     """The samples of one Gatherer: {context: [(ticket, features, classes), ...]}."""
 
 
-LOCK = threading.Lock()
+# All three stay when this module is executed again.
+LOCK = globals().get('LOCK') or threading.Lock()
 # By key. Notes go with their Gatherer: afterwards nobody could read them.
-NOTES = weakref.WeakValueDictionary()
-_tickets = itertools.count()
+NOTES = globals().get('NOTES', weakref.WeakValueDictionary())
+_tickets = globals().get('_tickets') or itertools.count()
 
 
 def ticket():

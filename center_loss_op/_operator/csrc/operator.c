@@ -18,8 +18,11 @@
 
 static int (*get_data)(void *array, void **memory);
 static int (*free_array)(void *array);
+typedef int (*Use)(void);
+
 static Creator python;      /* makes what Python's callbacks are called with */
 static atomic_int enabled;
+static _Atomic(Use) on_use;  /* called when a node is made, until it returns 1 */
 
 /* -- what stands for a node of a graph */
 
@@ -320,6 +323,8 @@ PUBLIC int center_loss_creator(const char *op_type, int size, const char **keys,
     if (params) params_release(params);
     return create_in_python(op_type, size, keys, values, list);
   }
+  Use use = on_use;
+  if (use && use()) on_use = NULL;
   prop->params = params;
   prop->references = 1;
   for (int i = 0; i < PROP_CALLBACKS; ++i) prop->contexts[i] = prop;
@@ -342,12 +347,16 @@ static void after_fork_in_child(void) {
   params_unlock();
 }
 
-/* Once, before the creator is registered: two functions of MXNet's, and Python's creator. */
-PUBLIC int center_loss_init(void *get, void *release, void *creator) {
+static void handle_forks(void) { pthread_atfork(before_fork, after_fork, after_fork_in_child); }
+
+/* Before the creator is registered: two functions of MXNet's, and Python's creator. Called again,
+   it adds no handlers of forks: two would lock the same mutexes twice. */
+PUBLIC void center_loss_init(void *get, void *release, void *creator) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
   get_data = (int (*)(void *, void **))get;
   free_array = (int (*)(void *))release;
   python = (Creator)creator;
-  return !pthread_atfork(before_fork, after_fork, after_fork_in_child);
+  pthread_once(&once, handle_forks);
 }
 
 /* Whether nodes that are made from now on are computed here. */
@@ -357,6 +366,9 @@ PUBLIC void center_loss_enable(int on) { enabled = on; }
 PUBLIC void center_loss_on_unfollowed(void *function, int limit) {
   step_on_unfollowed((Unfollowed)function, limit);
 }
+
+/* What to call when a node is made, until it returns 1; NULL for nothing. */
+PUBLIC void center_loss_on_use(void *function) { on_use = (Use)function; }
 
 /* For a step in Python, which may have the same centers. */
 PUBLIC void center_loss_claim(Busy *mine, const void *centers) { step_claim(mine, centers); }
