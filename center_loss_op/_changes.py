@@ -44,16 +44,16 @@ CHANGES = (
            '_mxnet.importable:install_text_of_attributes'),
     Change('mxnet.executor.Executor.backward: a fence behind it, if the graph has center loss',
            'centers that are read after a step can have the values before it',
-           'tests/_mxnet/test_reading.py::test_executor_loop_without_waits',
+           'tests/_mxnet/test_reading.py::test_module_fit',
            '_mxnet.fence:install'),
-    Change('mxnet.gluon.HybridBlock._call_cached_op: tells the centers which block reads them',
+    Change('mxnet.gluon.block.HybridBlock._call_cached_op: tells the centers which block reads them',
            "a change of alpha or weight does not reach a hybridized parent's graph",
-           'tests/test_alpha.py',
+           'tests/test_alpha.py::test_between_steps',
            '_mxnet.parameter:install_in_calls'),
-    Change('mxnet.gluon.SymbolBlock.__init__: the centers get the class Centers',
+    Change('mxnet.gluon.block.SymbolBlock.__init__: the centers get the class Centers',
            'centers of an imported network that are read after a step can have the values before '
            'it',
-           'tests/_mxnet/test_reading.py',
+           'tests/_mxnet/test_reading.py::test_reads_of_files_after_a_step',
            '_mxnet.parameter:install_in_symbol_blocks'),
     Change('mxnet.base._LIB.MXNotifyShutdown, which MXNet calls at exit: waits for the engine first',
            'a process that ends while operators are queued hangs',
@@ -67,11 +67,11 @@ CHANGES = (
            'subprocess with user=, group= or extra_groups= hangs, and any on Python 3.8 and 3.9',
            'tests/_mxnet/test_ends_and_forks.py::test_no_hang',
            '_mxnet.forks:install_before_programs'),
-    Change("the operator 'centerloss' in MXNet's registry; the step in C: handlers of forks "
-           '(pthread_atfork), and an exit handler after which it calls no Python',
+    Change("mxnet.operator._registry: the operator 'centerloss'; for the step in C handlers of forks "
+           '(pthread_atfork) and an exit handler (atexit.register), after which it calls no Python',
            'MXNet does not know the operator; a fork in the middle of a step leaves its locks '
            'locked in the child',
-           'tests/test_reload.py',
+           'tests/test_reload.py::test_executed_again',
            '_operator.operator:install'),
     Change('SIGINT: a handler that defers interrupts while an exception would be lost, by a '
            'profile function (sys.setprofile); signal.default_int_handler is this handler, for '
@@ -80,16 +80,16 @@ CHANGES = (
            'tests/_mxnet/test_sigint.py::test_eager_loop',
            when='first use of center loss in the main thread, unless an event loop handles SIGINT'),
     Change('store.broadcast of a key-value store: returns when it is done',
-           "a late worker gets the sum of gradients for its parameters",
-           'tests/_operator/test_gather.py',
+           'a late worker gets the sum of gradients for its parameters',
+           'tests/_operator/test_gather.py::test_two_workers',
            when='CenterTrainer(…, kvstore=a store of several workers)'),
     Change('os.environ: MXNET_UPDATE_ON_KVSTORE=0, unless it is set',
            'Module runs the optimizer on servers, which cannot sum the samples of the centers',
-           'tests/_operator/test_gather.py',
+           'tests/_operator/test_gather.py::test_a_server_that_runs_the_optimizer_is_named',
            when='module.CenterTrainer(…)'),
     Change('horovod.mxnet.init(), unless it was called',
            'a store of Horovod that cannot communicate',
-           'tests/test_horovod.py',
+           'tests/test_horovod.py::test_the_store_by_itself',
            when='horovod.Horovod()'),
 )
 

@@ -213,7 +213,6 @@ def test_exit_handler_registered_between_the_imports(native, child):
 def test_ends_many_times(name, settings, child):
     if (name, settings) == ('daemon thread', 'naive engine'):
         pytest.skip('this engine computes in the daemon thread, which Python ends in its midst')
-    # An executor that ended with the pooled engine crashed every second time on a busy machine.
     check(child, name, settings, 23 if settings == 'usual' or name == 'module' else 5)
 
 

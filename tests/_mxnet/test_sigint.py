@@ -251,25 +251,3 @@ assert signal.getsignal(signal.SIGINT).defers_sigint
 signal.raise_signal(signal.SIGINT)
 """)
     assert done.stdout == 'mine\n', done.stderr
-
-
-def test_trio_cancels_at_a_checkpoint(child):
-    pytest.importorskip('trio')
-    done = child(HEAD + """
-import trio
-async def main():
-    threading.Timer(.3, signal.pthread_kill,
-                    [threading.main_thread().ident, signal.SIGINT]).start()
-    while True:
-        loss(data, label)
-        state.append('in a step')
-        await trio.lowlevel.checkpoint()
-        state.pop()
-state = []
-loss(data, label)
-try:
-    trio.run(main)
-except KeyboardInterrupt:
-    print(state)
-""")
-    assert done.stdout == "['in a step']\n", done.stderr
