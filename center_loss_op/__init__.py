@@ -1,11 +1,18 @@
 """Center loss (Wen et al., ECCV 2016) for Apache MXNet.
 
-Importing this package registers the operator ``centerloss``. With NumPy 1.24 or newer import it
-before ``mxnet``, which cannot be imported there without it (see :mod:`center_loss_op._mxnet`).
+Importing this package registers the operator ``centerloss``. With NumPy 1.24 or newer, import it
+before ``mxnet``, which cannot be imported without it (see :mod:`center_loss_op._mxnet`). All that
+an import changes in the process is in :mod:`center_loss_op._changes`.
 """
-from ._mxnet import importable  # first: it imports MXNet
-from ._mxnet import lifetime
-from ._operator import operator
+from ._mxnet import requirements
+
+requirements.check()
+
+from ._changes import install  # pylint: disable=wrong-import-position
+
+install()  # imports MXNet
+
+# pylint: disable=wrong-import-position
 from . import gluon, legacy, module, symbol
 from ._operator.labels import LabelError
 from .nearest import nearest_center

@@ -1,4 +1,4 @@
-"""What a bug report needs: ``python -m center_loss_op``."""
+"""The text for a bug report: ``python -m center_loss_op``."""
 import os
 import platform
 import sys
@@ -7,14 +7,14 @@ import mxnet as mx
 import numpy as np
 
 from . import __version__
-from ._mxnet import importable
+from ._changes import CHANGES, done
 from ._mxnet.requirements import MXNET as TESTED_MXNET
 from ._operator import native
 from .gluon import CenterLoss
 
 
 def report():
-    """The environment, what the package has changed in it, and what a user should: lines."""
+    """The environment, what a user should change in it, and what the package has changed: lines."""
     features = [feature.name for feature in mx.runtime.feature_list() if feature.enabled]
     variables = ['%s=%s' % item for item in sorted(os.environ.items())
                  if item[0].startswith(('MXNET_', 'DMLC_', 'OMP_', 'KMP_'))]
@@ -28,17 +28,38 @@ def report():
     yield 'environment     %s' % (' '.join(variables) or 'no variable set')
     yield 'a step is       %s' % trained_step()
     yield 'a step runs in  %s' % native.which()
-    yield 'was changed     %s' % (
-        'NumPy has again %s: MXNet reads them, NumPy %s took them away' % (
-            ', '.join(importable.LENT), np.__version__) if importable.LENT else 'nothing')
     yield 'to change       %s' % (
         'nothing' if mx.__version__ == TESTED_MXNET else
         'MXNet %s is not the tested release: pip install mxnet==%s' % (mx.__version__,
                                                                       TESTED_MXNET))
+    yield from changes()
+
+
+def changes():
+    """What the package changes in MXNet, Python, NumPy or the process, and why: lines."""
+    yield ''
+    yield 'Changed by the import:'
+    for change in CHANGES:
+        if change.function and done(change) is not None:
+            yield f'- {change.what} ({done(change)})'
+            yield from _reason(change)
+    yield 'Not needed here:'
+    yield from (f'- {change.what}' for change in CHANGES
+                if change.function and done(change) is None)
+    yield 'Changed when the program uses them:'
+    for change in CHANGES:
+        if not change.function:
+            yield f'- {change.when}: {change.what}'
+            yield from _reason(change)
+
+
+def _reason(change):
+    yield f'    prevents: {change.prevents}'
+    yield f'    test:     {change.test}'
 
 
 def trained_step():
-    """Whether a training step computes here what it should."""
+    """Whether a training step computes the right results here."""
     loss = CenterLoss(classes=2)
     loss.initialize(mx.init.Zero())
     embedding, label = mx.nd.array([[2, 4], [4, 8]]), mx.nd.array([1, 1])
@@ -51,8 +72,10 @@ def trained_step():
     right = (value.asnumpy().tolist() == [10, 40]
              and embedding.grad.asnumpy().tolist() == [[2, 4], [4, 8]]
              and np.allclose(centers, [[0, 0], [1, 2]]))
-    return 'right' if right else 'WRONG: loss %s, gradient %s, centers %s' % tuple(
-        array.tolist() for array in (value.asnumpy(), embedding.grad.asnumpy(), centers))
+    if right:
+        return 'right'
+    return (f'WRONG: loss {value.asnumpy().tolist()}, gradient {embedding.grad.asnumpy().tolist()}, '
+            f'centers {centers.tolist()}')
 
 
 if __name__ == '__main__':

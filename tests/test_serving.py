@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from center_loss_op._mxnet import importable
+from center_loss_op._mxnet import numpy_names
 from center_loss_op.symbol import center_loss
 
 DATA = np.random.RandomState(1).randn(4, 5).astype('float32')
@@ -39,7 +39,7 @@ numpy.save(sys.argv[4], net(mx.nd.array(numpy.load(sys.argv[3]))).asnumpy())
 '''
 
 
-@pytest.mark.skipif(importable.LENT, reason='MXNet alone cannot be imported with this NumPy')
+@pytest.mark.skipif(numpy_names.RESTORED, reason='MXNet alone cannot be imported with this NumPy')
 def test_embedding_without_the_package(child, tmp_path):
     label = mx.sym.var('softmax_label')
     embedding = mx.sym.FullyConnected(mx.sym.var('data'), num_hidden=2, name='embedding')

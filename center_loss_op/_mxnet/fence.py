@@ -15,7 +15,7 @@ from mxnet.executor import Executor
 
 from .graph import center_losses
 
-__all__ = ['fence']
+__all__ = ['fence', 'install']
 
 # The function that the engine is asked to run. Any C function that takes no arguments will do.
 _nothing = ctypes.cast(ctypes.CDLL(None).getpid, ctypes.c_void_p)
@@ -54,7 +54,12 @@ def _fenced(backward):
         backward(self, *args, **kwargs)
         for centers in _centers_of[self]:
             fence(centers)
+    fenced_backward.is_fenced = True
     return fenced_backward
 
 
-Executor.backward = _fenced(Executor.backward)
+def install():
+    """Replace `Executor.backward`."""
+    if not hasattr(Executor.backward, 'is_fenced'):
+        Executor.backward = _fenced(Executor.backward)
+    return 'replaced'

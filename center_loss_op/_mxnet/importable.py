@@ -1,28 +1,22 @@
-"""Imports MXNet 1.9.1 where Python, NumPy or ONNX are newer than it.
+"""MXNet 1.9.1 made importable and usable where Python, NumPy or ONNX are newer than it.
 
-What can be missing is looked up first, so that its absence is one line that says what to do.
 Child processes that import MXNet before this package get the same.
 """
+import importlib
 import importlib.abc
 import importlib.machinery
 import multiprocessing
 import sys
 
-from . import requirements
+import numpy
 
-requirements.check()
+from .numpy_names import RESTORED
 
-import numpy  # pylint: disable=wrong-import-position
-
-from .numpy_names import put_back  # pylint: disable=wrong-import-position
-
-__all__ = ['LENT']
-
-LENT = put_back()
+__all__ = ['install_in_children', 'install_onnx_mapping', 'install_text_of_attributes']
 
 
 class _OnnxMapping(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """``onnx.mapping``, which MXNet's exporter reads, found where ONNX has it no more."""
+    """Finds ``onnx.mapping``, which MXNet's exporter reads, if ONNX no longer has it."""
 
     def find_spec(self, fullname, path=None, target=None):  # pylint: disable=unused-argument
         if fullname != 'onnx.mapping':
@@ -30,7 +24,7 @@ class _OnnxMapping(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return importlib.machinery.ModuleSpec(fullname, self)
 
     def exec_module(self, module):
-        """The two dictionaries, between ONNX's element types and NumPy's."""
+        """Add the two dictionaries between ONNX's element types and NumPy's."""
         from onnx import TensorProto, helper  # pylint: disable=import-outside-toplevel
         module.TENSOR_TYPE_TO_NP_TYPE = {
             number: helper.tensor_dtype_to_np_dtype(number)
@@ -40,17 +34,36 @@ class _OnnxMapping(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             for dtype in module.TENSOR_TYPE_TO_NP_TYPE.values()}
 
 
-class _Inherited:  # pylint: disable=too-few-public-methods
-    """Every child process inherits one, so that it imports this package before MXNet.
+def install_onnx_mapping():
+    """Add a finder of modules, the last one: a module that ONNX has is found before it."""
+    if not any(type(finder).__name__ == _OnnxMapping.__name__ for finder in sys.meta_path):
+        sys.meta_path.append(_OnnxMapping())
+    return 'added'
 
-    A child that is not forked unpickles what it is to do. That begins with the settings that
-    multiprocessing hands down from process to process, and to unpickle this is to import this
-    module; the target and its arguments, objects of MXNet's perhaps, come after them.
+
+class _Inherited:  # pylint: disable=too-few-public-methods
+    """Makes a child process import this package before MXNet.
+
+    A child that is not forked unpickles its task. The task begins with the settings that
+    multiprocessing hands down from process to process, and unpickling this object imports this
+    module. The target and its arguments, which may need MXNet, come after the settings.
     """
+
+    def __reduce__(self):
+        return importlib.import_module, (__name__,)
+
+
+def install_in_children():
+    """Add an object to the settings that child processes inherit."""
+    if not RESTORED:
+        return None
+    # pylint: disable-next=protected-access
+    multiprocessing.current_process()._config[__package__] = _Inherited()
+    return 'added'
 
 
 def _attribute(value):
-    """str(value), with numbers as before NumPy 2: ``[0, 4]``, which is ``[0, np.int64(4)]`` now."""
+    """str(value), with numbers as before NumPy 2: ``[0, 4]`` instead of ``[0, np.int64(4)]``."""
     text = str(value)
     if 'np.' in text and isinstance(value, (list, tuple)):
         with numpy.printoptions(legacy='1.25'):
@@ -58,17 +71,13 @@ def _attribute(value):
     return text
 
 
-# The last one: what ONNX has is found before it.
-sys.meta_path.append(_OnnxMapping())
-if LENT:
-    # pylint: disable-next=protected-access
-    multiprocessing.current_process()._config[__package__] = _Inherited()
-
-try:
-    from mxnet._ctypes import ndarray, symbol  # pylint: disable=wrong-import-position
-except OSError as error:  # from the loader: another library than those that were looked for
-    raise ImportError('center_loss_op cannot load MXNet: %s' % error) from error
-
-if numpy.__version__ >= '2':
-    # MXNet writes the arguments of operators with str(), in these modules.
+def install_text_of_attributes():
+    """Import MXNet, and replace `str` in the modules that write the arguments of operators."""
+    try:
+        from mxnet._ctypes import ndarray, symbol  # pylint: disable=import-outside-toplevel
+    except OSError as error:  # from the loader: a library that `requirements` does not look for
+        raise ImportError('center_loss_op cannot load MXNet: %s' % error) from error
+    if numpy.__version__ < '2':
+        return None
     ndarray.str = symbol.str = _attribute
+    return 'replaced'

@@ -1,6 +1,6 @@
-"""The names that MXNet 1.9.1 reads in NumPy, and that NumPy has taken away since its release.
+"""The names that MXNet 1.9.1 reads in NumPy, and that NumPy has removed since MXNet's release.
 
-Each gets the value or the behaviour that it had. A name that NumPy has is never touched, and this
+Each gets the value or the behaviour that it had. A name that NumPy has is never changed, and this
 package uses none of them.
 """
 import types
@@ -8,11 +8,11 @@ import warnings
 
 import numpy
 
-__all__ = ['NAMES', 'put_back']
+__all__ = ['NAMES', 'RESTORED', 'install', 'restore']
 
 
 def _renamed(new):
-    """NumPy's function of that name, looked up when it is called: not each NumPy has it."""
+    """The function `numpy.<new>`, looked up when it is called: not every NumPy has it."""
     def function(*args, **kwargs):
         return getattr(numpy, new)(*args, **kwargs)
     function.__doc__ = 'numpy.%s, under its former name.' % new
@@ -30,7 +30,7 @@ def _msort(a):
 
 
 def _financial(name):
-    """What it is in NumPy 1.20 to 1.26: there, so that mx.np can have it, and no more."""
+    """A function that only raises, as in NumPy 1.20 to 1.26: MXNet copies it to mx.np."""
     def function(*args, **kwargs):
         raise RuntimeError('NumPy 1.20 removed the function %s; the package numpy-financial '
                            'has it' % name)
@@ -60,16 +60,27 @@ NAMES = {
     # Gone in NumPy 2.4.
     'in1d': _in1d,
     'trapz': _renamed('trapezoid'),
-    # Useless since NumPy 1.20, gone in 2.0. MXNet copies them to mx.np.
+    # Without a function since NumPy 1.20, gone in 2.0. MXNet copies them to mx.np.
     **{name: _financial(name) for name in ('mirr', 'npv', 'pmt', 'ppmt', 'pv', 'rate')},
 }
 
 
-def put_back():
+# The names that this process lacked. The list stays when this module is executed again.
+RESTORED = globals().get('RESTORED', [])
+
+
+def restore():
     """Give NumPy those of `NAMES` that it lacks, and return these names."""
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # NumPy warns whoever asks for one that it will take away
-        lost = [name for name in NAMES if not hasattr(numpy, name)]
-    for name in lost:
+        warnings.simplefilter('ignore')  # NumPy warns about names that it is going to remove
+        missing = [name for name in NAMES if not hasattr(numpy, name)]
+    for name in missing:
         setattr(numpy, name, NAMES[name])
-    return lost
+    RESTORED.extend(missing)
+    return missing
+
+
+def install():
+    """Restore the names; None if NumPy has all of them."""
+    restore()
+    return ', '.join(RESTORED) or None

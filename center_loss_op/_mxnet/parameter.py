@@ -1,6 +1,6 @@
 """The centers in Gluon, as two views of one parameter: Gluon's to compute with, the user's to read.
 
-Importing this module also gives such parameters to each `SymbolBlock` with a center loss.
+:func:`install` gives such parameters to each `SymbolBlock` with a center loss, too.
 """
 import traceback
 from functools import wraps
@@ -12,7 +12,7 @@ import numpy as np
 from .fence import fence
 from .graph import center_losses
 
-__all__ = ['Centers', 'blocks_being_traced']
+__all__ = ['Centers', 'blocks_being_traced', 'install']
 
 
 class Centers(mx.gluon.Parameter):
@@ -108,7 +108,13 @@ def _with_centers(init):
                 parameter = self.params[loss.centers]
                 if not isinstance(parameter, Centers):
                     parameter.__class__ = Centers
+    init_with_centers.knows_centers = True
     return init_with_centers
 
 
-mx.gluon.SymbolBlock.__init__ = _with_centers(mx.gluon.SymbolBlock.__init__)
+def install():
+    """Replace `SymbolBlock.__init__`."""
+    block = mx.gluon.SymbolBlock
+    if not hasattr(block.__init__, 'knows_centers'):
+        block.__init__ = _with_centers(block.__init__)
+    return 'replaced'

@@ -1,15 +1,16 @@
-"""Ctrl-C that comes where Python would drop it, or MXNet crash, is held back until it can be raised.
+"""An interrupt (Ctrl-C) is deferred while the exception it raises would be lost, or crash MXNet.
 
-MXNet calls a custom operator's Python callbacks in the midst of `mx.nd.Custom`. An exception that
-is raised there, be it only by Ctrl-C, is dropped, and MXNet goes on with pointers that nobody
-has set: one interrupt in six to seventeen crashed a tight eager loop, with an empty operator, too.
-What is raised in `__del__`, which runs each time that an array goes away, is dropped by Python.
-And where `autograd.record()` begins or ends, an interrupt left recording switched on for good.
+MXNet calls a custom operator's Python callbacks in the middle of `mx.nd.Custom`. An exception that
+is raised there is dropped, and MXNet goes on with pointers that nobody has set: one interrupt in
+six to seventeen crashed a tight eager loop, with an empty operator, too. Python drops exceptions
+that are raised in `__del__`, which runs each time that an array goes away. And if an interrupt came
+where `autograd.record()` begins or ends, recording stayed on for good.
 """
 import signal
 import sys
 import threading
-from _signal import getsignal  # signal's own takes 5 us: it looks for a name of the handler
+# signal.getsignal takes 5 us: it looks for a name of the handler. And Python's own handler.
+from _signal import default_int_handler, getsignal
 
 from mxnet import autograd, operator
 
@@ -29,7 +30,8 @@ def _is_bad_moment(frame):
 
 
 class _Handler:  # pylint: disable=too-few-public-methods
-    """A handler of SIGINT: that of before, as soon as what it raises does no harm."""
+    """A handler of SIGINT that calls the handler `before` as soon as an exception does no harm."""
+    defers_sigint = True
 
     def __init__(self, before):
         self.before = before
@@ -42,24 +44,51 @@ class _Handler:  # pylint: disable=too-few-public-methods
 
         def watch(frame, event, arg):  # pylint: disable=unused-argument
             if not _is_bad_moment(frame):
-                # A profiler in C cannot be set again from here; it has seen the last of it.
+                # A profiler in C cannot be set again from Python: it stays off.
                 sys.setprofile(profile if callable(profile) else None)
                 self.before(signum, frame)
-        # Called when this thread enters or leaves a function; what it raises is raised there.
+        # Python calls this when the thread enters or leaves a function, and raises there what it
+        # raises.
         sys.setprofile(watch)
 
 
 def defer_sigint():
-    """Have the handler of Ctrl-C wait while what it raises would be dropped, or do harm.
+    """Install the handler of SIGINT, if it is needed and not installed.
 
-    To be called often: it costs nothing where it is done already. A notebook sets the handler
-    anew for each cell.
+    Called with every use of the operator: it costs nothing if the handler is installed. (A notebook
+    sets Python's own handler again for each cell.) An event loop that handles SIGINT itself keeps
+    its handler.
+
+    Returns
+    -------
+    bool
+        The handler is installed.
     """
     before = getsignal(signal.SIGINT)
-    if isinstance(before, _Handler) or not callable(before):
-        return
-    if threading.current_thread() is threading.main_thread():  # others must not set it
-        signal.signal(signal.SIGINT, _Handler(before))
+    if getattr(before, 'defers_sigint', False):
+        return True
+    if not callable(before) or threading.current_thread() is not threading.main_thread():
+        return False  # ignored, or set in C; and Python allows only the main thread to set it
+    if before is default_int_handler:
+        # asyncio and trio handle SIGINT only if the handler is signal.default_int_handler: it is.
+        if signal.default_int_handler is default_int_handler:
+            signal.default_int_handler = _Handler(before)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        return True
+    if _in_event_loop():
+        return False
+    signal.signal(signal.SIGINT, _Handler(before))
+    return True
 
 
-defer_sigint()
+def _in_event_loop():
+    """Whether this thread runs an event loop of asyncio or trio."""
+    # Both functions raise RuntimeError outside of a loop.
+    for module, function in ('asyncio', 'get_running_loop'), ('trio.lowlevel', 'current_task'):
+        if module in sys.modules:
+            try:
+                getattr(sys.modules[module], function)()
+                return True
+            except RuntimeError:
+                pass
+    return False

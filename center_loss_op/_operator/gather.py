@@ -41,7 +41,7 @@ _LAUNCHED = ('HOROVOD_SIZE', 'OMPI_COMM_WORLD_SIZE', 'DMLC_NUM_WORKER')
 
 logger = logging.getLogger('center_loss_op')
 
-_numbers = itertools.count()
+_numbers = globals().get('_numbers') or itertools.count()  # stays when this is executed again
 
 
 def open_store(kvstore):

@@ -1,4 +1,4 @@
-"""One update of a set of centers at a time, whichever arithmetic it runs in."""
+"""One update of a set of centers at a time, whichever arithmetic computes it."""
 import ctypes
 import threading
 
@@ -8,11 +8,15 @@ from . import native
 
 __all__ = ['one_update_at_a_time']
 
-_ONE_UPDATE_AT_A_TIME = threading.Lock()
+# Stays when this module is executed again.
+_ONE_UPDATE_AT_A_TIME = globals().get('_ONE_UPDATE_AT_A_TIME') or threading.Lock()
 
 
 class _Claim:
-    """As the native steps do it, which may have the same centers; it waits without Python's lock."""
+    """A claim on the centers as the steps in C make it, which may update the same centers.
+
+    It waits without Python's lock.
+    """
     __slots__ = ('_centers', '_node')
 
     def __init__(self, centers):

@@ -1,8 +1,7 @@
 """The operator's callbacks for MXNet: names, shapes, types, and the passes."""
 import logging
 from functools import wraps
-from types import SimpleNamespace
-from unittest import mock
+from types import FunctionType, SimpleNamespace
 
 import mxnet as mx
 import numpy as np
@@ -17,7 +16,7 @@ from .labels import largest_exact
 from .step import (MANY_OVERLAPPING, MANY_WITHOUT_BACKWARD, Step, backend_for, warn_overlapping,
                    warn_without_backward)
 
-__all__ = ['CenterLossOp', 'CenterLossProp']
+__all__ = ['CenterLossOp', 'CenterLossProp', 'install']
 
 logger = logging.getLogger('center_loss_op')
 
@@ -66,28 +65,6 @@ class CenterLossOp(mx.operator.CustomOp):
             self.label(in_grad[1])[:] = 0
 
 
-def _dense(handle, writable=True, stype=None):  # pylint: disable=unused-argument
-    return mx.nd.NDArray(handle, writable=writable)
-
-
-def _register(prop):
-    """Register `prop`, its callbacks to get plain NDArrays whatever other operators do.
-
-    MXNet keeps one process-wide note of which arrays a backward pass reads, that of the
-    operator made last. Where another operator reads the gradient of its output and this one
-    does not, MXNet asks for the storage type of an array that is not there, and fails. All
-    arrays of this operator are dense, so there is nothing to ask.
-    """
-    creators = []
-    to_us = SimpleNamespace(MXCustomOpRegister=lambda name, creator: creators.append(creator) or 0)
-    with mock.patch.multiple(mx.operator, _ndarray_cls=_dense, _np_ndarray_cls=_dense, _LIB=to_us):
-        mx.operator.register(OP_TYPE)(prop)
-    native.register(OP_TYPE, *creators, unfollowed=(warn_without_backward, MANY_WITHOUT_BACKWARD),
-                    overlapping=(warn_overlapping, MANY_OVERLAPPING))
-    return prop
-
-
-@_register
 class CenterLossProp(mx.operator.CustomOpProp):
     """Center loss as ``op_type='centerloss'``.
 
@@ -182,3 +159,29 @@ class CenterLossProp(mx.operator.CustomOpProp):
 
 if CenterLossProp.__doc__:  # not under python -OO
     CenterLossProp.__doc__ %= '\n'.join(docstring_entries(Arguments).values())
+
+
+def _dense(handle, writable=True, stype=None):  # pylint: disable=unused-argument
+    return mx.nd.NDArray(handle, writable=writable)
+
+
+def install():
+    """Register the operator with MXNet; its callbacks get plain NDArrays.
+
+    MXNet keeps one list per process of the arrays that a backward pass reads: that of the operator
+    made last. If another operator reads the gradient of its output and this one does not, MXNet
+    asks for the storage type of an array that does not exist, and fails. All arrays of this
+    operator are dense, so its callbacks need not ask.
+    """
+    creators = []
+    library = SimpleNamespace(
+        MXCustomOpRegister=lambda name, creator: creators.append(creator) or 0)
+    # MXNet's `register` as it is, but its global names stand for these.
+    replaced = {**vars(mx.operator), '_ndarray_cls': _dense, '_np_ndarray_cls': _dense,
+                '_LIB': library}
+    register = FunctionType(mx.operator.register.__code__, replaced)
+    register(OP_TYPE)(CenterLossProp)
+    native.register(OP_TYPE, *creators, defer_sigint,
+                    unfollowed=(warn_without_backward, MANY_WITHOUT_BACKWARD),
+                    overlapping=(warn_overlapping, MANY_OVERLAPPING))
+    return f'{OP_TYPE!r}, in {native.which()}'

@@ -17,10 +17,11 @@ class Recorded(dict):
     """The samples of one Gatherer: {context: [(forward number, features, classes), ...]}."""
 
 
-LOCK = threading.Lock()
+# All three stay when this module is executed again.
+LOCK = globals().get('LOCK') or threading.Lock()
 # By key. Samples are freed with their Gatherer, because no other object can read them.
-RECORDED = weakref.WeakValueDictionary()
-_forward_numbers = itertools.count()
+RECORDED = globals().get('RECORDED', weakref.WeakValueDictionary())
+_forward_numbers = globals().get('_forward_numbers') or itertools.count()
 
 
 def next_forward_number():

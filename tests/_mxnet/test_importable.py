@@ -53,7 +53,7 @@ vars(numpy).pop('bool', None), vars(numpy).pop('int', None)  # NumPy 1.19 has th
 
 def numpys_own(name):
     """NumPy's own attribute, or None where it has none or was given ours."""
-    if name in importable.LENT:
+    if name in numpy_names.RESTORED:
         return None
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
@@ -144,7 +144,7 @@ def test_this_project_reads_none_of_them():
 @pytest.mark.parametrize('first, second', [('center_loss_op', 'mxnet'),
                                            ('mxnet', 'center_loss_op')])
 def test_imports_in_both_orders(child, first, second):
-    if first == 'mxnet' and importable.LENT:
+    if first == 'mxnet' and numpy_names.RESTORED:
         pytest.skip('with NumPy %s mxnet alone cannot be imported' % np.__version__)
     done = child('import %s, %s\n'
                  'import mxnet as mx\n'
@@ -172,17 +172,17 @@ assert 'mxnet' in sys.modules
 def test_touches_no_numpy_that_has_them(child):
     done = child('''
 import numpy
-from center_loss_op._mxnet.numpy_names import NAMES, put_back
+from center_loss_op._mxnet.numpy_names import NAMES, restore
 for name in NAMES:
     setattr(numpy, name, 'mine')
-print(put_back(), {getattr(numpy, name) for name in NAMES})
+print(restore(), {getattr(numpy, name) for name in NAMES})
 ''')
     assert done.returncode == 0, done.stderr
     assert done.stdout == "[] {'mine'}\n"
 
 
 def test_recovers_from_a_failed_import_of_mxnet(child):
-    done = child(('' if importable.LENT else NUMPY_WITHOUT_ALIASES) + '''
+    done = child(('' if numpy_names.RESTORED else NUMPY_WITHOUT_ALIASES) + '''
 try:
     import mxnet
 except AttributeError:

@@ -1,5 +1,6 @@
 """Ctrl-C in eager training: a KeyboardInterrupt each time, no crash, and training goes on."""
 import json
+import sys
 
 import pytest
 from numpy.testing import assert_allclose
@@ -38,7 +39,7 @@ PLACES = {
 IN_PLACE = HEAD + '''
 holder, name = eval(sys.argv[1].rpartition('.')[0]), sys.argv[1].rpartition('.')[2]
 before = getattr(holder, name)
-armed = True
+armed = False
 
 def interrupted(self, *args):
     global armed
@@ -57,6 +58,8 @@ def step():
     value.backward()
     mx.nd.waitall()
 
+step()  # the handler is installed when it is needed
+armed = True
 expect(step)
 assert not mx.autograd.is_recording()
 before_it = centers.asnumpy().copy()
@@ -151,3 +154,100 @@ assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 print('done')
 ''')
     assert done.stdout == 'done\n', done.stderr
+
+
+UNUSED = """
+import signal, sys, threading
+import center_loss_op
+from center_loss_op import gluon, symbol
+loss = gluon.CenterLoss(3, in_units=4)
+loss.initialize()
+import mxnet as mx
+from _signal import default_int_handler
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler is default_int_handler
+step = {
+    'block': lambda: loss(mx.nd.ones((8, 4)), mx.nd.zeros(8)),
+    'custom': lambda: mx.nd.Custom(mx.nd.ones((8, 4)), mx.nd.zeros(8), mx.nd.zeros((3, 4)),
+                                   op_type='centerloss', num_class=3),
+    'symbol': lambda: symbol.center_loss(mx.sym.var('x'), mx.sym.var('y'), 3),
+}[sys.argv[1]]
+thread = threading.Thread(target=step)  # which must not set a handler
+thread.start()
+thread.join()
+assert signal.getsignal(signal.SIGINT) is default_int_handler
+step()
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler is not default_int_handler
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print('done')
+"""
+
+
+@pytest.mark.parametrize('native', [True, False])
+@pytest.mark.parametrize('way', ['block', 'custom', 'symbol'])
+def test_installed_by_the_first_use(way, native, child):
+    done = child(UNUSED, way, **({} if native else {'CENTER_LOSS_NATIVE': 0}))
+    assert done.stdout == 'done\n', done.stderr
+
+
+ASYNC = HEAD + """
+import asyncio
+
+def step():
+    data.attach_grad()
+    with mx.autograd.record():
+        value = loss(data, label)
+    value.backward()
+
+async def train():
+    interrupt = threading.Timer(.3, signal.pthread_kill,
+                                [threading.main_thread().ident, signal.SIGINT])
+    interrupt.start()
+    try:
+        while True:
+            step()
+            state.append('in a step')
+            await asyncio.sleep(0)
+            state.pop()
+    except asyncio.CancelledError:
+        print('cancelled', state, flush=True)
+        raise
+
+for _ in range(3):
+    state = []
+    if sys.argv[1] == 'before and within':
+        step()
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        asyncio.run(train())
+    except KeyboardInterrupt:
+        print('interrupted')
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    step()
+"""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason='asyncio leaves SIGINT alone')
+@pytest.mark.parametrize('native', [True, False])
+@pytest.mark.parametrize('steps', ['within', 'before and within'])
+def test_asyncio_cancels_a_task_at_an_await(steps, native, child):
+    done = child(ASYNC, steps, **({} if native else {'CENTER_LOSS_NATIVE': 0}))
+    assert done.stdout.splitlines() == 3 * ["cancelled ['in a step']", 'interrupted'], done.stderr
+
+
+def test_a_loop_keeps_its_handler(child):
+    """One that a program has set for a loop; after the loop it may be wrapped."""
+    done = child(HEAD + """
+import asyncio
+async def main():
+    handler = lambda *args: print('mine')
+    signal.signal(signal.SIGINT, handler)
+    loss(data, label)
+    assert signal.getsignal(signal.SIGINT) is handler
+asyncio.new_event_loop().run_until_complete(main())
+loss(data, label)
+assert signal.getsignal(signal.SIGINT).defers_sigint
+signal.raise_signal(signal.SIGINT)
+""")
+    assert done.stdout == 'mine\n', done.stderr

@@ -50,7 +50,7 @@ def test_switched_off_by_the_environment(value, said, child):
 @pytest.mark.usefixtures('natively')
 def test_native_where_it_was_built(child):
     way, result = child(STEP).stdout.splitlines()
-    assert way == 'C (%s)' % native._library._name
+    assert way == 'C (%s)' % native.library()._name
     assert result == RIGHT
 
 

@@ -220,7 +220,7 @@ class NativeOperator:
         self.prop, self.operator = _CallbackList(), _CallbackList()
         texts = [_c_array(ctypes.c_char_p, [text.encode() for text in part])
                  for part in (arguments, arguments.values())]
-        assert native._library.center_loss_creator(b'centerloss', len(arguments), *texts,
+        assert native.library().center_loss_creator(b'centerloss', len(arguments), *texts,
                                                    ctypes.byref(self.prop))
         shapes = [_c_array(ctypes.c_uint, shape) for shape in shapes]
         pointers = _c_array(ctypes.POINTER(ctypes.c_uint), [

@@ -18,8 +18,11 @@
 
 static int (*get_data)(void *array, void **memory);
 static int (*free_array)(void *array);
-static Creator python;     /* makes Python's callbacks for a node */
-static atomic_int enabled; /* whether new nodes run here, or in Python */
+typedef int (*Use)(void);
+
+static Creator python;      /* makes Python's callbacks for a node */
+static atomic_int enabled;  /* whether new nodes run here, or in Python */
+static _Atomic(Use) on_use; /* called when a node is made, until it returns 1 */
 
 /* -- a node of a graph (a Prop) */
 
@@ -316,6 +319,8 @@ PUBLIC int center_loss_creator(const char *op_type, int size, const char **keys,
     if (arguments) arguments_release(arguments);
     return create_in_python(op_type, size, keys, values, list);
   }
+  Use use = on_use;
+  if (use && use()) on_use = NULL;
   prop->arguments = arguments;
   prop->references = 1;
   for (int i = 0; i < PROP_CALLBACKS; ++i) prop->contexts[i] = prop;
@@ -338,12 +343,16 @@ static void after_fork_in_child(void) {
   arguments_unlock();
 }
 
-/* Called once, before the creator is registered: two functions of MXNet, and Python's creator. */
-PUBLIC int center_loss_init(void *get, void *release, void *creator) {
+static void handle_forks(void) { pthread_atfork(before_fork, after_fork, after_fork_in_child); }
+
+/* Before the creator is registered: two functions of MXNet, and Python's creator. Called again, it
+   adds no handlers of forks: two would lock the same mutexes twice. */
+PUBLIC void center_loss_init(void *get, void *release, void *creator) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
   get_data = (int (*)(void *, void **))get;
   free_array = (int (*)(void *))release;
   python = (Creator)creator;
-  return !pthread_atfork(before_fork, after_fork, after_fork_in_child);
+  pthread_once(&once, handle_forks);
 }
 
 /* Whether nodes that are made from now on run here. */
@@ -352,6 +361,12 @@ PUBLIC void center_loss_enable(int on) { enabled = on; }
 /* What to call when `limit` training forwards in a row had no backward pass; NULL for nothing. */
 PUBLIC void center_loss_on_unfollowed(void *function, int limit) {
   step_on_unfollowed((Warn)function, limit);
+}
+
+/* What to call when a node is made, until it returns 1; NULL for nothing. */
+PUBLIC void center_loss_on_use(void *function, int unused) {
+  (void)unused;
+  on_use = (Use)function;
 }
 
 /* What to call when `limit` updates in a row came after another update since their forward pass. */

@@ -1,0 +1,139 @@
+"""Everything that this package changes in MXNet, Python, NumPy or the process: one list.
+
+:func:`install`, called when the package is imported, makes the changes of an import, in this order.
+A module that owns a change has a function for it, which returns what it did, or None if this system
+does not need the change. ``python -m center_loss_op`` prints the list.
+"""
+import importlib
+import sys
+import types
+from typing import NamedTuple, Optional
+
+__all__ = ['CHANGES', 'Change', 'done', 'install']
+
+
+class Change(NamedTuple):
+    """What is changed, the fault that this prevents, and the test that shows the fault.
+
+    `function` ('module:function' of this package) makes the change at import; the others are made
+    `when` the program uses something.
+    """
+    what: str
+    prevents: str
+    test: str
+    function: Optional[str] = None
+    when: str = 'import'
+
+
+CHANGES = (
+    Change('names in NumPy that newer releases removed',
+           'MXNet cannot be imported with NumPy 1.24 and later',
+           'tests/_mxnet/test_importable.py::test_numpy_has_each_name_that_mxnet_reads',
+           '_mxnet.numpy_names:install'),
+    Change('sys.meta_path: a last finder, for onnx.mapping',
+           'ONNX no longer has this module, which MXNet reads to export',
+           'tests/_mxnet/test_importable.py::test_onnx_mapping',
+           '_mxnet.importable:install_onnx_mapping'),
+    Change('multiprocessing: an object in the settings that children inherit',
+           'child processes cannot import MXNet with NumPy 1.24 and later',
+           'tests/_mxnet/test_importable.py::test_children_of_children',
+           '_mxnet.importable:install_in_children'),
+    Change('str in mxnet._ctypes.ndarray and mxnet._ctypes.symbol',
+           'MXNet cannot read the numbers of NumPy 2 among the arguments of an operator',
+           'tests/_mxnet/test_importable.py::test_operators_whose_arguments_hold_numbers_of_numpy',
+           '_mxnet.importable:install_text_of_attributes'),
+    Change('mxnet.executor.Executor.backward: fences around it, if the graph has center loss',
+           'centers that are read after a step can have the values before it, and vice versa',
+           'tests/_mxnet/test_reading.py::test_module_fit',
+           '_mxnet.fence:install'),
+    Change('mxnet.gluon.block.SymbolBlock.__init__: the centers get the class Centers',
+           'centers of an imported network that are read after a step can have the values before '
+           'it',
+           'tests/_mxnet/test_reading.py::test_reads_of_files_after_a_step',
+           '_mxnet.parameter:install'),
+    Change('mxnet.base._LIB.MXNotifyShutdown, which MXNet calls at exit: waits for the engine first',
+           'a process that ends while operators are queued hangs',
+           'tests/_mxnet/test_ends_and_forks.py::test_no_hang',
+           '_mxnet.exits:install'),
+    Change('os.register_at_fork: wait for the engine before a fork, and restart its threads',
+           'a fork while operators are queued hangs',
+           'tests/_mxnet/test_ends_and_forks.py::test_no_hang',
+           '_mxnet.forks:install_before_forks'),
+    Change('sys.addaudithook: the same before a program is started by a plain fork',
+           'subprocess with user=, group= or extra_groups= hangs, and any on Python 3.8 and 3.9',
+           'tests/_mxnet/test_ends_and_forks.py::test_no_hang',
+           '_mxnet.forks:install_before_programs'),
+    Change("mxnet.operator._registry: the operator 'centerloss'; for the step in C handlers of forks "
+           '(pthread_atfork) and an exit handler (atexit.register), after which it calls no Python',
+           'MXNet does not know the operator; a fork in the middle of a step leaves its locks '
+           'locked in the child',
+           'tests/test_reload.py::test_executed_again',
+           '_operator.operator:install'),
+    Change('SIGINT: a handler that defers interrupts while an exception would be lost, by a '
+           'profile function (sys.setprofile); signal.default_int_handler is this handler, for '
+           'asyncio and trio',
+           'an interrupt in eager training is lost, crashes MXNet, or leaves recording on',
+           'tests/_mxnet/test_sigint.py::test_eager_loop',
+           when='first use of center loss in the main thread, unless an event loop handles SIGINT'),
+    Change('store.broadcast of a key-value store: returns when it is done',
+           'a late worker gets the sum of gradients for its parameters',
+           'tests/_operator/test_gather.py::test_two_workers',
+           when='CenterTrainer(…, kvstore=a store of several workers)'),
+    Change('os.environ: MXNET_UPDATE_ON_KVSTORE=0, unless it is set',
+           'Module runs the optimizer on servers, which cannot sum the samples of the centers',
+           'tests/_operator/test_gather.py::test_a_server_that_runs_the_optimizer_is_named',
+           when='module.CenterTrainer(…)'),
+    Change('horovod.mxnet.init(), unless it was called',
+           'a store of Horovod that cannot communicate',
+           'tests/test_horovod.py::test_the_store_by_itself',
+           when='horovod.Horovod()'),
+)
+
+# What the functions returned: by function. Stays when this module is executed again.
+_done = globals().get('_done', {})
+
+
+def install():
+    """Make the changes of an import, each once per process.
+
+    If the package's modules were removed from `sys.modules` and imported again, the modules of the
+    first import take their places: MXNet keeps calling these.
+    """
+    first = _first_package()
+    if first is not None:
+        sys.modules.update(_modules(first))
+        return
+    for change in CHANGES:
+        if change.function and change.function not in _done:
+            module, function = change.function.split(':')
+            module = importlib.import_module('.' + module, __package__)
+            _done[change.function] = getattr(module, function)()
+    # MXNet's own collection of what must live as long as a registered operator.
+    _registered()[__package__] = sys.modules[__package__]
+
+
+def done(change):
+    """What the import did for a change; None if nothing was needed."""
+    return _done.get(change.function)
+
+
+def _registered():
+    return sys.modules['mxnet.operator']._registry.ref_holder
+
+
+def _first_package():
+    """The package as it was imported first; None if this is the first import."""
+    if 'mxnet.operator' not in sys.modules:
+        return None
+    return _registered().get(__package__)
+
+
+def _modules(package):
+    """A package and the modules in it that were imported, by name."""
+    found = {package.__name__: package}
+    for module in vars(package).values():
+        if isinstance(module, types.ModuleType) and module.__package__.startswith(
+                package.__name__) and module is not package:
+            found.update(_modules(module) if hasattr(module, '__path__')
+                         else {module.__name__: module})
+    return found

@@ -1,0 +1,88 @@
+"""The package's modules executed again, as by autoreload, Streamlit and Spyder: all goes on."""
+import pytest
+
+HEAD = '''
+import importlib, os, signal, subprocess, sys
+import center_loss_op, center_loss_op.module
+import mxnet as mx
+import numpy as np
+from center_loss_op import gluon
+
+def modules():
+    return [name for name in sys.modules if name.split('.')[0] == 'center_loss_op']
+
+def patched():
+    return mx.executor.Executor.backward, mx.gluon.SymbolBlock.__init__, \\
+        vars(mx.base._LIB).get('MXNotifyShutdown'), sys.meta_path[:]
+
+def step():
+    x, y, centers = mx.nd.array([[2, 4], [4, 8]]), mx.nd.array([1, 1]), mx.nd.zeros((2, 2))
+    x.attach_grad()
+    with mx.autograd.record():
+        loss = mx.nd.Custom(x, y, centers, op_type='centerloss', num_class=2, reduction='none')
+    loss.backward()
+    mx.nd.waitall()
+    assert loss.asnumpy().tolist() == [10, 40] and np.allclose(centers.asnumpy(), [[0, 0], [1, 2]])
+
+def trained(loss, trainer=None):
+    x, y = mx.nd.array([[2, 4], [4, 8]]), mx.nd.array([1, 1])
+    x.attach_grad()
+    with mx.autograd.record():
+        value = loss(x, y)
+    value.backward()
+    if trainer:
+        trainer.step()
+    assert np.allclose(loss.centers.data().asnumpy(), [[0, 0], [1, 2]])
+    loss.centers.set_data(mx.nd.zeros((2, 2)))
+
+def made():
+    loss = sys.modules['center_loss_op.gluon'].CenterLoss(2)
+    loss.initialize()
+    return loss
+
+def fork():
+    step()
+    child = os.fork()
+    if child == 0:
+        step()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    step()
+
+alone, gathered = made(), made()
+trainer = gluon.CenterTrainer(gathered, 'device')
+before = patched()
+'''
+
+AGAIN = {
+    'one module': "importlib.reload(sys.modules['center_loss_op._operator.operator'])",
+    'every module': 'for name in modules():\n    importlib.reload(sys.modules[name])',
+    'every module, twice': 'for name in 2 * modules():\n    importlib.reload(sys.modules[name])',
+    'purged': 'for name in modules():\n    del sys.modules[name]\nimport center_loss_op',
+    'purged, another first': 'for name in modules():\n    del sys.modules[name]\n'
+                             'import center_loss_op.gluon',
+    'package purged': "del sys.modules['center_loss_op']\nimport center_loss_op",
+}
+
+CHECK = '''
+assert patched() == before
+fork()
+trained(alone)
+trained(gathered, trainer)
+loss = made()
+trained(loss)
+trained(loss, sys.modules['center_loss_op.gluon'].CenterTrainer(loss, 'device'))
+trained(gathered, trainer)
+native = sys.modules['center_loss_op._operator.native']
+assert native.which() == which, native.which()
+print('done')
+'''
+
+
+@pytest.mark.parametrize('native', [True, False])
+@pytest.mark.parametrize('again', AGAIN)
+def test_executed_again(again, native, child):
+    code = '\n'.join([HEAD, 'which = sys.modules["center_loss_op._operator.native"].which()',
+                      AGAIN[again], CHECK])
+    done = child(code, timeout=30, **({} if native else {'CENTER_LOSS_NATIVE': 0}))
+    assert (done.returncode, done.stdout) == (0, 'done\n'), done.stderr[-3000:]
