@@ -98,7 +98,7 @@ class Batch:
             allowed += f', or ignore_label={ignore_label:g}'
         elif labels[first] == ignore_label:
             hint = '. To leave samples of this label out, set use_ignore=True'
-        raise LabelError(f'label[{first}] is {labels[first]}, but a label must be {allowed}; '
+        raise LabelError(f'label[{first}] is {labels[first]!s}, but a label must be {allowed}; '
                          f'{np.count_nonzero(~good)} of the {good.size} labels of this batch are '
                          f'not{hint}')
 
