@@ -46,7 +46,8 @@ CHANGES = (
            'centers that are read after a step can have the values before it',
            'tests/_mxnet/test_reading.py::test_module_fit',
            '_mxnet.fence:install'),
-    Change('mxnet.gluon.block.HybridBlock._call_cached_op: tells the centers which block reads them',
+    Change('mxnet.gluon.block.HybridBlock._call_cached_op: tells the centers which block reads '
+           'them',
            "a change of alpha or weight does not reach a hybridized parent's graph",
            'tests/test_alpha.py::test_between_steps',
            '_mxnet.parameter:install_in_calls'),
@@ -55,8 +56,8 @@ CHANGES = (
            'it',
            'tests/_mxnet/test_reading.py::test_reads_of_files_after_a_step',
            '_mxnet.parameter:install_in_symbol_blocks'),
-    Change('mxnet.base._LIB.MXNotifyShutdown, which MXNet calls at exit: waits for the engine first, '
-           'and leaves executors that are alive to the operating system (Executor.__del__)',
+    Change('mxnet.base._LIB.MXNotifyShutdown, which MXNet calls at exit: waits for the engine '
+           'first, and leaves executors that are alive to the operating system (Executor.__del__)',
            'a process that ends while operators are queued hangs, or crashes on the pooled engine',
            'tests/_mxnet/test_ends_and_forks.py::test_no_hang',
            '_mxnet.exits:install'),
@@ -72,8 +73,8 @@ CHANGES = (
            'the start of a child process hangs on Python 3.8 and 3.9',
            'tests/_mxnet/test_ends_and_forks.py::test_no_hang',
            '_mxnet.forks:install_before_spawns'),
-    Change("mxnet.operator._registry: the operator 'centerloss'; for the step in C handlers of forks "
-           '(pthread_atfork) and an exit handler (atexit.register), after which it calls no Python',
+    Change("mxnet.operator._registry: the operator 'centerloss'; for the step in C handlers of "
+           'forks (pthread_atfork) and an exit handler (atexit.register), after which it calls no Python',
            'MXNet does not know the operator; a fork in the middle of a step leaves its locks '
            'locked in the child',
            'tests/test_reload.py::test_executed_again',

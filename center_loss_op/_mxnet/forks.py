@@ -1,4 +1,4 @@
-"""Forks, and programs that are started, while operators are queued: the parent waits for them first.
+"""Forks, and programs that are started, while operators are queued: the parent waits first.
 
 MXNet registers handlers of forks of its own, in C, which run after Python's.
 """
