@@ -74,7 +74,8 @@ def trained_step():
              and np.allclose(centers, [[0, 0], [1, 2]]))
     if right:
         return 'right'
-    return (f'WRONG: loss {value.asnumpy().tolist()}, gradient {embedding.grad.asnumpy().tolist()}, '
+    value, gradient = value.asnumpy(), embedding.grad.asnumpy()
+    return (f'WRONG: loss {value.tolist()}, gradient {gradient.tolist()}, '
             f'centers {centers.tolist()}')
 
 

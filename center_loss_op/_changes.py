@@ -51,8 +51,9 @@ CHANGES = (
            'it',
            'tests/_mxnet/test_reading.py::test_reads_of_files_after_a_step',
            '_mxnet.parameter:install'),
-    Change('mxnet.base._LIB.MXNotifyShutdown, which MXNet calls at exit: waits for the engine first',
-           'a process that ends while operators are queued hangs',
+    Change('mxnet.base._LIB.MXNotifyShutdown, which MXNet calls at exit: waits for the engine '
+           'first, and leaves executors that are alive to the operating system (Executor.__del__)',
+           'a process that ends while operators are queued hangs, or crashes on the pooled engine',
            'tests/_mxnet/test_ends_and_forks.py::test_no_hang',
            '_mxnet.exits:install'),
     Change('os.register_at_fork: wait for the engine before a fork, and restart its threads',
@@ -63,8 +64,12 @@ CHANGES = (
            'subprocess with user=, group= or extra_groups= hangs, and any on Python 3.8 and 3.9',
            'tests/_mxnet/test_ends_and_forks.py::test_no_hang',
            '_mxnet.forks:install_before_programs'),
-    Change("mxnet.operator._registry: the operator 'centerloss'; for the step in C handlers of forks "
-           '(pthread_atfork) and an exit handler (atexit.register), after which it calls no Python',
+    Change('multiprocessing.util.spawnv_passfds: the same before a child process is spawned',
+           'the start of a child process hangs on Python 3.8 and 3.9',
+           'tests/_mxnet/test_ends_and_forks.py::test_no_hang',
+           '_mxnet.forks:install_before_spawns'),
+    Change("mxnet.operator._registry: the operator 'centerloss'; for the step in C handlers of "
+           'forks (pthread_atfork) and an exit handler (atexit.register), after which it calls no Python',
            'MXNet does not know the operator; a fork in the middle of a step leaves its locks '
            'locked in the child',
            'tests/test_reload.py::test_executed_again',

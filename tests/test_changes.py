@@ -65,7 +65,8 @@ def walk(name, names, found, depth):
 WATCHED = ('mxnet', 'numpy', 'onnx', 'asyncio', 'logging', 'multiprocessing', 'builtins', 'os',
            'signal', 'subprocess', 'threading', 'warnings', 'atexit', 'sys', 'ctypes')
 # What Python notes of imports, types of functions in C, and running threads.
-IGNORED = ('ctypes._c_functype_cache', 'sys.modules', 'sys.path_importer_cache', 'threading._active', 'threading._dangling')
+IGNORED = ('ctypes._c_functype_cache', 'sys.modules', 'sys.path_importer_cache',
+           'threading._active', 'threading._dangling')
 
 kept = []  # what is there stays alive, so that nothing new gets its identity
 def state():

@@ -18,7 +18,7 @@ __all__ = ['VARIABLE', 'library', 'register', 'running', 'switched', 'which']
 VARIABLE = 'CENTER_LOSS_NATIVE'
 
 # The library whose callbacks are registered, why there is none, whether nodes are made with it, and
-# the ctypes callbacks that it calls: C holds no reference. Stays when this module is executed again.
+# the ctypes callbacks that it calls: C holds no reference. Stays when this module runs again.
 _state = globals().get('_state') or SimpleNamespace(
     library=None, why_not='not registered', enabled=False, callbacks=[])
 
