@@ -11,7 +11,7 @@ import numpy as np
 import options as cli
 import pytest
 import reproduce
-import train as train_gluon
+import train
 from evaluation import Evaluation
 from PIL import Image
 
@@ -38,13 +38,13 @@ def folder_fixture(tmp_path_factory):
 @pytest.fixture(name='trained')
 def trained_fixture(monkeypatch):
     """The options of every run that is trained from here on."""
-    trained, train = [], train_gluon.train
+    trained, original = [], train.train
 
     def count(options, each_epoch=None):
         trained.append(options)
-        return train(options, each_epoch)
+        return original(options, each_epoch)
 
-    monkeypatch.setattr(train_gluon, 'train', count)
+    monkeypatch.setattr(train, 'train', count)
     return trained
 
 
@@ -58,7 +58,7 @@ def test_every_figure_is_there(folder):
             assert picture.format == 'PNG'
             assert len(set(picture.convert('L').getdata())) > 50  # not a blank page
     assert sorted(path.name for path in folder.iterdir()) == [
-        'digits-alpha.png', 'digits-animation.gif', 'digits-distributions.png',
+        '.lock', 'digits-alpha.png', 'digits-animation.gif', 'digits-distributions.png',
         'digits-lambda.png', 'runs']
 
 
@@ -204,6 +204,44 @@ def test_metrics_without_a_checkpoint_are_no_finished_run(folder, tmp_path, trai
     shutil.rmtree(str(lost / 'checkpoints'))
     reproduce.main(arguments)
     assert [options.loss for options in trained] == ['softmax']
+
+
+def test_a_second_command_in_the_same_folder_is_refused(tmp_path, trained):
+    with reproduce.run.locked(str(tmp_path)):
+        with pytest.raises(reproduce.run.TrainingError, match='another run is using'):
+            reproduce.main(['--animate', '--output-dir', str(tmp_path)])
+    assert not trained
+
+
+def test_a_folder_without_mnist_is_refused(tmp_path, trained):
+    with pytest.raises(reproduce.data.DataError, match='--data-dir is for --dataset mnist'):
+        reproduce.main(['--animate', '--data-dir', str(tmp_path), '--output-dir', str(tmp_path)])
+    assert not trained
+
+
+@pytest.mark.parametrize('file, content, complaint', [
+    ('features/1.npz', b'PK', 'features/1.npz: it is no .npz file'),
+    ('features/1.npz', checkpoint.npz(embedding=np.zeros((2, 2))),
+     'features/1.npz: it must have embedding and centers, it has embedding'),
+    ('metrics.json', b'{"acc', 'metrics.json: .*; delete it to evaluate the run again')])
+def test_a_damaged_file_of_a_run_is_named(folder, tmp_path, file, content, complaint):
+    shutil.copytree(str(folder / 'runs'), str(tmp_path / 'runs'))
+    for path in (tmp_path / 'runs').glob('*/' + file):
+        path.write_bytes(content)
+    with pytest.raises(reproduce.data.DataError, match='cannot read .*' + complaint):
+        reproduce.main(['--animate', '--epochs', '2', '--center-weight', '0.1', '--output-dir',
+                        str(tmp_path)])
+
+
+def test_a_checkpoint_that_lacks_the_centers_is_one_line(folder, tmp_path):
+    options = options_of('--figure', 'lambda', '--epochs', '2', '--output-dir', str(folder))
+    one = reproduce.Run(options, reproduce.cells('distributions', 0.1)[0], seed=0)
+    saved = checkpoint.load(one.options.output_dir, pytest.fail)
+    one.options.output_dir = str(tmp_path)
+    checkpoint.save(str(tmp_path), 1, reproduce.mx.sym.var('x'), saved.arg_params, {},
+                    saved.optimizer_states, saved.state)
+    with pytest.raises(checkpoint.CheckpointError, match='has no parameter center_loss_center'):
+        one.evaluations(reproduce.data.load('digits'))
 
 
 def test_help_names_each_default_once(capsys):

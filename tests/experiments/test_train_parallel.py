@@ -1,4 +1,4 @@
-"""The training examples on several devices and workers."""
+"""The training script on several devices and workers."""
 import json
 import os
 import subprocess
@@ -9,27 +9,34 @@ import numpy as np
 import pytest
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-EXAMPLES = os.path.join(HERE, '..', '..', 'experiments')
-LAUNCHER = os.path.join(EXAMPLES, 'launch_local.py')
-SCRIPTS = ['train.py', 'train_symbol.py']
+EXPERIMENTS = os.path.join(HERE, '..', '..', 'experiments')
+LAUNCHER = os.path.join(EXPERIMENTS, 'launch_local.py')
+SCRIPT = os.path.join(EXPERIMENTS, 'train.py')
+WORKER = os.path.join(HERE, '..', 'helpers', 'training_worker.py')
 # Two workers, who share the processors, would add up in another order than one who has them all,
 # and two epochs make a difference in the third decimal of that.
 ONE_THREAD = {**os.environ, 'OMP_NUM_THREADS': '1'}
 
 
-def train(script, folder, *options, workers=0):
-    """Train on digits: the metrics of the first worker."""
-    command = [sys.executable, os.path.join(EXAMPLES, script), '--output-dir', str(folder),
-               *options]
+def train(folder, *options, workers=0, code=0):
+    """Train on digits: what the processes print."""
+    command = [sys.executable, SCRIPT, '--output-dir', str(folder), *options]
     if workers:
         folder.mkdir(exist_ok=True)
-        command = [sys.executable, LAUNCHER, '-n', str(workers), sys.executable,
-                   os.path.join(HERE, '..', 'helpers', 'examples_worker.py'), script, str(folder),
-                   '--output-dir', str(folder), *options, '--kv-store', 'dist_sync']
+        command = [sys.executable, LAUNCHER, '-n', str(workers), sys.executable, WORKER,
+                   '--keep', str(folder), '--output-dir', str(folder), *options, '--kv-store',
+                   'dist_sync']
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600,
                           universal_newlines=True, check=False, env=ONE_THREAD)
-    assert done.returncode == 0, done.stdout
-    return json.loads((folder / 'metrics.json').read_text())
+    assert done.returncode == code, done.stdout
+    return done.stdout
+
+
+def metrics(folder):
+    """metrics.json, without the time."""
+    result = json.loads((folder / 'metrics.json').read_text())
+    del result['seconds_per_epoch']
+    return result
 
 
 def parameters(folder):
@@ -47,18 +54,18 @@ def check_workers(folder, workers):
             np.testing.assert_array_equal(other[name].view(np.uint32),
                                           found[0][name].view(np.uint32), name)
     assert {path.name for path in folder.iterdir()} == {
-        'checkpoints', 'curves.png', 'embedding.png', 'history.csv', 'metrics.json',
+        '.lock', 'checkpoints', 'curves.png', 'embedding.png', 'history.csv', 'metrics.json',
         *('%d.npz' % rank for rank in range(workers))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('split', [{'options': ['--cpus', '2']}, {'workers': 2}],
                          ids=['contexts', 'workers'])
-@pytest.mark.parametrize('script', SCRIPTS)
-def test_two_learn_what_one_does(script, split, tmp_path):
+def test_two_learn_what_one_does(split, tmp_path):
     """After two epochs all parameters are those of one device, but for the order of sums."""
     few = ['--epochs', '2']
-    train(script, tmp_path / 'alone', *few)
-    train(script, tmp_path / 'split', *few, *split.get('options', ()),
+    train(tmp_path / 'alone', *few)
+    train(tmp_path / 'split', *few, *split.get('options', ()),
           workers=split.get('workers', 0))
     alone, together = parameters(tmp_path / 'alone'), parameters(tmp_path / 'split')
     assert alone.keys() == together.keys()
@@ -69,32 +76,27 @@ def test_two_learn_what_one_does(script, split, tmp_path):
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize('script', SCRIPTS)
-def test_two_workers_end_where_one_does(script, tmp_path):
-    alone = train(script, tmp_path / 'alone')
-    together = train(script, tmp_path / 'together', workers=2)
+def test_two_workers_end_where_one_does(tmp_path):
+    train(tmp_path / 'alone')
+    train(tmp_path / 'together', workers=2)
+    alone, together = metrics(tmp_path / 'alone'), metrics(tmp_path / 'together')
     assert together['accuracy'] >= alone['accuracy'] - 0.01
     # Sums in another order: as far apart as two seeds.
     assert together['compactness'] <= alone['compactness'] * 1.5
 
 
+@pytest.mark.slow
 def test_workers_resume_from_the_checkpoint_of_the_first(tmp_path):
-    script = 'train.py'
+    """SIGTERM to the launcher in the second of two epochs."""
     few = ['--epochs', '2']
-    whole = train(script, tmp_path / 'whole', *few, workers=2)
+    train(tmp_path / 'whole', *few, workers=2)
     folder = tmp_path / 'resumed'
-    command = [sys.executable, LAUNCHER, '-n', '2', sys.executable,
-               os.path.join(EXAMPLES, script), *few, '--output-dir', str(folder),
-               '--kv-store', 'dist_sync']
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          env=ONE_THREAD) as launcher:
-        while not list(folder.glob('checkpoints/step-*')):
-            assert launcher.poll() is None
-        launcher.terminate()
-        launcher.communicate(timeout=60)
-    resumed = train(script, folder, *few, '--resume', workers=2)
-    del whole['seconds_per_epoch'], resumed['seconds_per_epoch']
-    assert resumed == whole
+    output = train(folder, *few, '--stop', '30', '--signal', 'SIGTERM', '--to-launcher', workers=2,
+                   code=143)
+    assert 'SIGTERM: saved %s' % (folder / 'checkpoints' / 'step-00000030') in output
+    output = train(folder, *few, '--resume', workers=2)
+    assert output.count('step-00000030: epoch 2 of 2') == 1
+    assert metrics(folder) == metrics(tmp_path / 'whole')
 
 
 @pytest.mark.parametrize('options, message', [
@@ -104,10 +106,9 @@ def test_workers_resume_from_the_checkpoint_of_the_first(tmp_path):
     (['--kv-store', 'horovod'], '--kv-store horovod'),  # missing, or not started by horovodrun
     (['--cpus', '3'], '--batch-size must be a multiple of 3'),
 ])
-@pytest.mark.parametrize('script', SCRIPTS)
-def test_bad_options(script, options, message, tmp_path):
+def test_bad_options(options, message, tmp_path):
     done = subprocess.run(
-        [sys.executable, os.path.join(EXAMPLES, script), '--output-dir', str(tmp_path), *options],
+        [sys.executable, SCRIPT, '--output-dir', str(tmp_path), *options],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, check=False,
         timeout=60, env={key: value for key, value in os.environ.items() if 'DMLC' not in key})
     assert len(done.stderr.splitlines()) == 1
