@@ -31,12 +31,12 @@ from tqdm import tqdm
 import checkpoint
 import data
 import faces
-import options as cli
 import plots
 import recipe
 import run
 import verification
 from evaluation import aligned
+from options import OptionError, number, share, whole
 
 # The defaults for each kind of images: the best options for softmax alone on validation classes of
 # LFW and of Omniglot, then the best λ with them.
@@ -112,46 +112,46 @@ def parser():
     add('--pairs', metavar='FILE', help='pairs of images to verify instead of all, as in LFW\'s '
         'pairs.txt, with lines "class 1 2" (its first and second image) and "class 1 other 2"; the '
         'classes it names are the test classes')
-    add('--unseen', type=cli.whole(2), metavar='N', default=argparse.SUPPRESS, help='the '
+    add('--unseen', type=whole(2), metavar='N', default=argparse.SUPPRESS, help='the '
         'number of test classes, if the data do not say it (default: a fifth)')
-    add('--split-seed', type=cli.whole(0), default=0, metavar='N',
+    add('--split-seed', type=whole(0), default=0, metavar='N',
         help='the seed that chooses the test classes and the images that are held out')
-    add_of_recipe('--center-weights', type=cli.number, nargs='*', metavar='λ', help='the weights '
+    add_of_recipe('--center-weights', type=number, nargs='*', metavar='λ', help='the weights '
                   'of center loss next to softmax; 0, softmax alone, is always added')
-    add('--center-warmup', type=cli.share, default=1., metavar='SHARE',
+    add('--center-warmup', type=share, default=1., metavar='SHARE',
         help='the share of the training during which λ rises from 0; 0: it does not')
-    add('--alpha', type=cli.number, default=0.5, metavar='α',
+    add('--alpha', type=number, default=0.5, metavar='α',
         help='the rate at which centers move')
-    add('--decorrelation', type=cli.number, default=0.1, metavar='WEIGHT', help='the weight of '
+    add('--decorrelation', type=number, default=0.1, metavar='WEIGHT', help='the weight of '
         'DecorrelationLoss next to center loss, which makes the features less redundant')
-    add('--embedding-size', type=cli.whole(1), default=argparse.SUPPRESS, metavar='D',
+    add('--embedding-size', type=whole(1), default=argparse.SUPPRESS, metavar='D',
         help='the number of features of an image (default: %d)' % EMBEDDING_SIZE)
-    add('--softmax-embedding-size', type=cli.whole(1), default=argparse.SUPPRESS, metavar='D',
+    add('--softmax-embedding-size', type=whole(1), default=argparse.SUPPRESS, metavar='D',
         help='the same for softmax alone (default: --embedding-size if that is given, else %d)'
         % SOFTMAX_EMBEDDING_SIZE)
-    add('--channels', type=cli.whole(1), nargs='+', default=[32, 64, 128], metavar='N',
+    add('--channels', type=whole(1), nargs='+', default=[32, 64, 128], metavar='N',
         help='the channels of each convolution, which halves height and width')
     add('--plain', action='store_true', help='no batch normalization of the embedding')
-    add('--image-size', type=cli.whole(16, 512), nargs=2, metavar=('H', 'W'),
+    add('--image-size', type=whole(16, 512), nargs=2, metavar=('H', 'W'),
         default=argparse.SUPPRESS, help='the height and width to scale images to (default: '
         '%d %d for a folder; images of an .npz file are not scaled)' % FOLDER_SIZE)
-    add_of_recipe('--epochs', type=cli.whole(1), metavar='N',
+    add_of_recipe('--epochs', type=whole(1), metavar='N',
                   help='how often to see the classes to train on')
-    add_of_recipe('--batch-size', type=cli.whole(2), metavar='N', help='images per step')
+    add_of_recipe('--batch-size', type=whole(2), metavar='N', help='images per step')
     add('--optimizer', choices=('sgd', 'adam'), default='sgd',
         help='sgd has a momentum of %g' % MOMENTUM)
-    add('--lr', type=cli.number, default=0.1, metavar='RATE', help='the highest learning rate')
-    add('--wd', type=cli.number, default=0.003, metavar='RATE', help='the weight decay')
-    add_of_recipe('--label-smoothing', type=cli.share, metavar='SHARE', help='the share of '
+    add('--lr', type=number, default=0.1, metavar='RATE', help='the highest learning rate')
+    add('--wd', type=number, default=0.003, metavar='RATE', help='the weight decay')
+    add_of_recipe('--label-smoothing', type=share, metavar='SHARE', help='the share of '
                   'each label that is spread over all classes')
-    add_of_recipe('--augment', type=cli.share, metavar='STRENGTH', help='how much images are '
+    add_of_recipe('--augment', type=share, metavar='STRENGTH', help='how much images are '
                   'changed each time they are seen; 1 suits a training set of few people')
-    add('--seeds', type=cli.whole(0), nargs='+', default=[0, 1, 2], metavar='N',
+    add('--seeds', type=whole(0), nargs='+', default=[0, 1, 2], metavar='N',
         help='the seeds of the initial values and the order of the data; one run per seed')
-    add('--validate', type=cli.whole(0, FOLDS - 1), nargs='?', const=0, metavar='PART',
+    add('--validate', type=whole(0, FOLDS - 1), nargs='?', const=0, metavar='PART',
         help='to choose λ and other options: verify a fifth of the training classes, part 0 to 4, '
         'and not the test classes')
-    add('--draws', type=cli.whole(2, 100000), default=1000, metavar='N',
+    add('--draws', type=whole(2, 100000), default=1000, metavar='N',
         help='how often classes and seeds are drawn for the intervals (bootstrap)')
     add('--output-dir', default='out/faces', metavar='DIR',
         help='the folder for metrics.json, options.json, roc.png, lambda.png and runs; with '
@@ -216,16 +216,16 @@ def sets(options):
     _check_classes(options, len(seen.names) + len(unseen.names), len(unseen.names), 'the split')
     training, known = faces.hold_out(seen, KNOWN_FROM, options.split_seed)
     if options.batch_size > len(training.labels):
-        raise cli.OptionError('--batch-size must be at most %d, the images to train on, got %d'
+        raise OptionError('--batch-size must be at most %d, the images to train on, got %d'
                               % (len(training.labels), options.batch_size))
     # With maps of one pixel, MXNet's batch normalization of the embedding crashes:
     # docs/reliability.md.
     if unseen.images.shape[1:] != training.images.shape[1:]:
-        raise cli.OptionError('images to train on have %d x %d pixels, test images %d x %d: give '
+        raise OptionError('images to train on have %d x %d pixels, test images %d x %d: give '
                               '--image-size' % (training.images.shape[:1:-1]
                                                 + unseen.images.shape[:1:-1]))
     if min(unseen.images.shape[2:]) < 2 ** (len(options.channels) + 1):
-        raise cli.OptionError('images of %d x %d pixels are too small: give --image-size'
+        raise OptionError('images of %d x %d pixels are too small: give --image-size'
                               % unseen.images.shape[:1:-1])
     return Sets(training, known, unseen,
                 verification.all_pairs(unseen.labels) if pairs is None else pairs)

@@ -27,10 +27,10 @@ from tqdm import tqdm
 import checkpoint
 import data
 import networks
-import options as cli
 import plots
 import run
 from evaluation import Evaluation, aligned, evaluate
+from options import number, parse as parse_training, whole
 
 LAMBDAS = (0.001, 0.01, 0.1, 1)
 ALPHAS = (0.01, 0.05, 0.1, 0.5, 1)
@@ -78,12 +78,12 @@ def parse(arguments=None):
         help='the digits bundled with scikit-learn, or the files of MNIST in --data-dir')
     add('--data-dir', metavar='DIR',
         help='the folder of the four idx files of MNIST, gzipped or not')
-    add('--seeds', type=cli.whole(0), nargs='+', default=[0], metavar='N',
+    add('--seeds', type=whole(0), nargs='+', default=[0], metavar='N',
         help='one run per seed; tables show mean ± standard deviation, pictures the features of '
         'the first seed')
-    add('--center-weight', type=cli.number, metavar='λ', default=argparse.SUPPRESS,
+    add('--center-weight', type=number, metavar='λ', default=argparse.SUPPRESS,
         help='λ in the figures that do not vary it (default: as for train.py)')
-    add('--epochs', type=cli.whole(1), metavar='N', default=argparse.SUPPRESS,
+    add('--epochs', type=whole(1), metavar='N', default=argparse.SUPPRESS,
         help='how often to see the training set (default: as for train.py)')
     add('--output-dir', default='out/reproduce', metavar='DIR',
         help='the folder for runs and pictures')
@@ -105,7 +105,7 @@ class Run:
             arguments += ['--epochs', str(options.epochs)]
         if options.data_dir is not None:
             arguments += ['--data-dir', options.data_dir]
-        self.options = cli.parse(arguments)
+        self.options = parse_training(arguments)
         self.options.output_dir = os.path.join(options.output_dir, 'runs', self._name())
         self.epochs = self.options.epochs
 

@@ -15,12 +15,12 @@ from mxnet import gluon
 import checkpoint
 import data
 import networks
-import options as cli
 import recipe
 import run
 from evaluation import evaluate
 from history import History
 from interrupts import Interrupts
+from options import check, parse
 from workers import Workers
 
 
@@ -42,7 +42,7 @@ def train(options, each_epoch=None):
     """
     train_set, test_set = data.load(options.dataset, options.data_dir, options.validate)
     workers = Workers(options)
-    cli.check(options, len(train_set.labels), workers.number)
+    check(options, len(train_set.labels), workers.number)
     with run.locked(options.output_dir) if workers.rank == 0 else contextlib.nullcontext():
         return _train(options, workers, train_set, test_set, each_epoch)
 
@@ -160,4 +160,4 @@ def predict(net, images, batch_size, context):
 
 
 if __name__ == '__main__':
-    run.script(lambda: train(cli.parse(description=__doc__.splitlines()[0])))
+    run.script(lambda: train(parse(description=__doc__.splitlines()[0])))

@@ -360,15 +360,15 @@ def test_a_cut_npz_file_is_refused(tmp_path, keep):
 @pytest.mark.parametrize('save', [np.savez, np.savez_compressed])
 @pytest.mark.parametrize('cases', [60, pytest.param(1500, marks=pytest.mark.soak)])
 def test_a_damaged_npz_file_is_read_as_it_was_or_refused_in_one_line(tmp_path, save, cases):
-    """Bytes of the file are replaced; also where zipfile or NumPy then raise what they like."""
+    """Bytes are replaced, most of them in the header of an array or in the list of the archive."""
     random, path = np.random.RandomState(0), tmp_path / 'a.npz'
-    arrays = {'images': random.randint(0, 256, (8, 2, 2)).astype(np.uint8),
+    arrays = {'images': random.randint(0, 256, (8, 40, 40)).astype(np.uint8),
               'labels': np.arange(8) // 2}
     save(str(path), **arrays)
     whole, refused = path.read_bytes(), 0
     for _ in range(cases):
         content = bytearray(whole)
-        for place in random.randint(len(whole), size=random.randint(1, 6)):
+        for place in random.randint(-200, 200, size=random.randint(1, 6)):
             content[place] = random.randint(256)
         path.write_bytes(content)
         try:

@@ -160,12 +160,12 @@ def begun_run(tmp_path, monkeypatch):
 
 
 def run_options(folder, *arguments):
-    return train.cli.parse(['--epochs', '1', '--batch-size', '700', '--output-dir', str(folder),
+    return train.parse(['--epochs', '1', '--batch-size', '700', '--output-dir', str(folder),
                             *arguments])
 
 
 def test_another_run_is_not_resumed(begun):
-    with pytest.raises(train.cli.OptionError) as error:
+    with pytest.raises(run.OptionError) as error:
         train.train(run_options(begun, '--resume', '--seed', '5'))
     assert str(error.value) == (
         '%s was written with --seed 0, got 5: give the same to resume, or another --output-dir'
@@ -234,7 +234,7 @@ def test_checkpoints_that_is_a_file_shows_before_the_training(begun, tmp_path):
 
 def test_a_name_that_mxnet_cannot_write_shows_before_the_training(begun, tmp_path):
     folder = os.fsdecode(os.fsencode(str(tmp_path)) + b'/caf\xe9')
-    with pytest.raises(train.cli.OptionError) as error:
+    with pytest.raises(run.OptionError) as error:
         train.train(run_options(folder))
     assert str(error.value) == ('MXNet cannot write to --output-dir %s: the name is not UTF-8'
                                 % folder)

@@ -194,6 +194,7 @@ def test_what_a_user_can_put_right_is_one_line(arguments, line, tmp_path, monkey
 
 
 def test_the_line_reaches_the_user(tmp_path):
+    """Nothing else comes with it, also from Python and MXNet."""
     done = script('--dataset', 'mnist', '--output-dir', tmp_path, code=1)
     assert done.stderr == 'train.py: error: %s\n' % ERRORS[0][1]
 

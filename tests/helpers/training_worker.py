@@ -17,7 +17,6 @@ sys.path.insert(0, EXPERIMENTS)
 import train  # before mxnet, for newer NumPys
 import checkpoint
 import numpy as np
-import options as cli
 import psutil
 import run
 import workers
@@ -97,7 +96,7 @@ def main():
     train.Workers = Workers
 
     def main_of_worker():
-        trained = train.train(cli.parse(arguments))
+        trained = train.train(train.parse(arguments))
         if args.keep:
             np.savez(os.path.join(args.keep, '%d.npz' % made[0].rank),
                      embedding=trained.embedding, centers=trained.centers)
