@@ -7,20 +7,24 @@ import signal
 import checkpoint
 import data
 import numpy as np
+import plots
 import pytest
 import reproduce
 import train
 from evaluation import Evaluation
+from matplotlib.figure import Figure
 from options import RECIPES
 from PIL import Image
 
 
 @pytest.fixture(name='small', scope='module', autouse=True)
 def small_fixture():
-    """A grid of fewer values, with a fifth of the images."""
+    """A grid of fewer values, with a fifth of the images, and empty pictures of single runs."""
     patch, load = pytest.MonkeyPatch(), data.load
     patch.setattr(data, 'load', lambda *args: tuple(
         data.Split(part.images[::5], part.labels[::5]) for part in load(*args)))
+    for name in 'embedding_figure', 'curves_figure':
+        patch.setattr(plots, name, lambda *args: Figure())
     patch.setattr(reproduce, 'LAMBDAS', (0.01, 0.1))
     patch.setattr(reproduce, 'ALPHAS', (0, 0.5))
     yield
