@@ -54,6 +54,7 @@ MOMENTUM = 0.9
 KNOWN_FROM = 5
 FOLDS = 5  # the parts of the training classes; --validate verifies one of them
 FALSE_ACCEPTS = np.logspace(-4, 0, 400)
+RESULTS = ['options.json', 'metrics.json', 'roc.png', 'lambda.png']
 
 # The names of the metrics in tables. Their values are from 0 to 1.
 _UNSEEN = {'eer': 'equal error rate', 'tar_at_far_1': 'TAR at 1 % FAR',
@@ -580,12 +581,16 @@ def main(arguments=None):
     """Do what the options say: metrics.json, options.json and pictures, and a table on stdout."""
     options = parse(arguments)
     data_sets = sets(options)
-    with run.locked(options.output_dir):
-        compare(options, data_sets)
+    # These results must not replace those of the test.
+    kind = ('validation-' if options.validate is not None else
+            'pairs-' if options.pairs is not None else '')
+    names = [kind + name for name in RESULTS]
+    with run.locked(options.output_dir, names):
+        compare(options, data_sets, names)
 
 
-def compare(options, data_sets):
-    """Train and verify for every λ and seed; write and print the results."""
+def compare(options, data_sets, names):
+    """Train and verify for every λ and seed; write the results to files with these names."""
     weights = sorted({0., *options.center_weights})
     drawn, known_drawn = (
         verification.draw_classes(len(part.names), options.draws, number)
@@ -631,13 +636,10 @@ def compare(options, data_sets):
                 'seeds': {str(seed): {name: metric.value for name, metric in metrics.items()}
                           for seed, metrics in runs.items()}}
     run.say('training took %.0f s per run, the longest %.0f s' % (np.mean(seconds), max(seconds)))
-    # These results must not replace those of the test.
-    kind = ('validation-' if options.validate is not None else
-            'pairs-' if options.pairs is not None else '')
-    run.write(options, kind + 'options.json', json.dumps(vars(options), indent=2) + '\n')
-    run.write(options, kind + 'metrics.json', json.dumps(results, indent=2) + '\n')
-    run.write(options, kind + 'roc.png', plots.png(roc_figure(curves, results)))
-    run.write(options, kind + 'lambda.png', plots.png(weights_figure(results)))
+    contents = [json.dumps(vars(options), indent=2) + '\n', json.dumps(results, indent=2) + '\n',
+                plots.png(roc_figure(curves, results)), plots.png(weights_figure(results))]
+    for name, content in zip(names, contents):
+        run.write(options, name, content)
     print(table(results))
 
 

@@ -283,25 +283,27 @@ def main(arguments=None):
     """Train the grid and write one picture per figure."""
     options = parse(arguments)
     splits = dict(zip(('training', 'test'), data.load(options.dataset, options.data_dir)))
-    with run.locked(options.output_dir):
-        draw(options, splits)
+    names = {figure: '%s-%s.png' % (options.dataset, figure) for figure in options.figure}
+    if options.animate:
+        names['animation'] = options.dataset + '-animation.gif'
+    with run.locked(options.output_dir, names.values()):
+        draw(options, splits, names)
 
 
-def draw(options, splits):
-    """Train what is missing, print the tables and draw the figures of the options."""
-    grid = train_missing(options, options.figure + ['animation'] * options.animate)
-    for figure, of_figure in grid.items():
+def draw(options, splits, names):
+    """Train what is missing, print the tables and draw the figures, {figure: name of its file}."""
+    for figure, of_figure in train_missing(options, names).items():
         print('%s, %s:\n%s\n' % (options.dataset, figure, table(of_figure)))
-        path = os.path.join(options.output_dir, '%s-%s' % (options.dataset, figure))
+        path = os.path.join(options.output_dir, names[figure])
         if figure == 'animation':
-            animate(of_figure, splits['test'].labels, path + '.gif')
+            animate(of_figure, splits['test'].labels, path)
             continue
         if figure == 'alpha':
             picture = alpha_figure(of_figure)
         else:
             picture = distributions_figure(of_figure, splits if figure == 'distributions' else
                                            {'test': splits['test']})
-        checkpoint.write_file(path + '.png', plots.png(picture))
+        checkpoint.write_file(path, plots.png(picture))
 
 
 if __name__ == '__main__':

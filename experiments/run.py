@@ -18,6 +18,10 @@ from history import History, value_of
 from options import FIXED, OptionError
 
 
+# The files that `finish` writes, apart from checkpoints.
+RESULTS = ['history.csv', 'metrics.json', 'embedding.png', 'curves.png']
+
+
 class TrainingError(Exception):
     """A training run that cannot go on."""
 
@@ -32,13 +36,24 @@ def fixed(options):
 
 
 @contextlib.contextmanager
-def locked(folder):
+def locked(folder, names):
     """Within this context no other run can use an output folder, which is made if necessary.
 
     The file `.lock` stays in the folder. The system ends the lock with the process, also after a
     kill.
+
+    Parameters
+    ----------
+    folder : str
+    names : list of str
+        The files that the run will write at its end. An error comes before the training if there is
+        a folder with such a name.
     """
     make_folder(folder)
+    for name in names:
+        path = os.path.join(folder, name)
+        if os.path.isdir(path):
+            raise checkpoint.CheckpointError('cannot write %s: it is a folder' % path)
     with open(os.path.join(folder, '.lock'), 'ab') as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -130,10 +145,11 @@ def finish(options, workers, history, evaluated):
              'softmax': 'softmax alone', 'center': 'center loss alone'}[options.loss]
     evaluated = evaluated._replace(metrics=metrics)
     if workers.rank == 0:
-        write(options, 'history.csv', history.csv())
-        write(options, 'metrics.json', json.dumps(metrics, indent=2) + '\n')
-        write(options, 'embedding.png', plots.png(plots.embedding_figure({title: evaluated})))
-        write(options, 'curves.png', plots.png(plots.curves_figure(history.rows)))
+        contents = [history.csv(), json.dumps(metrics, indent=2) + '\n',
+                    plots.png(plots.embedding_figure({title: evaluated})),
+                    plots.png(plots.curves_figure(history.rows))]
+        for name, content in zip(RESULTS, contents):
+            write(options, name, content)
         print(evaluation.table({title: metrics}))
     return evaluated
 

@@ -43,7 +43,8 @@ def train(options, each_epoch=None):
     train_set, test_set = data.load(options.dataset, options.data_dir, options.validate)
     workers = Workers(options)
     check(options, len(train_set.labels), workers.number)
-    with run.locked(options.output_dir) if workers.rank == 0 else contextlib.nullcontext():
+    with (run.locked(options.output_dir, run.RESULTS) if workers.rank == 0
+          else contextlib.nullcontext()):
         return _train(options, workers, train_set, test_set, each_epoch)
 
 

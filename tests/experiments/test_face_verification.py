@@ -254,10 +254,17 @@ def test_a_resumed_run_says_so_with_the_epoch(folder, tmp_path, capsys):
 
 
 def test_a_second_command_in_the_same_folder_is_refused(folder, tmp_path):
-    with examples_run.locked(str(tmp_path)):
+    with examples_run.locked(str(tmp_path), []):
         with pytest.raises(examples_run.TrainingError, match='another run is using'):
             run(folder, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ['.lock']
+
+
+def test_a_result_that_is_a_folder_shows_before_the_training(folder, tmp_path):
+    (tmp_path / 'roc.png').mkdir()
+    with pytest.raises(CheckpointError, match='cannot write .*roc.png: it is a folder'):
+        run(folder, tmp_path)
+    assert not (tmp_path / 'runs').exists()
 
 
 def test_center_loss_gathers_the_people_it_trains_on(folder, tmp_path):

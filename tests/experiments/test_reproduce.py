@@ -212,9 +212,16 @@ def test_metrics_without_a_checkpoint_are_no_finished_run(folder, tmp_path, trai
 
 
 def test_a_second_command_in_the_same_folder_is_refused(tmp_path, trained):
-    with reproduce.run.locked(str(tmp_path)):
+    with reproduce.run.locked(str(tmp_path), []):
         with pytest.raises(reproduce.run.TrainingError, match='another run is using'):
             reproduce.main(['--animate', '--output-dir', str(tmp_path)])
+    assert not trained
+
+
+def test_a_picture_that_is_a_folder_shows_before_the_training(tmp_path, trained):
+    (tmp_path / 'digits-animation.gif').mkdir()
+    with pytest.raises(checkpoint.CheckpointError, match='cannot write .*gif: it is a folder'):
+        reproduce.main(['--animate', '--output-dir', str(tmp_path)])
     assert not trained
 
 

@@ -192,7 +192,7 @@ def test_resume_without_a_checkpoint_says_so(begun, tmp_path, capsys):
 
 def test_a_second_run_in_the_same_folder_is_refused_and_changes_nothing(begun):
     before = sorted(path.relative_to(begun) for path in begun.rglob('*'))
-    with run.locked(str(begun)):
+    with run.locked(str(begun), []):
         for arguments in (), ('--resume',):
             with pytest.raises(run.TrainingError) as error:
                 train.train(run_options(begun, *arguments))
@@ -230,6 +230,15 @@ def test_checkpoints_that_is_a_file_shows_before_the_training(begun, tmp_path):
             train.train(run_options(tmp_path / 'other', *arguments))
         assert str(error.value) == ('cannot write to %s: it is not a folder'
                                     % (tmp_path / 'other' / 'checkpoints'))
+
+
+@pytest.mark.parametrize('name', run.RESULTS)
+def test_a_result_that_is_a_folder_shows_before_the_training(begun, name):
+    (begun / name).unlink()
+    (begun / name).mkdir()
+    with pytest.raises(train.checkpoint.CheckpointError) as error:
+        train.train(run_options(begun))
+    assert str(error.value) == 'cannot write %s: it is a folder' % (begun / name)
 
 
 def test_a_name_that_mxnet_cannot_write_shows_before_the_training(begun, tmp_path):
