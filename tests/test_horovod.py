@@ -9,8 +9,8 @@ import pytest
 
 import horovod_worker
 from parallel_worker import RUNS
-from test_train_parallel import EXPERIMENTS, SCRIPT, check_workers, parameters
-from test_train_parallel import train as train_alone
+from trainings import EXPERIMENTS, ONE_THREAD, SCRIPT, check_workers, parameters
+from trainings import train as train_alone
 from test_gather import check_one_set
 
 try:
@@ -20,7 +20,6 @@ except ImportError:
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 RUN = os.path.join(os.path.dirname(sys.executable), 'horovodrun')
-ONE_THREAD = {**os.environ, 'OMP_NUM_THREADS': '1'}
 
 
 def command(workers, script, *arguments):

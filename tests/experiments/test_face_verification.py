@@ -13,7 +13,7 @@ import faces
 import numpy as np
 import PIL.ImageFile
 import pytest
-import run as examples_run
+import run
 from checkpoint import CheckpointError
 from data import DataError
 from options import OptionError
@@ -49,7 +49,7 @@ def options_of(source, *arguments):
     return face_verification.parse(['--data-dir', str(source), *QUICK, *arguments])
 
 
-def run(source, output_dir, *arguments, kind=''):
+def metrics_of(source, output_dir, *arguments, kind=''):
     """metrics.json of a quick run."""
     face_verification.main(['--data-dir', str(source), *QUICK, '--draws', '20',
                             '--output-dir', str(output_dir), *arguments])
@@ -57,7 +57,7 @@ def run(source, output_dir, *arguments, kind=''):
 
 
 def test_a_run_leaves_metrics_and_pictures_and_shows_a_table(folder, tmp_path, capsys):
-    results = run(folder, tmp_path, '--center-weights', '0.01', '0.1', '--seeds', '0', '3')
+    results = metrics_of(folder, tmp_path, '--center-weights', '0.01', '0.1', '--seeds', '0', '3')
     assert list(results) == ['0', '0.01', '0.1']
     for weight, result in results.items():
         assert set(result['seeds']) == {'0', '3'}
@@ -90,8 +90,8 @@ def test_a_run_leaves_metrics_and_pictures_and_shows_a_table(folder, tmp_path, c
 
 def test_ten_classes_have_intervals(tmp_path, capsys):
     npz(tmp_path / 'a.npz', classes=15, each=5)
-    results = run(tmp_path / 'a.npz', tmp_path, '--unseen', '10', '--center-weights', '0.1',
-                  '--seeds', '0', '--epochs', '1')
+    results = metrics_of(tmp_path / 'a.npz', tmp_path, '--unseen', '10', '--center-weights', '0.1',
+                         '--seeds', '0', '--epochs', '1')
     for name, entry in results['0.1']['metrics'].items():
         known = name.startswith(('accuracy', 'reject', 'false_accepts'))  # 5 classes
         assert (entry['interval'] is None) == known
@@ -111,14 +111,14 @@ def test_images_held_out_of_training_are_recognized(tmp_path):
         for image in range(6):
             noise = np.random.RandomState(100 * number + image).normal(scale=30, size=(24, 20))
             write(tmp_path / ('p%d' % number) / ('%d.png' % image), person(number) + noise)
-    results = run(tmp_path, tmp_path / 'out', '--center-weights', '0.1', '--seeds', '0', '--epochs',
-                  '8')
+    results = metrics_of(tmp_path, tmp_path / 'out', '--center-weights', '0.1', '--seeds', '0',
+                         '--epochs', '8')
     assert set(results['0']['metrics']) == set(face_verification.NAMES)
     assert results['0.1']['metrics']['accuracy_mean']['mean'] > 0.6  # of 6 classes
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(folder, tmp_path):
-    results = [run(folder, tmp_path / name, '--center-weights', '0.1', '--seeds', '1', '2',
+    results = [metrics_of(folder, tmp_path / name, '--center-weights', '0.1', '--seeds', '1', '2',
                    '--epochs', '1', '--lr', '0.01')
                for name in ('first', 'second')]
     assert results[0] == results[1]
@@ -162,7 +162,7 @@ def test_an_interrupted_run_continues_and_ends_alike(folder, tmp_path, optimizer
 def test_an_interrupted_command_says_that_it_continues(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(face_verification.Run, '_train', lambda self, bar: Bar(1).update())
     with pytest.raises(SystemExit) as exit_:
-        examples_run.script(lambda: run(folder, tmp_path / 'out'), 'the same command continues')
+        run.script(lambda: metrics_of(folder, tmp_path / 'out'), 'the same command continues')
     assert exit_.value.code == 130
     assert ('SIGINT: saved %s, the same command continues' % (tmp_path / 'out')
             in capsys.readouterr().err)
@@ -197,26 +197,26 @@ def test_softmax_alone_has_features_of_its_own_number(folder, tmp_path):
 
 def test_a_finished_run_is_not_trained_again_and_another_one_is(folder, tmp_path, monkeypatch):
     arguments = ('--center-weights', '0.1', '--seeds', '0')
-    before = run(folder, tmp_path, *arguments)
+    before = metrics_of(folder, tmp_path, *arguments)
     trained = []
     train = face_verification.Run._train
     monkeypatch.setattr(face_verification.Run, '_train', lambda self, bar: (
         trained.append(self.center_weight), train(self, bar))[1])
-    assert run(folder, tmp_path, *arguments) == before
+    assert metrics_of(folder, tmp_path, *arguments) == before
     assert not trained
-    run(folder, tmp_path, *arguments, '--alpha', '0.2')
+    metrics_of(folder, tmp_path, *arguments, '--alpha', '0.2')
     assert trained == [0., 0.1]
     trained.clear()
-    run(folder, tmp_path, *arguments, '--split-seed', '1')  # other classes to train on
+    metrics_of(folder, tmp_path, *arguments, '--split-seed', '1')  # other classes to train on
     assert trained == [0., 0.1]
 
 
 def test_features_that_cannot_be_read_are_named(folder, tmp_path):
-    run(folder, tmp_path, '--center-weights', '--seeds', '0')
+    metrics_of(folder, tmp_path, '--center-weights', '--seeds', '0')
     path, = tmp_path.glob('runs/*/features.npz')
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(CheckpointError, match='features.npz: .*; delete it to train again'):
-        run(folder, tmp_path, '--center-weights', '--seeds', '0')
+        metrics_of(folder, tmp_path, '--center-weights', '--seeds', '0')
 
 
 def test_an_array_that_is_missing_is_named(folder, tmp_path):
@@ -254,16 +254,16 @@ def test_a_resumed_run_says_so_with_the_epoch(folder, tmp_path, capsys):
 
 
 def test_a_second_command_in_the_same_folder_is_refused(folder, tmp_path):
-    with examples_run.locked(str(tmp_path), []):
-        with pytest.raises(examples_run.TrainingError, match='another run is using'):
-            run(folder, tmp_path)
+    with run.locked(str(tmp_path), []):
+        with pytest.raises(run.TrainingError, match='another run is using'):
+            metrics_of(folder, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ['.lock']
 
 
 def test_a_result_that_is_a_folder_shows_before_the_training(folder, tmp_path):
     (tmp_path / 'roc.png').mkdir()
     with pytest.raises(CheckpointError, match='cannot write .*roc.png: it is a folder'):
-        run(folder, tmp_path)
+        metrics_of(folder, tmp_path)
     assert not (tmp_path / 'runs').exists()
 
 
@@ -428,13 +428,13 @@ def test_what_was_compared_is_said_and_kept(tmp_path, capsys):
     npz(tmp_path / 'a.npz', classes=14)
     arguments = ('--center-weights', '0.1', '--seeds', '0', '--softmax-embedding-size', '5',
                  '--decorrelation', '0.3')
-    run(tmp_path / 'a.npz', tmp_path, *arguments)
+    metrics_of(tmp_path / 'a.npz', tmp_path, *arguments)
     assert ('softmax alone has 5 features; center loss 8, with decorrelation of 0.3'
             in capsys.readouterr().err)
     kept = json.loads((tmp_path / 'options.json').read_text())
     assert (kept['seeds'], kept['decorrelation'], kept['center_weights']) == ([0], 0.3, [0.1])
     before = (tmp_path / 'metrics.json').read_bytes()
-    run(tmp_path / 'a.npz', tmp_path, *arguments, '--validate', kind='validation-')
+    metrics_of(tmp_path / 'a.npz', tmp_path, *arguments, '--validate', kind='validation-')
     assert (tmp_path / 'metrics.json').read_bytes() == before
 
 
@@ -474,8 +474,8 @@ def test_pairs_of_a_list_are_verified_and_their_classes_not_trained_on(folder, t
     assert sets.pairs.first.tolist() == [0, 5, 8, 0, 5, 2]
     assert sets.pairs.second.tolist() == [3, 6, 9, 4, 11, 10]
     assert sets.pairs.genuine.tolist() == 3 * [True] + 3 * [False]
-    results = run(folder, tmp_path, '--pairs', str(tmp_path / 'pairs.txt'), '--center-weights',
-                  '--seeds', '0', kind='pairs-')
+    results = metrics_of(folder, tmp_path, '--pairs', str(tmp_path / 'pairs.txt'),
+                         '--center-weights', '--seeds', '0', kind='pairs-')
     assert 0 <= results['0']['metrics']['eer_cosine']['mean'] <= 1
 
 
