@@ -9,18 +9,24 @@ from trainings import check_workers, metrics, parameters, train
 from workers import Workers
 
 
+@pytest.fixture(name='alone', scope='module')
+def trained_alone(tmp_path_factory):
+    """The output folder of one process with one device."""
+    folder = tmp_path_factory.mktemp('alone')
+    train(folder, '--epochs', '2')
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('split', [{'options': ['--cpus', '2']}, {'workers': 2}],
                          ids=['contexts', 'workers'])
-def test_two_learn_what_one_does(split, tmp_path):
+def test_two_learn_what_one_does(split, alone, tmp_path):
     """After two epochs all parameters are those of one device, but for the order of sums."""
-    few = ['--epochs', '2']
-    train(tmp_path / 'alone', *few)
-    train(tmp_path / 'split', *few, *split.get('options', ()),
+    train(tmp_path / 'split', '--epochs', '2', *split.get('options', ()),
           workers=split.get('workers', 0))
-    alone, together = parameters(tmp_path / 'alone'), parameters(tmp_path / 'split')
-    assert alone.keys() == together.keys()
-    for name, value in alone.items():
+    expected, together = parameters(alone), parameters(tmp_path / 'split')
+    assert expected.keys() == together.keys()
+    for name, value in expected.items():
         np.testing.assert_allclose(together[name], value, atol=1e-3, err_msg=name)
     if 'workers' in split:
         check_workers(tmp_path / 'split', 2)
