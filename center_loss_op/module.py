@@ -6,52 +6,52 @@ from typing import Optional, Union
 import mxnet as mx
 
 from ._mxnet.graph import center_losses
-from ._operator.arguments import Arguments, rate
+from ._operator.arguments import Arguments, non_negative_number
 from ._operator.gather import Gatherer, check_name, open_store
 
 __all__ = ['CenterTrainer']
 
 
 class CenterTrainer:
-    """Moves the centers of a Module on several devices, or workers, as one.
+    """Keeps one set of centers for a Module on several devices or workers.
 
-    Without it each context and each worker moves a copy of its own by its own samples; MXNet
-    averages the copies of the contexts when parameters are read, and the workers' never.
-    With it, all copies move by equation 4 over the union of the samples of a step, and stay
-    the same bit for bit.
+    Without it, each context and each worker moves its own copy by its own samples. MXNet averages
+    the copies of the contexts when parameters are read, and never those of the workers. With it,
+    all copies move by equation 4 over the union of the samples of a step, and stay equal bit for
+    bit.
 
     Parameters
     ----------
     key : str
-        The `key` given to :func:`center_loss_op.symbol.center_loss`: to one node of the
-        Module. Create the trainer before the first step. Of several trainers of one key the
-        newest one counts, and :meth:`step` of an older one raises RuntimeError.
+        The `key` given to :func:`center_loss_op.symbol.center_loss`, for one node of the Module.
+        Create the trainer before the first step. If several trainers have the same key, the newest
+        moves the centers, and :meth:`step` of an older one raises RuntimeError.
     kvstore : str or KVStore, default 'device'
-        Key-value store for the contexts of one worker. A Module that was fitted with a
-        distributed store (or Horovod's) brings that one along.
+        Key-value store for the contexts of one worker. If the Module has a distributed store (or
+        Horovod's), the trainer uses that one.
     alpha : float or None, default None
-        α, the rate at which the centers move; None: the node's.
+        α, the rate at which the centers move; None: that of the node.
 
     Attributes
     ----------
     alpha : float or None
-        May be set at any time. (With one context, a schedule of α is what a Module needs a
-        `CenterTrainer` for.)
+        You can set it at any time. On one context, a schedule of α is the reason to use a
+        `CenterTrainer`.
 
     Raises
     ------
     TypeError
-        No store, or an `alpha` that is no number.
+        `kvstore` is neither a name nor a store, or `alpha` is not a number.
     ValueError
-        An asynchronous store, or the name of a distributed one or of none, or an impossible
-        `alpha`.
+        The store is asynchronous, the name is that of a distributed store or unknown to MXNet, or
+        `alpha` is impossible.
 
     Notes
     -----
-    Servers that run the optimizer cannot sum, so this sets ``MXNET_UPDATE_ON_KVSTORE=0`` in
-    the environment unless it is set already: Module then runs the optimizer in the workers.
-    It has no parameter for that. Module also does not send rank 0's parameters to the other
-    workers then: seed all of them alike.
+    Servers that run the optimizer cannot sum. So this sets ``MXNET_UPDATE_ON_KVSTORE=0`` in the
+    environment unless it is set already, because Module has no parameter for it: Module then runs
+    the optimizer in the workers. It also no longer sends rank 0's parameters to the other workers:
+    seed all of them alike.
 
     Examples
     --------
@@ -67,20 +67,20 @@ class CenterTrainer:
         self.alpha = alpha
         self._gatherer = Gatherer(key, open_store(kvstore))
         os.environ.setdefault('MXNET_UPDATE_ON_KVSTORE', '0')
-        self._nodes = weakref.WeakKeyDictionary()   # what `_attach` found in a Module
+        self._nodes = weakref.WeakKeyDictionary()   # by Module: what `_attach` returns
 
     @property
     def alpha(self) -> Optional[float]:
-        """α of equation 4; None: the node's."""
+        """α of equation 4; None: that of the node."""
         return self._alpha
 
     @alpha.setter
     def alpha(self, value: Optional[float]) -> None:
-        self._alpha = None if value is None else rate('alpha', value)
+        self._alpha = None if value is None else non_negative_number('alpha', value)
 
     def __call__(self, param: mx.model.BatchEndParam) -> None:
         """As a `batch_end_callback` of `Module.fit`."""
-        # Of a name that it does not know MXNet makes a store of one worker, or none at all.
+        # For a name that it does not know, MXNet makes a store of one worker, or none at all.
         kvstore = param.locals.get('kvstore')
         if isinstance(kvstore, str):
             check_name(kvstore)
@@ -97,11 +97,11 @@ class CenterTrainer:
         Raises
         ------
         TypeError
-            Another module.
+            `module` is of another class.
         ValueError
-            The module has no center loss of this key, or several.
+            The module has no center loss with this key, or several.
         RuntimeError
-            There is a newer trainer of this key, or the store did not sum: see
+            There is a newer trainer with this key, or the store did not sum: see
             :class:`center_loss_op._operator.gather.Gatherer`.
         """
         # The buckets share their centers.
@@ -112,22 +112,21 @@ class CenterTrainer:
         if current not in self._nodes:
             self._nodes[current] = self._attach(current)
         centers, alpha = self._nodes[current]
-        # Module has no other way to its copies than through its executors, which a new batch
-        # size replaces.
+        # Only the executors of a Module know its copies, and a new batch size replaces them.
         copies = [executor.aux_dict[centers] for executor in current._exec_group.execs]
         self._gatherer.step(copies, alpha if self.alpha is None else self.alpha)
 
     def _attach(self, module):
-        """The name of the centers and α, from the node of this key."""
+        """The name of the centers and α, from the node with this key."""
         key = self._gatherer.key
         mine = [loss for loss in center_losses(module.symbol)
                 if loss.attributes.get('key', '') == key]
         if not mine:
-            raise ValueError('the module has no center loss of key=%r' % key)
+            raise ValueError('the module has no center loss with key=%r' % key)
         if len(mine) > 1:
-            raise ValueError('key=%r is that of %d center losses: %s. Give each a key and a '
-                             'CenterTrainer of its own'
-                             % (key, len(mine), ', '.join(loss.name for loss in mine)))
+            raise ValueError(f'{len(mine)} center losses have key={key!r}: '
+                             f'{", ".join(loss.name for loss in mine)}. Give each a key and a '
+                             'CenterTrainer of its own')
         if getattr(module._kvstore, 'type', '').startswith('dist'):
             self._gatherer.use(module._kvstore)
         return mine[0].centers, Arguments.of_node(mine[0].attributes).alpha

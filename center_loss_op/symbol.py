@@ -4,34 +4,51 @@ from typing import Optional
 import mxnet as mx
 
 from ._mxnet.graph import OP_TYPE
-from ._operator.arguments import DOC, Arguments, flag, rate
+from ._operator.arguments import Arguments, docstring_entries, flag, non_negative_number
 from ._operator.decorrelation import decorrelation
+from ._operator.names import explained
 
 __all__ = ['center_loss', 'decorrelation_loss']
 
 
+@explained
 def center_loss(data: mx.sym.Symbol, label: mx.sym.Symbol, num_class: int, alpha: float = 0.5,
                 scale: float = 1.0, reduction: str = 'none', use_ignore: bool = False,
                 ignore_label: float = -1, need_top_grad: bool = False, key: str = '',
+                scale_output: bool = False, center_bias: Optional[mx.sym.Symbol] = None,
                 name: Optional[str] = None) -> mx.sym.Symbol:
     """Center loss as a node of a symbol graph.
 
-    The output is the loss, ½ ‖x_i − c_{y_i}‖² reduced over the batch; the gradient is
-    scale · r · (x_i − c_{y_i}), r = 1/M for 'mean' and 1 otherwise, M being the number of
-    samples that count. A Module's optimizer divides by the batch, so beside a SoftmaxOutput λ is
-    the paper's with 'none' or 'sum', and N times too small with 'mean': docs/lambda.md. The
-    backward pass moves the centers:
+    The output is the loss, ½ ‖x_i − c_{y_i}‖² reduced over the batch. The gradient is
+    scale · r · (x_i − c_{y_i}), where r is 1/M for 'mean' and 1 otherwise, and M is the number of
+    samples that count. The optimizer of a Module divides by the batch size, so next to a
+    SoftmaxOutput `scale` is the paper's λ with 'none' or 'sum', and N times too small with 'mean':
+    see docs/lambda.md. The backward pass moves the centers:
     c_j ← c_j − α · Σ_{i: y_i=j} (c_j − x_i) / (1 + n_j).
-    They are the auxiliary state ``<name>_center_bias``, shape (C, d).
+    The centers are an auxiliary state of shape (C, d), called ``<name>_center_bias`` unless
+    `center_bias` is given.
 
     Parameters
     ----------
     data : Symbol
         The features, (N, d): float16, float32 or float64.
     label : Symbol
-        (N,) or (N, 1), whole numbers from 0 to C − 1, any real type. The variable of
-        SoftmaxOutput's label can serve here too.
+        (N,) or (N, 1), whole numbers from 0 to C − 1, any real type. The label variable of
+        SoftmaxOutput can be used here too.
 %s
+    center_bias : Symbol, optional
+        A variable for the centers. Give one
+
+        - to initialize them: ``mx.sym.var('centers', init=mx.init.Normal(1))``. Without `init`
+          they start at 0, whatever the initializer of the Module, because MXNet sets every
+          variable whose name ends in ``_bias`` to 0;
+        - to share them between two nodes;
+        - to read them in another term of the loss, by ``mx.sym.identity(centers)``: the copy holds
+          the centers before the update.
+
+        A name that does not end in ``_bias`` needs `init`. A term of the centers alone that ends in
+        MakeLoss needs ``dtype='float32'``. The variable becomes an auxiliary state, and dense
+        (``stype='default'``) if it has no storage type.
     name : str, optional
         The name of the node.
 
@@ -43,7 +60,7 @@ def center_loss(data: mx.sym.Symbol, label: mx.sym.Symbol, num_class: int, alpha
     Raises
     ------
     TypeError, ValueError
-        At once, for an argument of the wrong type or with an impossible value.
+        At once, if an argument has the wrong type or an impossible value.
 
     Examples
     --------
@@ -57,45 +74,49 @@ def center_loss(data: mx.sym.Symbol, label: mx.sym.Symbol, num_class: int, alpha
     _check_symbol('label', label)
     arguments = Arguments(num_class=num_class, alpha=alpha, scale=scale, reduction=reduction,
                           use_ignore=use_ignore, ignore_label=ignore_label,
-                          need_top_grad=need_top_grad, key=key)
-    return mx.sym.Custom(data=data, label=label, op_type=OP_TYPE, name=name,
-                         **dict(arguments.items()))
+                          need_top_grad=need_top_grad, scale_output=scale_output, key=key)
+    inputs = {'data': data, 'label': label}
+    if center_bias is not None:
+        inputs['center_bias'] = _dense_variable('center_bias', center_bias)
+    return mx.sym.Custom(**inputs, op_type=OP_TYPE, name=name, **dict(arguments.items()))
 
 
 if center_loss.__doc__:  # not under python -OO
-    center_loss.__doc__ %= DOC.replace("default 'mean'", "default 'none'")
+    center_loss.__doc__ %= '\n'.join(docstring_entries(center_loss).values())
 
 
+@explained
 def decorrelation_loss(data: mx.sym.Symbol, scale: float = 1.0, need_top_grad: bool = False,
                        name: Optional[str] = None) -> mx.sym.Symbol:
     """Decorrelation of the features as a node of a symbol graph: a companion of center loss.
 
-    The output is P = 1/(2d) · Σ_{j≠k} C_jk² for every sample, with the covariance of the batch
-    C = 1/N · Σ_i (x_i − mean(x)) (x_i − mean(x))ᵀ; the gradient is scale · N · ∂P/∂x, which a
-    Module's optimizer divides by N. What it is for, and beside which batch normalization:
-    :class:`center_loss_op.gluon.DecorrelationLoss`.
+    The output is P = 1/(2d) · Σ_{j≠k} C_jk² for every sample, where
+    C = 1/N · Σ_i (x_i − mean(x)) (x_i − mean(x))ᵀ is the covariance of the batch. The gradient is
+    scale · N · ∂P/∂x, and the optimizer of a Module divides it by N.
+    :class:`center_loss_op.gluon.DecorrelationLoss` says what it is for, and which batch
+    normalization it needs.
 
     Parameters
     ----------
     data : Symbol
-        The features, (N, d): float32 or float64.
+        The features, (N, d): float16, float32 or float64.
     scale : float, default 1.0
-        The weight, of the gradient only: finite and >= 0. docs/results.md used 0.1.
+        The weight of the gradient, not of the output: finite and >= 0. docs/results.md uses 0.1.
     need_top_grad : bool, default False
-        False: a loss layer like SoftmaxOutput, which ignores the gradient of its output and every
-        factor around it; True: a part of a larger loss.
+        False: a loss layer like SoftmaxOutput, which ignores the gradient of its output, and with
+        it every factor around the loss. True: a part of a larger loss.
     name : str, optional
         The name of the node.
 
     Returns
     -------
     Symbol
-        Shape (N,).
+        Shape (N,), in the type of the features, or float32 for float16.
 
     Raises
     ------
     TypeError, ValueError
-        At once, for an argument of the wrong type or with an impossible value.
+        At once, if an argument has the wrong type or an impossible value.
 
     Examples
     --------
@@ -104,13 +125,36 @@ def decorrelation_loss(data: mx.sym.Symbol, scale: float = 1.0, need_top_grad: b
     Source: DeCov of Cogswell et al., ICLR 2016, divided by d.
     """
     _check_symbol('data', data)
-    scale, need_top_grad = rate('scale', scale), flag('need_top_grad', need_top_grad)
-    loss = decorrelation(mx.sym, data)
+    scale = non_negative_number('scale', scale)
+    need_top_grad = flag('need_top_grad', need_top_grad)
+    # float16 becomes float32, and other types stay: MXNet has no product of float16 matrices on a
+    # CPU, and float16 has too few digits for a covariance.
+    zeros = mx.sym.cast(mx.sym.zeros_like(data), 'float32').as_np_ndarray()
+    loss = decorrelation(mx.sym, (data.as_np_ndarray() + zeros).as_nd_ndarray())
     if not need_top_grad:
-        return mx.sym.MakeLoss(loss, grad_scale=scale, name=name)
-    return mx.sym.elemwise_add(scale * loss, mx.sym.BlockGrad((1 - scale) * loss), name=name)
+        loss = mx.sym.MakeLoss(loss, grad_scale=scale)
+    else:
+        loss = scale * loss + mx.sym.BlockGrad((1 - scale) * loss)
+    return mx.sym.reshape(loss, shape=(-1,), name=name)
 
 
 def _check_symbol(role, value):
     if not isinstance(value, mx.sym.Symbol):
         raise TypeError('%s must be a Symbol, got %r' % (role, value))
+
+
+def _dense_variable(role, value):
+    """`value` if it is a variable of dense arrays; sets its storage type if it has none.
+
+    Without a storage type MXNet does not bind a graph in which another operator reads an auxiliary
+    state before its own operator comes: "Dispatch mode inconsistent".
+    """
+    _check_symbol(role, value)
+    if value.get_children() is not None or value.list_arguments() != [value.name]:
+        raise ValueError(f'{role} must be a variable (mx.sym.var), got {value!r}')
+    dense = mx.sym.var('dense', stype='default').attr('__storage_type__')
+    if value.attr('__storage_type__') not in (None, dense):
+        raise ValueError(f"{role} must have stype='default', as dense arrays have, got {value!r} "
+                         'with another storage type')
+    value._set_attr(__storage_type__=dense)
+    return value

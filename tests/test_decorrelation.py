@@ -62,16 +62,39 @@ def test_loss_and_gradient(hybridize, dtype, tolerance):
                         atol=tolerance)
 
 
-def test_a_graph_has_the_same_loss_unweighted_and_the_same_gradient():
+@pytest.mark.parametrize('dtype, of_loss, tolerance', [
+    ('float16', 'float32', 5e-3), ('float32', 'float32', 2e-5), ('float64', 'float64', 1e-7)])
+def test_a_graph_has_the_same_loss_unweighted_and_the_same_gradient(dtype, of_loss, tolerance):
     node = decorrelation_loss(mx.sym.var('data'), scale=0.3, name='apart')
     assert node.name == 'apart' and node.list_auxiliary_states() == []
-    executor = node.simple_bind(mx.cpu(), data=X.shape)
-    executor.arg_dict['data'][:] = X
+    executor = node.simple_bind(mx.cpu(), data=X.shape, type_dict={'data': dtype})
+    executor.arg_dict['data'][:] = mx.nd.array(X, dtype=dtype)
     executor.forward(is_train=True)
     executor.backward()
-    assert_allclose(executor.outputs[0].asnumpy(), np.full(len(X), slow(X)), rtol=2e-5)
-    assert_allclose(executor.grad_dict['data'].asnumpy(), 0.3 * len(X) * slope(X), rtol=2e-5,
-                    atol=1e-5)
+    assert executor.outputs[0].dtype == np.dtype(of_loss)
+    assert executor.grad_dict['data'].dtype == np.dtype(dtype)
+    assert_allclose(executor.outputs[0].asnumpy(), np.full(len(X), slow(X)), rtol=tolerance)
+    assert_allclose(executor.grad_dict['data'].asnumpy(), 0.3 * len(X) * slope(X), rtol=tolerance,
+                    atol=tolerance)
+
+
+@pytest.mark.parametrize('shape', [(4,), (4, 3, 2), (4, 3, 2, 2)])
+def test_a_graph_names_what_is_wrong_with_a_shape(shape):
+    with pytest.raises(RuntimeError, match='operator decorrelation_takes_two_axes0: '):
+        with mx.name.NameManager():
+            decorrelation_loss(mx.sym.var('data')).simple_bind(mx.cpu(), data=shape)
+
+
+@pytest.mark.parametrize('need_top_grad', [False, True])
+def test_mxnet_prints_and_plots_the_graph(need_top_grad, capsys):
+    embedding = mx.sym.FullyConnected(mx.sym.var('data'), num_hidden=4, name='embedding')
+    net = mx.sym.Group([center_loss(embedding, mx.sym.var('label'), 3, name='center'),
+                        decorrelation_loss(embedding, 0.3, need_top_grad, name='apart')])
+    mx.viz.print_summary(net, {'data': (8, 5)})
+    printed = capsys.readouterr().out
+    assert 'center(Custom)' in printed and 'apart(' in printed and 'Total params: 24' in printed
+    graphviz = pytest.importorskip('graphviz')
+    assert isinstance(mx.viz.plot_network(net, shape={'data': (8, 5)}), graphviz.Digraph)
 
 
 def test_a_part_of_a_larger_loss_heeds_the_factors_around_it():

@@ -1,4 +1,6 @@
 """The loss beside the rest of Gluon: a small net with a classifier, trained in each way."""
+import sys
+
 import mxnet as mx
 import numpy as np
 import pytest
@@ -114,7 +116,7 @@ def test_estimator():
 # amp.init patches MXNet for the rest of the process.
 AMP = '''
 import sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1].split(',')
 dtype = sys.argv[2]
 import center_loss_op
 from test_ecosystem import *
@@ -160,8 +162,8 @@ for scaled, hybridize in (True, True), (True, False), (False, True), (False, Fal
 
 
 @pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
-def test_mixed_precision(child, request, dtype):
-    done = child(AMP, request.fspath.dirname, dtype)
+def test_mixed_precision(child, dtype):
+    done = child(AMP, ','.join(sys.path), dtype)
     assert done.returncode == 0, done.stderr
     moved = [float(line.split()[-1]) for line in done.stdout.splitlines()]
     assert len(moved) == 4 and min(moved) > 0.005  # each net trained, scaled or not
@@ -289,7 +291,7 @@ def test_export_and_import_for_training(tmp_path):
 # npx.set_np changes MXNet for the whole process.
 NUMPY_INTERFACE = '''
 import sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1].split(',')
 import center_loss_op
 from test_ecosystem import *
 from center_loss_op import nearest_center
@@ -355,8 +357,8 @@ except TypeError as error:
 '''
 
 
-def test_numpy_interface(child, request):
-    done = child(NUMPY_INTERFACE, request.fspath.dirname)
+def test_numpy_interface(child):
+    done = child(NUMPY_INTERFACE, ','.join(sys.path))
     assert done.returncode == 0, done.stderr
     # A symbol graph is legacy to MXNet, and it says what to do.
     assert 'as_nd_ndarray()' in done.stdout

@@ -1,5 +1,6 @@
 """The Gluon block: as any other loss of Gluon, with centers that move."""
 import copy
+import inspect
 import pickle
 import re
 
@@ -10,10 +11,9 @@ from mxnet import autograd, gluon
 from numpy.testing import assert_allclose, assert_array_equal
 
 from center_loss_op.gluon import CenterLoss
-from entries import array, block, run_block
+from cases import BAD, batch, message
+from entries import Inside, array, block, run_block
 from oracle import center_loss, tolerance
-from test_arguments import BAD, message
-from test_step import batch
 
 DATA, LABEL, CENTERS = batch(6, 3, 4)
 HYBRIDIZE = pytest.mark.parametrize('hybridize', [False, True, 'static'])
@@ -382,11 +382,65 @@ def test_cast_of_a_net_around_it():
     assert gradient.dtype == np.float16 and np.isfinite(gradient.asnumpy()).all()
 
 
+@HYBRIDIZE
+@pytest.mark.parametrize('around', [lambda loss: loss, Inside])
+@pytest.mark.usefixtures('backend')
+def test_type_of_the_loss_follows_from_the_embedding(around, hybridize):
+    """Call by call, whatever the calls before, and without another graph."""
+    net = around(block(CENTERS, weight=0.1, alpha=0))
+    if hybridize:
+        net.hybridize(static_alloc=hybridize == 'static')
+    graphs = set()
+    for dtype in ('float32', 'float16', 'float32', 'float16'):
+        data = array(DATA.astype(dtype))
+        data.attach_grad()
+        with autograd.record():
+            loss = net(data, array(LABEL))
+        loss.backward()
+        assert loss.dtype == data.grad.dtype == np.dtype(dtype)
+        want = center_loss(DATA.astype(dtype), LABEL, CENTERS, scale=0.1, reduction='none')
+        assert_allclose(loss.asnumpy(), 0.1 * want.loss, **tolerance(dtype, DATA, CENTERS))
+        assert_allclose(data.grad.asnumpy(), want.grad, **tolerance(dtype, DATA, CENTERS))
+        graphs.add(id(net._cached_op))
+    assert len(graphs) == 1
+
+
+@HYBRIDIZE
+@pytest.mark.parametrize('around', [lambda loss: loss, Inside])
+def test_half_precision_overflows_only_where_the_weighted_loss_does(around, hybridize):
+    net = around(block(np.zeros((2, 1), 'float32'), weight=0.1))
+    if hybridize:
+        net.hybridize(static_alloc=hybridize == 'static')
+    x = mx.nd.full((1, 1), 400, dtype='float16')    # ½ · 400² is more than float16 holds
+    assert net(x, mx.nd.array([0])).asscalar() == 8000
+
+
+def test_centers_that_are_cast_on_their_own_stay_float32():
+    loss = block(CENTERS)
+    for parameter in loss.collect_params().values():
+        parameter.cast('float16')
+    assert loss.centers.dtype == 'float32' and bound(loss).dtype == np.float32
+    got = run_block(loss, DATA.astype('float16'), LABEL)
+    assert got.loss.dtype == np.float16 and got.centers.any()
+
+
+@pytest.mark.parametrize('initialized', [False, True])
+def test_centers_that_were_saved_as_float16_are_loaded_as_float32(initialized, tmp_path):
+    mx.nd.save(str(tmp_path / 'half'), {'center_bias': array(CENTERS.astype('float16'))})
+    loss = CenterLoss(4)
+    if initialized:
+        loss = block(CENTERS * 0)
+    loss.load_parameters(str(tmp_path / 'half'), cast_dtype=True, dtype_source='saved')
+    assert np.dtype(loss.centers.dtype) == bound(loss).dtype == np.float32
+    assert_allclose(bound(loss), CENTERS, rtol=1e-3)
+    run_block(loss, DATA, LABEL)
+
+
 # -- arguments
 
 
 @pytest.mark.parametrize('name, given, article, error', [
-    bad for bad in BAD if bad[0] in ('num_class', 'alpha', 'use_ignore', 'ignore_label')])
+    bad for bad in BAD if bad[0] in ('num_class', *inspect.signature(CenterLoss).parameters)])
 def test_bad_argument(name, given, article, error):
     arguments = {'classes': 4, **{'classes' if name == 'num_class' else name: given}}
     with pytest.raises(error, match='^%s$' % re.escape(

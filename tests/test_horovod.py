@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 import horovod_worker
-from parallel_worker import RUNS
+from parallel_worker import RUNS, check_one_set
 from trainings import EXPERIMENTS, ONE_THREAD, SCRIPT, check_workers, parameters
 from trainings import train as train_alone
-from test_gather import check_one_set
 
 try:
     import horovod.mxnet  # pylint: disable=unused-import

@@ -133,14 +133,15 @@ def test_table_of_loops(total, rescale, weight):
     assert_allclose(pull, step_of_gluon(LAMBDA) - step_of_gluon(0), atol=1e-5)
 
 
-def test_a_mean_beside_a_sum():
-    def total(softmax, center):
-        return mx.nd.broadcast_add(softmax.mean(), center)
-    both = step_of_gluon(LAMBDA, total, 1), step_of_gluon(0, total, 1)
-    # Each of the N numbers of the sum holds the mean once.
-    softmax = step_of_gluon(0, lambda softmax, center: softmax.mean(), 1)
-    assert_allclose(both[1], N * softmax, rtol=1e-3, atol=1e-4)
-    assert_allclose(both[0] - both[1], N * (step_of_gluon(LAMBDA) - step_of_gluon(0)), atol=1e-2)
+@pytest.mark.parametrize('total, softmax_times, center_times', [
+    # backward() adds up N numbers, each of which holds the mean once.
+    (lambda softmax, center: mx.nd.broadcast_add(softmax.mean(), center), N, N),
+    (lambda softmax, center: softmax.mean() + center.sum(), 1, N)])
+def test_a_mean_next_to_a_sum(total, softmax_times, center_times):
+    both, alone = step_of_gluon(LAMBDA, total, 1), step_of_gluon(0, total, 1)
+    assert_allclose(alone, softmax_times * step_of_gluon(0), rtol=1e-3, atol=1e-4)
+    assert_allclose(both - alone, center_times * (step_of_gluon(LAMBDA) - step_of_gluon(0)),
+                    atol=1e-2)
 
 
 # -- other implementations, written down from their formulas: the step of features and centers
@@ -180,21 +181,32 @@ def shownx(d, sums, n, samples, weight, rate):
     return weight * d / n[0] / samples, -rate * weight * sums / n[0] / samples
 
 
+def encodets(d, sums, n, samples, weight, rate):
+    return weight * d, -rate * sums / (1 + n)
+
+
+def facenet(d, sums, n, samples, weight, rate):
+    return weight * 2 * d / d.size, -(1 - rate) * sums
+
+
 @pytest.mark.parametrize('n', [1, 4])
 @pytest.mark.parametrize('port, scale, alpha', [
-    (caffe, lambda w, n: w, lambda rate, w, n, samples: rate),
-    (jxgu1016, lambda w, n: w, lambda rate, w, n, samples: rate / samples),
-    (kaiyangzhou, lambda w, n: 2 * w, lambda rate, w, n, samples: 2 * rate * (1 + n) / samples),
-    (shownx, lambda w, n: w / n,
-     lambda rate, w, n, samples: rate * w * (1 + n) / (samples * n))])
+    (caffe, lambda w, n, samples: w, lambda rate, w, n, samples: rate),
+    (jxgu1016, lambda w, n, samples: w, lambda rate, w, n, samples: rate / samples),
+    (kaiyangzhou, lambda w, n, samples: 2 * w,
+     lambda rate, w, n, samples: 2 * rate * (1 + n) / samples),
+    (shownx, lambda w, n, samples: w / n,
+     lambda rate, w, n, samples: rate * w * (1 + n) / (samples * n)),
+    (encodets, lambda w, n, samples: w * samples, lambda rate, w, n, samples: rate),
+    (facenet, lambda w, n, samples: 2 * w / 3, lambda rate, w, n, samples: (1 - rate) * (1 + n))])
 def test_table_of_ports(port, scale, alpha, n):
     features, label, centers = balanced(n)
     samples, weight, rate = len(label), 0.3, 0.5
     gradient_there, move_there = port(*squares(features, centers, label.astype(int)), samples,
                                       weight, rate)
     got = imperative(features, label, centers, num_class=CLASSES, reduction='none',
-                     scale=scale(weight, n), alpha=alpha(rate, weight, n, samples))
-    # Here the optimizer divides by the batch, beside a sum; there the losses are means.
+                     scale=scale(weight, n, samples), alpha=alpha(rate, weight, n, samples))
+    # Here the optimizer divides a sum by the batch; there the losses are means.
     assert_allclose(got.grad / samples, gradient_there, rtol=1e-4, atol=1e-7)
     assert_allclose(got.centers - centers, move_there, rtol=1e-3, atol=1e-6)
 

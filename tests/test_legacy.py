@@ -8,88 +8,8 @@ import pytest
 
 from center_loss_op import legacy
 from center_loss_op.symbol import center_loss
-from test_parameter_file import array_file
-
-SAMPLES, SIZE, EMBEDDING, CLASSES = 8, 5, 3, 4
-RATE, ALPHA, SCALE = 0.1, 0.5, 0.3
-
-
-def network(form):
-    """A graph as training scripts write it: 'grouped', or with 'MakeLoss' and a second label."""
-    label = mx.symbol.Variable('softmax_label')
-    embedding = mx.symbol.FullyConnected(mx.symbol.Variable('data'), num_hidden=EMBEDDING,
-                                         name='embedding')
-    scores = mx.symbol.FullyConnected(embedding, num_hidden=CLASSES, name='fc2')
-    softmax = mx.symbol.SoftmaxOutput(data=scores, label=label, name='softmax')
-    if form == 'grouped':
-        center = mx.symbol.Custom(data=embedding, label=label, name='center_loss',
-                                  op_type='centerloss', num_class=CLASSES, alpha=ALPHA,
-                                  scale=SCALE, batchsize=SAMPLES)
-    else:
-        center = mx.symbol.Custom(data=embedding, label=mx.symbol.Variable('center_label'),
-                                  name='center_loss', op_type='centerloss', num_class=CLASSES,
-                                  alpha=ALPHA, scale=SCALE, batchsize=SAMPLES)
-        center = mx.symbol.MakeLoss(name='made_loss', data=center)
-    return mx.symbol.Group([softmax, center])
-
-
-class Naive:
-    """Training of that graph in float64, one sample at a time: plain SGD."""
-
-    def __init__(self, seed=0):
-        rng = np.random.RandomState(seed)
-        self.data = rng.standard_normal((3 * SAMPLES, SIZE)).astype('float32')
-        self.label = rng.randint(0, CLASSES, 3 * SAMPLES).astype('float32')
-        self.weights = {'embedding_weight': rng.standard_normal((EMBEDDING, SIZE)),
-                        'embedding_bias': rng.standard_normal(EMBEDDING),
-                        'fc2_weight': rng.standard_normal((CLASSES, EMBEDDING)),
-                        'fc2_bias': rng.standard_normal(CLASSES)}
-        self.centers = rng.standard_normal((CLASSES, EMBEDDING))
-
-    def arg_params(self):
-        return {name: mx.nd.array(value) for name, value in self.weights.items()}
-
-    def aux_params(self):
-        """The states of the ported implementation."""
-        return {'center_loss_diff_bias': mx.nd.ones((SAMPLES, EMBEDDING)),
-                'center_loss_center_bias': mx.nd.array(self.centers),
-                'center_loss_sum_bias': mx.nd.ones((EMBEDDING,))}
-
-    def iterator(self, form):
-        labels = {'softmax_label': self.label}
-        if form != 'grouped':
-            labels['center_label'] = self.label
-        return mx.io.NDArrayIter(self.data, labels, batch_size=SAMPLES)
-
-    def step(self, start):
-        grads = {name: np.zeros_like(value) for name, value in self.weights.items()}
-        sums, counts = np.zeros_like(self.centers), np.zeros(CLASSES)
-        for sample in range(start, start + SAMPLES):
-            x, y = self.data[sample].astype('float64'), int(self.label[sample])
-            embedding = self.weights['embedding_weight'] @ x + self.weights['embedding_bias']
-            scores = np.exp(self.weights['fc2_weight'] @ embedding + self.weights['fc2_bias'])
-            wrong = scores / scores.sum() - np.eye(CLASSES)[y]
-            pull = embedding - self.centers[y]
-            back = self.weights['fc2_weight'].T @ wrong + SCALE / SAMPLES * pull
-            grads['embedding_weight'] += np.outer(back, x)
-            grads['embedding_bias'] += back
-            grads['fc2_weight'] += np.outer(wrong, embedding)
-            grads['fc2_bias'] += wrong
-            sums[y] += pull
-            counts[y] += 1
-        for name in self.weights:
-            self.weights[name] = self.weights[name] - RATE / SAMPLES * grads[name]
-        self.centers = self.centers + ALPHA * sums / (1 + counts)[:, None]
-
-    def epoch(self):
-        for start in range(0, len(self.data), SAMPLES):
-            self.step(start)
-
-    def check(self, arg_params, aux_params):
-        assert set(aux_params) == {'center_loss_center_bias'}
-        for name, value in {**self.weights, 'center_loss_center_bias': self.centers}.items():
-            np.testing.assert_allclose({**arg_params, **aux_params}[name].asnumpy(), value,
-                                       rtol=1e-4, atol=1e-5, err_msg=name)
+from parameter_files import array_file
+from ported import RATE, network, Naive, nodes_of, ported
 
 
 @pytest.fixture(name='naive')
@@ -127,47 +47,6 @@ def test_a_ported_graph_trains_as_before(naive, form, fit):
     naive.check(arg_params, aux_params)
 
 
-def nodes_of(form, dialect):
-    """The JSON of `network(form)` as the ported implementation wrote it, made by hand.
-
-    `dialect` is the release of MXNet: what holds the attributes, and how inputs are written,
-    changed. Before 0.9 auxiliary states were no nodes.
-    """
-    key = {'1.9': 'attrs', '0.9': 'attr', '0.8': 'param'}[dialect]
-    center = {'num_class': str(CLASSES), 'alpha': str(ALPHA), 'scale': str(SCALE),
-              'batchsize': str(SAMPLES), 'op_type': 'centerloss'}
-    nodes = []
-
-    def add(name, op='null', inputs=(), attributes=None):
-        rank = 2 if dialect == '0.8' else 3
-        nodes.append({'op': op, 'name': name, key: attributes or {},
-                      'inputs': [[index, 0, 0][:rank] for index in inputs]})
-        return len(nodes) - 1
-
-    data, weight, bias = map(add, ('data', 'embedding_weight', 'embedding_bias'))
-    embedding = add('embedding', 'FullyConnected', (data, weight, bias),
-                    {'num_hidden': str(EMBEDDING)})
-    weight, bias = map(add, ('fc2_weight', 'fc2_bias'))
-    scores = add('fc2', 'FullyConnected', (embedding, weight, bias),
-                 {'num_hidden': str(CLASSES)})
-    label = add('softmax_label')
-    softmax = add('softmax', 'SoftmaxOutput', (scores, label))
-    if form != 'grouped':
-        label = add('center_label')
-    inputs = [embedding, label]
-    if dialect != '0.8':
-        inputs += [add('center_loss_' + state, attributes=center)
-                   for state in ('diff_bias', 'center_bias', 'sum_bias')]
-    last = add('center_loss', 'Custom', inputs, center)
-    if form != 'grouped':
-        last = add('made_loss', 'MakeLoss', [last])
-    graph = {'nodes': nodes, 'heads': [[softmax, 0], [last, 0]],
-             'arg_nodes': [index for index, node in enumerate(nodes) if node['op'] == 'null']}
-    if dialect != '0.8':
-        graph['attrs'] = {'mxnet_version': ['int', {'1.9': 10901, '0.9': 905}[dialect]]}
-    return graph
-
-
 @pytest.mark.parametrize('dialect', ['1.9', '0.9', '0.8'])
 @pytest.mark.parametrize('form', ['grouped', 'MakeLoss'])
 def test_a_ported_checkpoint_goes_on(naive, form, dialect, tmp_path):
@@ -202,16 +81,6 @@ def test_a_symbol_of_other_operators_is_left_alone(tmp_path):
     symbol = mx.sym.BatchNorm(mx.sym.Variable('data'), name='norm')
     symbol.save(str(tmp_path / 'norm.json'))
     assert legacy.load_symbol(str(tmp_path / 'norm.json')).tojson() == symbol.tojson()
-
-
-def ported(folder, naive, prefix='ported', epoch=3, **changes):
-    """A checkpoint of the ported implementation with some of its auxiliary states changed."""
-    (folder / (prefix + '-symbol.json')).write_text(json.dumps(nodes_of('grouped', '0.9')))
-    states = {**{'arg:' + name: value for name, value in naive.arg_params().items()},
-              **{'aux:' + name: value for name, value in naive.aux_params().items()}, **changes}
-    mx.nd.save(str(folder / ('%s-%04d.params' % (prefix, epoch))),
-               {name: value for name, value in states.items() if value is not None})
-    return str(folder / prefix)
 
 
 def error_of(load, *args):
@@ -266,6 +135,34 @@ def test_no_memory_is_taken_for_arrays_that_are_not_there(naive, tmp_path, conte
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 10_000  # KB
 
 
+def test_arrays_with_numpy_shapes_are_refused_without_them(naive, tmp_path):
+    prefix = ported(tmp_path, naive)
+    (tmp_path / 'ported-0003.params').write_bytes(array_file(version=3, key=5, name=b'arg:x'))
+    assert error_of(legacy.load_checkpoint, prefix, 3).startswith(
+        prefix + '-0003.params cannot be loaded by MXNet: ')
+
+
+def test_a_damaged_file_of_arrays_is_a_value_error(naive, tmp_path):
+    """Bytes changed, cut off or put in: one line, or arrays."""
+    prefix = ported(tmp_path, naive)
+    path = tmp_path / 'ported-0003.params'
+    good, random = path.read_bytes(), np.random.RandomState(0)
+    refused = 0
+    for _ in range(400):
+        damaged = bytearray(good)
+        for _ in range(random.randint(1, 4)):
+            place = random.randint(len(damaged))
+            damaged[place:place + random.choice([1, 1, 4, len(good)])] = random.choice(
+                [b'\0', b'\1', b'\xff', b'\xca', random.bytes(1), random.bytes(8)])
+        path.write_bytes(damaged)
+        try:
+            legacy.load_checkpoint(prefix, 3)
+        except ValueError as error:
+            assert '\n' not in str(error)
+            refused += 1
+    assert refused > 200
+
+
 def test_a_missing_file_is_an_oserror(naive, tmp_path):
     prefix = ported(tmp_path, naive)
     for load in (lambda: legacy.load_checkpoint(prefix, 4),
@@ -288,7 +185,7 @@ NOT_JSON, NO_SYMBOL, NOT_BUILT = 'is not JSON', 'is JSON, but no symbol', 'is no
     (('nodes', CENTER, 'inputs', 2), [], NO_SYMBOL),
     (('nodes', CENTER, 'inputs', 2), [[2], 0, 0], NO_SYMBOL),
     (('arg_nodes',), None, NO_SYMBOL), (('arg_nodes',), [[0]], NO_SYMBOL),
-    (('heads',), None, NOT_BUILT), (('arg_nodes',), [99], NOT_BUILT),
+    (('heads',), None, NO_SYMBOL), (('heads',), [0], NO_SYMBOL), (('arg_nodes',), [99], NOT_BUILT),
     (('nodes', 0, 'op'), 'no such operator', NOT_BUILT),
     (('nodes', CENTER, 'attrs', 'num_class'), 'x', NOT_BUILT),
 ])
@@ -300,6 +197,94 @@ def test_a_symbol_with_a_part_that_is_wrong_is_named(tmp_path, keys, value, comp
     path = tmp_path / 'wrong-symbol.json'
     path.write_text(json.dumps(graph))
     assert error_of(legacy.load_symbol, str(path)).startswith('%s %s' % (path, complaint))
+
+
+NAMES = ['ä', '中心', '😀', 'a\\b', 'a"b', 'a\nb\tc\rd', 'a\x01b', 'a\bc\fd', '\\u0041', 'a/b', '\x7f']
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_any_name_that_mxnet_loads(tmp_path, name):
+    path = str(tmp_path / 'named-symbol.json')
+    symbol = center_loss(mx.sym.var(name), mx.sym.var('label'), 3, name=name + '_loss')
+    symbol.save(path)
+    for load in mx.sym.load, legacy.load_symbol:
+        assert load(path).list_arguments() == [name, 'label']
+        assert load(path).list_auxiliary_states() == [name + '_loss_center_bias']
+    with open(path, encoding='utf-8') as file:
+        graph = json.load(file, strict=False)
+    with open(path, 'w') as file:
+        json.dump(graph, file)  # escapes what MXNet does not read
+    assert legacy.load_symbol(path).list_arguments() == [name, 'label']
+
+
+LAST = len(nodes_of('grouped', '1.9')['nodes'])
+DAMAGES = [
+    (('nodes', CENTER, 'inputs'), [[3, 0, 0]], "'center_loss' has 1 inputs, but Custom needs 3"),
+    (('nodes', CENTER, 'inputs'), [], "'center_loss' has 0 inputs, but Custom needs 3"),
+    (('nodes', 3, 'inputs'), [[0, 0, 0]], "'embedding' has 1 inputs, but FullyConnected needs 3"),
+    (('nodes', 6, 'inputs'), [], "'fc2' has 0 inputs, but FullyConnected needs 3"),
+    (('nodes', 6, 'inputs', 0), [3, 1, 0], "node 'fc2' reads output 1 of 'embedding', which has 1"),
+    (('nodes', 6, 'inputs', 0), [3, -1, 0], "node 'fc2' reads output -1 of 'embedding'"),
+    (('nodes', 6, 'inputs', 0), [0, 1, 0], "node 'fc2' reads output 1 of 'data', which has 1"),
+    (('nodes', 6, 'inputs', 0), [6, 0, 0], "node 'fc2' reads node 6, but only nodes 0 to 5 come"),
+    (('nodes', 6, 'inputs', 0), [LAST, 0, 0], "node 'fc2' reads node %d, but only" % LAST),
+    (('nodes', 6, 'inputs', 0), [-1, 0, 0], "node 'fc2' reads node -1, but only"),
+    (('heads',), [[LAST, 0, 0]], 'a head reads node %d, but only nodes 0 to' % LAST),
+    (('heads',), [[CENTER, 1, 0]], "a head reads output 1 of 'center_loss', which has 1"),
+    (('heads',), [[CENTER, 1 << 40, 0]], 'a head reads output'),
+]
+
+
+@pytest.mark.parametrize('keys, value, complaint', DAMAGES)
+def test_a_graph_that_would_crash_mxnet_is_refused(tmp_path, keys, value, complaint):
+    graph = part = nodes_of('grouped', '1.9')
+    for key in keys[:-1]:
+        part = part[key]
+    part[keys[-1]] = value
+    path = tmp_path / 'damaged-symbol.json'
+    path.write_text(json.dumps(graph))
+    found = error_of(legacy.load_symbol, str(path))
+    assert found.startswith('%s is damaged: ' % path) and complaint in found
+
+
+def test_damaged_graphs_do_not_end_the_process(child):
+    """Some nodes lose inputs or read others, in files of each release: an error, or a symbol."""
+    graphs = [nodes_of(form, dialect) for form in ('grouped', 'MakeLoss')
+              for dialect in ('1.9', '0.9', '0.8')]
+    done = child('''
+import json, random, sys, tempfile
+from center_loss_op import legacy
+random.seed(0)
+refused = 0
+for text in json.loads(sys.argv[1]) * 60:
+    graph = json.loads(json.dumps(text))
+    for _ in range(random.randint(1, 3)):
+        inputs = random.choice([node['inputs'] for node in graph['nodes'] if node['inputs']]
+                               + [graph['heads']])
+        if random.random() < .4:
+            del inputs[random.randrange(len(inputs)):]
+            if not inputs:
+                break
+        else:
+            random.choice(inputs)[random.randrange(2)] = random.choice([-1, 0, 1, 2, 5, 9, 99])
+    with tempfile.NamedTemporaryFile('w') as file:
+        json.dump(graph, file)
+        file.flush()
+        try:
+            symbol = legacy.load_symbol(file.name)
+        except ValueError as error:
+            assert '\\n' not in str(error)
+            refused += 1
+            continue
+    symbol.list_arguments(), symbol.list_auxiliary_states(), symbol.list_outputs()
+    try:
+        symbol.infer_shape(data=(8, 5))
+    except Exception:
+        pass
+print(refused)
+''', json.dumps(graphs))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert 100 < int(done.stdout.split()[-1]) < 360
 
 
 @pytest.mark.parametrize('content, times, complaint', [

@@ -1,10 +1,12 @@
 """Classifying by centers against the distances themselves, in float64."""
 import contextlib
+import json
 import math
 from unittest import mock
 
 import hypothesis
 import mxnet as mx
+import mxnet.onnx
 import numpy as np
 import pytest
 from hypothesis import strategies as st
@@ -28,7 +30,7 @@ def in_small_blocks(*args):
 
 def on_a_device(*args):
     """As on a GPU, which NumPy does not reach."""
-    with mock.patch.multiple(nearest, reaches=lambda context: False, _CHUNK=40):
+    with mock.patch.multiple(nearest, is_host_memory=lambda context: False, _CHUNK=40):
         return imperative(*args)
 
 
@@ -181,6 +183,65 @@ def test_excluded_by_flags(classify):
     np.testing.assert_array_equal(distance, [3, 3])
     label, _ = classify(np.zeros((2, 2), 'float32'), centers, math.inf, [True] * 3)
     np.testing.assert_array_equal(label, [-1, -1])
+
+
+EXCLUDED = [[0], [11], [5], [0, 1, 2], [9, 10, 11], range(0, 12, 2), range(1, 12, 2), range(12),
+            [3, 3, 4]]
+
+
+@pytest.mark.parametrize('exclude', EXCLUDED)
+def test_any_places_are_excluded(classify, exclude):
+    """First, last, neighbours, every second one, all."""
+    random = np.random.RandomState(2)
+    centers = random.standard_normal((12, 3)).astype('float32')
+    left = sorted(set(range(12)) - set(exclude))
+    label, distance = classify(centers, centers, math.inf, exclude)
+    if left:
+        want = np.linalg.norm(centers[:, None] - centers[left], axis=2)
+        np.testing.assert_array_equal(label, np.array(left)[want.argmin(axis=1)])
+        np.testing.assert_allclose(distance, want.min(axis=1), rtol=1e-5, atol=1e-6)
+    else:
+        np.testing.assert_array_equal(label, np.full(12, -1))
+
+
+def test_a_graph_has_the_same_size_whatever_is_excluded():
+    def nodes(exclude):
+        outs = nearest_center(mx.sym.var('embedding'), mx.sym.var('centers'), exclude=exclude)
+        return len(json.loads(mx.sym.Group(outs).tojson())['nodes'])
+    assert {nodes(exclude) for exclude in (*EXCLUDED, range(0, 2000, 2))} == {nodes([0])}
+    assert nodes([0]) < nodes(None) + 10
+
+
+@pytest.mark.parametrize('exclude', EXCLUDED[:-1])
+def test_excluded_in_onnx(exclude, tmp_path, monkeypatch):
+    onnx, runtime = map(pytest.importorskip, ('onnx', 'onnxruntime'))
+    # MXNet writes operators of this version, and marks them as of the newest.
+    monkeypatch.setattr(onnx.checker.DEFAULT_CONTEXT, 'opset_imports', {'': 13})
+    random = np.random.RandomState(3)
+    centers = random.standard_normal((12, 3)).astype('float32')
+    embedding = random.standard_normal((20, 3)).astype('float32')
+    outs = nearest_center(mx.sym.var('embedding'), mx.sym.var('centers'), 2, exclude)
+    path = str(tmp_path / 'nearest.onnx')
+    mx.onnx.export_model(mx.sym.Group(outs), {'centers': mx.nd.array(centers)}, [(20, 3)],
+                         np.float32, path)
+    model = onnx.load(path)
+    inputs = [value for value in model.graph.input if value.name == 'embedding']
+    del model.graph.input[:]        # which names constants, too: they would not be folded
+    model.graph.input.extend(inputs)
+    model.opset_import[0].version = 13
+    model.ir_version = 8
+    found = runtime.InferenceSession(model.SerializeToString(),
+                                     providers=['CPUExecutionProvider']).run(
+                                         None, {'embedding': embedding})
+    for value, want in zip(found, imperative(embedding, centers, 2, exclude)):
+        if len(set(exclude)) < 12 or value.dtype == np.int32:
+            np.testing.assert_allclose(value, want, rtol=1e-5)
+
+
+def test_a_graph_refuses_to_exclude_a_class_that_is_not_there():
+    outs = nearest_center(mx.sym.var('embedding'), mx.sym.var('centers'), exclude=[9])
+    with pytest.raises(RuntimeError, match='end 9'):
+        mx.sym.Group(outs).simple_bind(mx.cpu(), embedding=(2, 2), centers=(3, 2))
 
 
 @pytest.mark.parametrize('exclude', [[3], [-1], [0.5], [[1]], [True, False], 'a'])

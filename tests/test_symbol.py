@@ -1,4 +1,6 @@
 """The symbol builder, and the Module API around it."""
+import inspect
+import itertools
 import logging
 import re
 
@@ -7,11 +9,11 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from center_loss_op._operator.arguments import Arguments
 from center_loss_op.symbol import center_loss
+from cases import ARGUMENTS, BAD, batch, message
 from entries import bind, run
 import oracle
-from test_arguments import BAD, message
-from test_step import batch
 
 DATA, LABEL, CENTERS = batch(6, 3, 4)
 
@@ -38,6 +40,15 @@ def attributes(symbol):
 def test_attributes(given, written):
     """What differs from the defaults, and nothing else, is in the graph."""
     assert attributes(node(**given)) == {'num_class': '4', **written}
+
+
+@pytest.mark.parametrize('name', [
+    name for name in ARGUMENTS if name in inspect.signature(center_loss).parameters])
+def test_each_argument_is_an_attribute(name):
+    """A value that is not the default is in the graph."""
+    written = attributes(node(**{'reduction': 'mean', name: ARGUMENTS[name].plain}))
+    parsed = getattr(Arguments(**{'num_class': 4, name: ARGUMENTS[name].plain}), name)
+    assert written == {'num_class': '4', name: str(parsed)}
 
 
 def test_name():
@@ -69,11 +80,6 @@ def test_unknown_and_missing(arguments, error):
         center_loss(mx.sym.var('data'), mx.sym.var('label'), **arguments)
 
 
-def test_docstring_has_every_argument():
-    for name in ('num_class', 'alpha', 'scale', 'reduction', 'use_ignore', 'need_top_grad'):
-        assert '    %s : ' % name in center_loss.__doc__
-
-
 def test_one_label_variable_serves_both_losses():
     label = mx.sym.var('softmax_label')
     scores = mx.sym.FullyConnected(mx.sym.var('data'), num_hidden=4, name='fc')
@@ -83,6 +89,102 @@ def test_one_label_variable_serves_both_losses():
     executor = both.simple_bind(mx.cpu(), data=(6, 3))
     assert executor.arg_dict['softmax_label'].shape == (6,)
     assert executor.aux_dict['center_center_bias'].shape == (4, 4)
+
+
+# -- a variable for the centers
+
+
+def with_variable(order, **variable):
+    """Two center losses and a mean similarity on one set of centers, in any order of outputs."""
+    data, label = mx.sym.var('data'), mx.sym.var('label')
+    centers = mx.sym.var('centers', **variable)
+    outs = {'loss': center_loss(data, label, 4, center_bias=centers, name='loss'),
+            'other': center_loss(2 * data, mx.sym.var('other_label'), 4, alpha=0.3, scale=0.1,
+                                 center_bias=centers, name='other'),
+            'term': mx.sym.MakeLoss(mx.sym.dot(data, mx.sym.identity(centers), transpose_b=True),
+                                    name='term')}
+    return mx.sym.Group([outs[name] for name in order])
+
+
+@pytest.mark.parametrize('order', itertools.permutations(['loss', 'other', 'term']))
+@pytest.mark.parametrize('variable', [{}, {'stype': 'default'}, {'init': mx.init.Normal(1)},
+                                      {'shape': (4, 3)}, {'dtype': 'float32'}])
+def test_two_losses_and_a_term_on_one_variable(order, variable):
+    """Whatever comes first in the graph. The labels of the losses have no class in common."""
+    label, other = LABEL % 2, 2 + LABEL % 2
+    net = with_variable(order, **variable)
+    assert net.list_auxiliary_states() == ['centers']
+    executor = net.simple_bind(mx.cpu(), data=DATA.shape)
+    executor.aux_dict['centers'][:] = CENTERS
+    outs = dict(zip(order, executor.forward(is_train=True, data=DATA, label=label,
+                                            other_label=other)))
+    executor.backward()
+    want = oracle.center_loss(DATA, label, CENTERS, reduction='none')
+    want_other = oracle.center_loss(2 * DATA, other, CENTERS, .3, .1, 'none')
+    assert_allclose(outs['loss'].asnumpy(), want.loss, rtol=1e-5)
+    assert_allclose(outs['other'].asnumpy(), want_other.loss, rtol=1e-5)
+    assert_allclose(outs['term'].asnumpy(), DATA @ CENTERS.T, rtol=1e-4, atol=1e-5)
+    assert_allclose(executor.grad_dict['data'].asnumpy(),
+                    want.grad + 2 * want_other.grad + CENTERS.sum(axis=0), rtol=1e-4, atol=1e-5)
+    moved = np.concatenate([want.centers[:2], want_other.centers[2:]])
+    assert_allclose(executor.aux_dict['centers'].asnumpy(), moved, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('order', [['loss', 'term'], ['term', 'loss']])
+@pytest.mark.parametrize('initializer', [mx.init.Xavier(), mx.init.Zero(),
+                                         mx.init.Mixed(['.*'], [mx.init.Zero()])])
+def test_the_initializer_of_the_variable(order, initializer):
+    """It is used whatever the Module's is, and whatever the name of the variable."""
+    data, label = mx.sym.var('data'), mx.sym.var('label')
+    for name in 'centers', 'mine_center_bias':
+        centers = mx.sym.var(name, init=mx.init.Normal(3))
+        outs = {'loss': center_loss(data, label, 50, center_bias=centers),
+                'term': mx.sym.make_loss(mx.sym.sum(mx.sym.identity(centers)))}
+        net = mx.mod.Module(mx.sym.Group([outs[out] for out in order]), label_names=['label'])
+        net.bind([('data', (6, 20))], [('label', (6,))])
+        net.init_params(initializer)
+        values = net.get_params()[1][name].asnumpy()
+        assert values.shape == (50, 20) and 2.5 < values.std() < 3.5
+
+
+def test_a_variable_trains_and_loads_in_a_module(tmp_path):
+    embedding = mx.sym.FullyConnected(mx.sym.var('data'), num_hidden=3, no_bias=True, name='fc')
+    losses = with_variable(['term', 'other', 'loss'], init=mx.init.One())
+    net = mx.mod.Module(losses(data=embedding), label_names=['label', 'other_label'])
+    data = mx.io.NDArrayIter(DATA, {'label': LABEL % 2, 'other_label': 2 + LABEL % 2}, 6)
+    net.fit(data, num_epoch=2, arg_params={'fc_weight': mx.nd.array(np.eye(3))},
+            optimizer_params={'learning_rate': 0},
+            eval_metric=mx.metric.Loss(output_names=['loss_output'], label_names=[]))
+    net.save_checkpoint(str(tmp_path / 'net'), 2)
+    _, _, aux_params = mx.model.load_checkpoint(str(tmp_path / 'net'), 2)
+    want = np.ones((4, 3))
+    for _ in range(2):
+        moved = oracle.center_loss(DATA, LABEL % 2, want).centers
+        other = oracle.center_loss(2 * DATA, 2 + LABEL % 2, want, .3).centers
+        want = np.concatenate([moved[:2], other[2:]])
+    assert_allclose(aux_params['centers'].asnumpy(), want, rtol=1e-5)
+
+
+@pytest.mark.parametrize('given, error, text', [
+    (mx.nd.zeros((4, 3)), TypeError, 'center_bias must be a Symbol, got '),
+    ('centers', TypeError, "center_bias must be a Symbol, got 'centers'"),
+    (mx.sym.identity(mx.sym.var('x')), ValueError, 'center_bias must be a variable'),
+    (mx.sym.zeros((4, 3)), ValueError, 'center_bias must be a variable'),
+    (mx.sym.Group([mx.sym.var('x'), mx.sym.var('y')]), ValueError, 'must be a variable'),
+    (mx.sym.var('x', stype='row_sparse'), ValueError, "center_bias must have stype='default'")])
+def test_centers_that_are_no_variable(given, error, text):
+    with pytest.raises(error, match=text):
+        node(center_bias=given)
+
+
+def test_custom_takes_a_variable_as_the_ported_operator_did():
+    centers = mx.sym.var('mine', stype='default')
+    ported = mx.sym.Custom(data=mx.sym.var('data'), label=mx.sym.var('label'), num_class=4,
+                           center_bias=centers, op_type='centerloss')
+    got = run(bind(ported, DATA, LABEL, CENTERS))
+    for value, expected in zip(got, oracle.center_loss(DATA, LABEL, CENTERS)):
+        assert_allclose(value, expected, rtol=1e-5)
+    assert ported.list_auxiliary_states() == ['mine']
 
 
 # -- Module

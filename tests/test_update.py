@@ -148,7 +148,7 @@ def train(loss, forward, steps):
 @pytest.mark.parametrize('forward', [frozen, detached, blocked, not_added])
 def test_one_warning_where_no_backward_pass_comes_by(forward, hybridize, log):
     loss = made(hybridize, in_units=3, alpha=RANDOM.rand())  # arguments that no other test has
-    train(loss, forward, 3 * step.UNFOLLOWED)
+    train(loss, forward, 3 * step.MANY_WITHOUT_BACKWARD)
     assert not loss.centers.data().asnumpy().any()
     assert log().count('had no backward pass') == 1
     assert 'CenterLoss.update(embedding, label)' in log() and 'attach_grad' in log()
@@ -158,16 +158,16 @@ def test_one_warning_where_no_backward_pass_comes_by(forward, hybridize, log):
 def test_no_warning_for_a_few_or_with_backward_passes_between(hybridize, log):
     loss = made(hybridize, in_units=3, alpha=RANDOM.rand())
     for _ in range(3):
-        train(loss, not_added, step.UNFOLLOWED // 2)
+        train(loss, not_added, step.MANY_WITHOUT_BACKWARD // 2)
         train(loss, lambda *args: (args[1].attach_grad(), loss(*args[1:]))[1], 1)
     assert not log()
 
 
 def test_no_warning_for_inference_or_frozen_centers(log):
     loss = made(in_units=3, alpha=RANDOM.rand())
-    for _ in range(3 * step.UNFOLLOWED):
+    for _ in range(3 * step.MANY_WITHOUT_BACKWARD):
         loss(array(DATA), array(LABEL)).wait_to_read()
-    train(made(in_units=3, alpha=0), frozen, 3 * step.UNFOLLOWED)
+    train(made(in_units=3, alpha=0), frozen, 3 * step.MANY_WITHOUT_BACKWARD)
     assert not log()
 
 
@@ -177,7 +177,7 @@ def fitted(log, embedding, **arguments):
     net = mx.mod.Module(mx.sym.Group([
         mx.sym.SoftmaxOutput(scores, label, name='softmax'),
         center_loss(embedding, label, 4, alpha=RANDOM.rand(), name='c')]), **arguments)
-    net.fit(mx.io.NDArrayIter(DATA, LABEL), num_epoch=2 * step.UNFOLLOWED,
+    net.fit(mx.io.NDArrayIter(DATA, LABEL), num_epoch=2 * step.MANY_WITHOUT_BACKWARD,
             eval_metric=mx.metric.Accuracy(output_names=['softmax_output']))
     return log()
 
@@ -202,7 +202,7 @@ def test_the_way_out_of_fixed_parameters(log):
                         fixed_param_names=['embedding_weight', 'embedding_bias'])
     batches = mx.io.NDArrayIter(DATA, LABEL)
     net.bind(batches.provide_data, batches.provide_label, inputs_need_grad=True)
-    net.fit(batches, num_epoch=2 * step.UNFOLLOWED, eval_metric=mx.metric.Loss())
+    net.fit(batches, num_epoch=2 * step.MANY_WITHOUT_BACKWARD, eval_metric=mx.metric.Loss())
     assert net.get_params()[1]['c_center_bias'].asnumpy().any()
     assert not log()
 
@@ -233,7 +233,7 @@ def test_a_frozen_network(log):
     net.initialize()
     net.hybridize()
     net.features.collect_params().setattr('grad_req', 'null')
-    for _ in range(2 * step.UNFOLLOWED):
+    for _ in range(2 * step.MANY_WITHOUT_BACKWARD):
         with autograd.record():
             net(array(DATA), array(LABEL))
     mx.nd.waitall()

@@ -1,7 +1,9 @@
-"""Reads of the centers that come after a step never see the values before it.
+"""Fences order reads of the centers and the updates of them in MXNet's engine.
 
-To the engine the backward pass of a custom operator only reads an auxiliary state, so a read that
-is queued after it may come before the update: see :func:`fence`.
+The engine takes the backward pass of a custom operator for a reader of the auxiliary state, although
+this operator's backward pass moves the centers. So it may run a read that was queued after the
+backward pass before the update, and a read that was queued before it at the same time as the
+update: see :func:`fence`.
 """
 import ctypes
 import weakref
@@ -15,33 +17,41 @@ from .graph import center_losses
 
 __all__ = ['fence']
 
-# What the engine is asked to run: any C function will do, and this one takes no arguments.
+# The function that the engine is asked to run. Any C function that takes no arguments will do.
 _nothing = ctypes.cast(ctypes.CDLL(None).getpid, ctypes.c_void_p)
 _cpu = (ctypes.c_int * 2)(mx.Context.devstr2type['cpu'], 0)
 
 
 def fence(array):
-    """Have reads of `array` that are queued from now on wait for the operators queued before.
+    """Make operations on `array` that are queued from now on wait for those queued before.
 
-    The engine runs a write after all reads that were queued before it, and before all that are
-    queued later. This queues one that writes nothing: nobody waits here, and 3 us are all it costs.
+    This queues an operation that claims to write the array and does nothing. The engine runs a
+    write after all reads that were queued before it, and before all reads that are queued later.
+    The calling thread does not wait; the call takes 3 us.
     """
     written = (ctypes.c_void_p * 1)(array.handle)
     check_call(_LIB.MXEnginePushSyncND(_nothing, None, None, ctypes.byref(_cpu), None, 0, written,
                                        1, None, 0, b'center_loss_fence'))
 
 
-_centers_of = weakref.WeakKeyDictionary()   # an executor's, found when it first runs backward
+_centers_of = weakref.WeakKeyDictionary()   # the centers of each executor that has run backward
 
 
 def _fenced(backward):
-    """`Executor.backward`, and a fence behind it for the centers of each center loss."""
+    """`Executor.backward` between two fences for the centers of each center loss.
+
+    The fence in front holds the update back until earlier reads are done, among them forward passes
+    of other nodes with the same centers: an executor does not declare that a forward pass writes
+    its auxiliary states. The fence behind holds later reads back until the update is done.
+    """
     @wraps(backward)
     def fenced_backward(self, *args, **kwargs):
-        backward(self, *args, **kwargs)
         if self not in _centers_of:
             names = {loss.centers for loss in center_losses(self._symbol)}
-            _centers_of[self] = [self.aux_dict[name] for name in names]
+            _centers_of[self] = [self.aux_dict[name] for name in sorted(names)]
+        for centers in _centers_of[self]:
+            fence(centers)
+        backward(self, *args, **kwargs)
         for centers in _centers_of[self]:
             fence(centers)
     return fenced_backward

@@ -1,107 +1,114 @@
-"""The parameter that holds the centers in Gluon, right whenever it is read.
+"""The parameter that holds the centers in Gluon: one for Gluon to compute with, one for users to read.
 
-Importing this puts it in the place of the centers of every `SymbolBlock`, too.
+Importing this module also gives such parameters to each `SymbolBlock` with a center loss.
 """
-import contextlib
-import threading
-import weakref
+import traceback
 from functools import wraps
+from operator import attrgetter
 
 import mxnet as mx
+import numpy as np
 
 from .fence import fence
 from .graph import center_losses
 
-__all__ = ['Centers', 'calling']
-
-
-class _Calling(threading.local):
-    """The block that Gluon is calling in this thread, which reads parameters to compute with."""
-    block = None
-
-    @contextlib.contextmanager
-    def __call__(self, block):
-        before, self.block = self.block, block
-        try:
-            yield
-        finally:
-            self.block = before
-
-
-calling = _Calling()
+__all__ = ['Centers', 'blocks_being_traced']
 
 
 class Centers(mx.gluon.Parameter):
-    """Centers that are right whenever they are read.
+    """The centers as Gluon computes with them.
 
-    After a backward pass whoever reads them gets them moved: see :mod:`center_loss_op._mxnet.fence`.
-    Who reads them while recording, for another term of the loss, gets a copy, for the backward
-    pass of center loss moves them before that of the other term has read them.
+    `data()` returns a new handle of the same memory each time, because recording writes a note
+    into each input array that has no gradient, without a lock, and a backward pass clears it:
+    threads that shared one handle crashed, and of two backward passes the second one failed. Each
+    call is also a fence: an operation on the handle comes after the steps that were queued before.
 
-    Gluon itself gets a handle of its own each time, on the same memory. Recording writes a note
-    into every array that an operator reads and that has no gradient, without a lock, and a
-    backward pass clears it: threads that shared one crashed, and of two backward passes the
-    second failed.
-
-    Attributes
-    ----------
-    readers : collection of Block
-        Blocks that were called with these centers; their graphs hold the operator's arguments.
+    The centers of float16 features stay float32, whichever way they are cast or loaded.
     """
-    readers = ()
+    _views = None
+
+    @property
+    def as_read(self):
+        """The same parameter for users: a :class:`CentersAsRead` that shares the whole state."""
+        if self._views is None:
+            view = object.__new__(CentersAsRead)
+            view.__dict__ = self.__dict__
+            self._views = self, view
+        return self._views[1]
 
     def __getstate__(self):
-        """For a copy, which no block has read yet."""
+        """A copy gets views of its own."""
         self._fence()
-        return {name: value for name, value in self.__dict__.items() if name != 'readers'}
+        return {name: value for name, value in self.__dict__.items() if name != '_views'}
 
     def data(self, ctx=None):
-        return self._read([super().data(ctx)])[0]
+        return self._given(super().data(ctx))
 
     def list_data(self):
-        return self._read(super().list_data())
+        return [self._given(array) for array in super().list_data()]
 
     def cast(self, dtype):
         self._fence()
-        super().cast(dtype)
+        super().cast('float32' if np.dtype(dtype) == np.float16 else dtype)
+
+    def _init_impl(self, data, ctx_list):
+        """Parameter's own, for every way in which arrays are made or loaded."""
+        super()._init_impl(data.astype('float32') if data.dtype == np.float16 else data, ctx_list)
 
     def _fence(self):
         for array in self._data or ():
             fence(array)
 
-    def _read(self, arrays):
-        for array in arrays:
-            fence(array)
-        if calling.block is not None:
-            self.readers = self.readers or weakref.WeakSet()
-            self.readers.add(calling.block)
-            return [array.detach() for array in arrays]
-        if mx.autograd.is_recording():
-            with mx.autograd.pause():
-                return [array.copy() for array in arrays]
-        return arrays
+    @staticmethod
+    def _given(array):
+        fence(array)
+        return array.detach()
 
 
-def _with_centers(call_cached_op):
-    """`HybridBlock._call_cached_op`, which tells centers who reads them."""
-    @wraps(call_cached_op)
-    def called(self, *args):
-        with calling(self):
-            return call_cached_op(self, *args)
-    return called
+class CentersAsRead(Centers):
+    """The centers as users read them, which `CenterLoss.centers` returns.
+
+    `data()` returns the array itself; while recording, a copy, because the backward pass of center
+    loss moves the centers before that of another term has read them. The fence behind the copy
+    keeps the update from overtaking it.
+    """
+
+    def __reduce__(self):
+        """A copy belongs to the copy of the parameter that Gluon computes with."""
+        return attrgetter('as_read'), (self._views[0],)
+
+    @staticmethod
+    def _given(array):
+        fence(array)
+        if not mx.autograd.is_recording():
+            return array
+        with mx.autograd.pause():
+            copy = array.copy()
+        fence(array)
+        return copy
 
 
-def _with_known_centers(init):
-    """`SymbolBlock.__init__`, whose centers become such as know when they are read."""
+def blocks_being_traced():
+    """The blocks whose graphs are being made by the calls that led here: a list of HybridBlock.
+
+    MXNet keeps no record of them: a child that is called with symbols is not told by whom, and
+    the stack of name scopes leaves out blocks with an empty prefix.
+    """
+    return [frame.f_locals['self'] for frame, _ in traceback.walk_stack(None)
+            if frame.f_code is mx.gluon.HybridBlock._get_graph.__code__]
+
+
+def _with_centers(init):
+    """`SymbolBlock.__init__`, which then turns the parameters of center losses into `Centers`."""
     @wraps(init)
-    def known(self, outputs, *args, **kwargs):
+    def init_with_centers(self, outputs, *args, **kwargs):
         init(self, outputs, *args, **kwargs)
         for loss in center_losses(self._cached_graph[1]):
-            centers = self.params.get(loss.centers)
-            if not isinstance(centers, Centers):
-                centers.__class__ = Centers
-    return known
+            if loss.centers in self.params:     # else they are an input of the block
+                parameter = self.params[loss.centers]
+                if not isinstance(parameter, Centers):
+                    parameter.__class__ = Centers
+    return init_with_centers
 
 
-mx.gluon.HybridBlock._call_cached_op = _with_centers(mx.gluon.HybridBlock._call_cached_op)
-mx.gluon.SymbolBlock.__init__ = _with_known_centers(mx.gluon.SymbolBlock.__init__)
+mx.gluon.SymbolBlock.__init__ = _with_centers(mx.gluon.SymbolBlock.__init__)

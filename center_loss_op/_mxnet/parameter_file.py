@@ -1,7 +1,7 @@
-"""Files of mx.nd.save, looked over before MXNet reads them.
+"""Files of mx.nd.save, checked before MXNet reads them.
 
-MXNet takes the memory that a header asks for before it looks whether the file has as much: 14 GB
-for a file of 56 bytes.
+MXNet allocates the memory that a header asks for before it checks the size of the file: 14 GB for
+a file of 56 bytes.
 """
 import math
 import os
@@ -11,18 +11,18 @@ from typing import List
 __all__ = ['check_arrays']
 
 _FILE_MAGIC = 0x112
-# An array begins with the magic number of its format: lengths of 64 bits; the same after a
-# storage type; the same with NumPy's shapes, which may have no dimension, or a length of 0. The
-# first format has no magic number: it begins with how many lengths, of 32 bits, follow.
+# The magic numbers that an array begins with, one per format: lengths of 64 bits; a storage type
+# before them; the same with NumPy's shapes, which may have no dimension, or a length of 0. The
+# oldest format has no magic number: it begins with the number of lengths, which have 32 bits.
 _LONG, _STORED, _NUMPY = 0xF993fac8, 0xF993fac9, 0xF993faca
 _DENSE = 0
 _MOST_DIMENSIONS = 32
-# By MXNet's number of a type.
+# Bytes per element, by MXNet's number of the type.
 _ITEM_SIZES = {0: 4, 1: 8, 2: 2, 3: 1, 4: 4, 5: 1, 6: 8, 7: 1, 12: 2}
 
 
 def check_arrays(path: str) -> List[str]:
-    """Check that the sizes in a file of named arrays are those of the file.
+    """Check that the sizes that a file of named arrays states agree with the size of the file.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def check_arrays(path: str) -> List[str]:
             if storage != _DENSE or not least <= dimensions <= _MOST_DIMENSIONS:
                 raise ValueError('%s holds something other than dense arrays' % path)
             shape = take('<%d%s' % (dimensions, length))
-            *_, kind = take('<iii')  # after the device
+            *_, kind = take('<iii')  # the device, then the type
             if kind not in _ITEM_SIZES or any(length < least for length in shape):
                 raise ValueError('%s holds an array of no known type or shape' % path)
             file.seek(need(math.prod(shape) * _ITEM_SIZES[kind]), os.SEEK_CUR)

@@ -1,139 +1,241 @@
-"""The arguments of the operator: documented, parsed and checked in this one place.
+"""The arguments of the operator: documented and checked in this one place.
 
-MXNet hands a custom operator its arguments as text, Python users hand them over
-as numbers; both end up in :class:`Arguments`.
+MXNet hands over the arguments of a custom operator as text, Python users as numbers. Both end up
+in :class:`Arguments`. How to add an argument: CONTRIBUTING.md.
 """
+import inspect
 import math
 import numbers
+import textwrap
+from dataclasses import MISSING, dataclass, field, fields
 from functools import lru_cache
+from typing import Optional
 
 import numpy as np
 
-__all__ = ['Arguments', 'DOC', 'check_data_type', 'check_elements', 'check_shapes', 'flag',
-           'positive_int', 'rate', 'unknown_or_size']
+from .names import unknown_argument
+
+__all__ = ['Arguments', 'check_data_type', 'check_elements', 'check_shapes', 'class_count',
+           'docstring_entries', 'flag', 'more_than_two_axes', 'non_negative_int',
+           'non_negative_number']
 
 REDUCTIONS = ('mean', 'sum', 'none')
 # MXNet counts the elements of an array in 32 bits.
 _MAX_ELEMENTS = 2 ** 31 - 1
 _DATA_TYPES = (np.float16, np.float32, np.float64)
 
-DOC = """\
-    num_class : int
-        C, the number of classes: a positive integer.
-    alpha : float, default 0.5
-        α, the rate at which the centers move: finite and >= 0. 0 freezes them, 1 moves a class
-        of many samples to their mean; above 2 (1 + n) / n, for n samples of a class in a
-        batch, its center runs away.
-    scale : float, default 1.0
-        λ, the weight of the gradient: finite and >= 0. The output is not scaled. What it means
-        beside other losses, for each reduction: docs/lambda.md.
-    reduction : {'mean', 'sum', 'none'}, default 'mean'
-        What the output holds: the mean of the samples that count, shape (1,);
-        their sum, shape (1,); or one loss a sample, shape (N,).
-    use_ignore : bool, default False
-        Leave samples labelled `ignore_label` out of loss, gradient, counts and centers.
-    ignore_label : float, default -1
-        The label to leave out: any finite number. Used only with `use_ignore`.
-    need_top_grad : bool, default False
-        False: a loss layer that ignores the gradient of its output, as SoftmaxOutput
-        does, and with it every factor: neither `0.1 * center_loss(…)` nor
-        `MakeLoss(center_loss(…), grad_scale=0.1)` pulls any less than 1; `scale=0.1` does.
-        True: the gradient is multiplied by that of its output, for use inside a larger loss:
-        in a graph one that ends in MakeLoss.
-    key : str, default ''
-        '': the operator moves the centers itself. A name: it leaves them to the
-        `CenterTrainer` of that name, which moves the copies of all devices and workers.
-    batchsize : int, optional
-        Accepted and unused: the ported operator needed it."""
+
+# -- checks: each takes the name of the argument, for the error, and its value or the value's text
 
 
-def _number(name, value, kind, article):
+def _must_be(wanted, name, value):
+    return f'{name} must be {wanted}, got {value!r}'
+
+
+def _number(name, value, kind, wanted):
     """`value` as an int or a float, from a number or its text."""
-    wanted = (str, numbers.Integral if kind is int else numbers.Real)
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, wanted):
-        raise TypeError('%s must be %s, got %r' % (name, article, value))
+    types = (str, numbers.Integral if kind is int else numbers.Real)
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, types):
+        raise TypeError(_must_be(wanted, name, value))
     try:
         return kind(value)
-    except (ValueError, OverflowError):  # no number in the text; a number that no float can hold
-        raise ValueError('%s must be %s, got %r' % (name, article, value)) from None
+    except (ValueError, OverflowError):  # a text without a number; a number beyond every float
+        raise ValueError(_must_be(wanted, name, value)) from None
 
 
-def positive_int(name, value):
-    """`value` as an int > 0; `name` is for the error."""
+def class_count(name, value):
+    """`value` as an int > 0 that an array has room for."""
     number = _number(name, value, int, 'a positive integer')
     if number <= 0:
-        raise ValueError('%s must be a positive integer, got %r' % (name, value))
+        raise ValueError(_must_be('a positive integer', name, value))
+    if number > _MAX_ELEMENTS:
+        raise ValueError(f'{name} must be at most {_MAX_ELEMENTS}, as many elements as an MXNet '
+                         f'array can have, got {value!r}')
     return number
 
 
-def unknown_or_size(name, value):
-    """`value` as an int >= 0, 0 for not known yet; `name` is for the error."""
-    article = 'an integer >= 0'
-    number = _number(name, value, int, article)
+def non_negative_int(name, value):
+    """`value` as an int >= 0."""
+    number = _number(name, value, int, 'an integer >= 0')
     if number < 0:
-        raise ValueError('%s must be %s, got %r' % (name, article, value))
+        raise ValueError(_must_be('an integer >= 0', name, value))
     return number
 
 
-def _finite(name, value):
+def _finite_number(name, value):
+    """`value` as a finite float."""
     number = _number(name, value, float, 'a finite number')
     if not math.isfinite(number):
-        raise ValueError('%s must be a finite number, got %r' % (name, value))
+        raise ValueError(_must_be('a finite number', name, value))
     return number
 
 
-def rate(name, value):
-    """`value` as a finite float >= 0; `name` is for the error."""
-    article = 'a finite number >= 0'
-    number = _number(name, value, float, article)
+def non_negative_number(name, value):
+    """`value` as a finite float >= 0."""
+    number = _number(name, value, float, 'a finite number >= 0')
     if not (math.isfinite(number) and number >= 0):
-        raise ValueError('%s must be %s, got %r' % (name, article, value))
+        raise ValueError(_must_be('a finite number >= 0', name, value))
     return number
 
 
 def flag(name, value):
+    """`value` as a bool, from a bool or a text that MXNet's own operators take for one."""
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
-    # The texts that MXNet's own operators take for a flag.
     text = {'True': True, 'true': True, '1': True, 'False': False, 'false': False, '0': False}
     if isinstance(value, str) and value in text:
         return text[value]
     kind = ValueError if isinstance(value, str) else TypeError
-    raise kind('%s must be True or False, got %r' % (name, value))
+    raise kind(_must_be('True or False', name, value))
 
 
 def _reduction(name, value):
+    wanted = 'one of ' + ', '.join(REDUCTIONS)
     if not isinstance(value, str):
-        raise TypeError('%s must be one of %s, got %r' % (name, ', '.join(REDUCTIONS), value))
+        raise TypeError(_must_be(wanted, name, value))
     if value not in REDUCTIONS:
-        raise ValueError('%s must be one of %s, got %r' % (name, ', '.join(REDUCTIONS), value))
+        raise ValueError(_must_be(wanted, name, value))
     return value
 
 
-def _name(name, value):
+def _string(name, value):
     if not isinstance(value, str):
-        raise TypeError('%s must be a string, got %r' % (name, value))
+        raise TypeError(_must_be('a string', name, value))
     return value
 
 
-def _unused(name, value):  # pylint: disable=unused-argument
+def _unused(name, value):
     return None
 
 
-# name: (check, default); an argument without a default is required.
-_ARGUMENTS = {
-    'num_class': (positive_int,),
-    'alpha': (rate, 0.5),
-    'scale': (rate, 1.0),
-    'reduction': (_reduction, 'mean'),
-    'use_ignore': (flag, False),
-    'ignore_label': (_finite, -1.0),
-    'need_top_grad': (flag, False),
-    'key': (_name, ''),
-    'batchsize': (_unused, None),
-}
-# What a graph's node takes by name and mx.nd.Custom does not.
+# -- the arguments
+
+
+def _about(check, text, kind=None):
+    """The metadata of an argument: its check and its docstring (and the type to print in it)."""
+    return {'check': check, 'text': inspect.cleandoc(text), 'kind': kind}
+
+
+@dataclass(frozen=True, eq=False)
+class Arguments:
+    """The arguments of the operator, checked.
+
+    Two objects are equal only if they are the same object: a step counts by it (weakly).
+
+    Raises
+    ------
+    TypeError
+        For an argument of the wrong type.
+    ValueError
+        For an argument of the right type whose value is impossible.
+    """
+    num_class: int = field(metadata=_about(class_count, """
+        C, the number of classes: a positive integer."""))
+    alpha: float = field(default=0.5, metadata=_about(non_negative_number, """
+        α, how fast the centers move: finite and >= 0. 0 freezes them, 1 moves a class of many
+        samples to their mean; above 2 (1 + n) / n, for n samples of a class in a batch, its center
+        runs away."""))
+    scale: float = field(default=1.0, metadata=_about(non_negative_number, """
+        λ, the weight of the gradient: finite and >= 0. The output is not scaled. What it means
+        next to other losses, for each reduction: docs/lambda.md."""))
+    reduction: str = field(default='mean', metadata=_about(_reduction, """
+        What the output holds: the mean of the samples that count, shape (1,); their sum, shape
+        (1,); or one loss per sample, shape (N,).""", "{'mean', 'sum', 'none'}"))
+    use_ignore: bool = field(default=False, metadata=_about(flag, """
+        Leave samples labelled `ignore_label` out of loss, gradient, counts and centers."""))
+    ignore_label: float = field(default=-1.0, metadata=_about(_finite_number, """
+        The label to leave out: any finite number. Used only with `use_ignore`."""))
+    need_top_grad: bool = field(default=False, metadata=_about(flag, """
+        False: a loss layer like SoftmaxOutput, which ignores the head gradient (the gradient of its
+        output). A factor around it has no effect: to weight it, use `scale=0.1`, neither
+        `0.1 * center_loss(…)` nor `MakeLoss(center_loss(…), grad_scale=0.1)`.
+        True: the gradient is multiplied by the head gradient, for use inside a larger loss: in a
+        graph, one that ends in MakeLoss."""))
+    scale_output: bool = field(default=False, metadata=_about(flag, """
+        True: `scale` multiplies the output, too, and the output has the dtype of the features. This
+        is what `gluon.CenterLoss` returns."""))
+    key: str = field(default='', metadata=_about(_string, """
+        '': the operator moves the centers itself. A name: it leaves them to the `CenterTrainer` of
+        that name, which moves the copies of all devices and workers."""))
+    batchsize: Optional[int] = field(default=None, metadata=_about(_unused, """
+        Accepted and unused: the ported operator needed it.""", 'int'))
+
+    def __post_init__(self):
+        for argument in fields(self):
+            value = argument.metadata['check'](argument.name, getattr(self, argument.name))
+            object.__setattr__(self, argument.name, value)
+
+    @classmethod
+    def of_node(cls, attributes):
+        """The arguments of a node of a graph, whose attributes are text.
+
+        Attributes such as ``__ctx_group__`` and ``__lr_mult__`` belong to MXNet and may be on any
+        node.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As for an Arguments; also for an argument that is missing or unknown.
+        """
+        return _of_node(tuple(item for item in attributes.items()
+                              if not item[0].startswith('__')))
+
+    def items(self):
+        """The (name, value) pairs to write on a node: those that differ from the defaults."""
+        return [(argument.name, getattr(self, argument.name)) for argument in fields(self)
+                if getattr(self, argument.name) != argument.default]
+
+
+# The inputs: a graph takes them by name, mx.nd.Custom does not.
 _ARRAYS = ('data', 'label', 'center_bias')
+
+
+# An imperative call makes a new operator each time; parsing would be half of that time.
+@lru_cache(maxsize=256)
+def _of_node(attributes):
+    attributes, arguments = dict(attributes), {each.name: each for each in fields(Arguments)}
+    for name in attributes:
+        if name in _ARRAYS:
+            raise TypeError('%s is an array, and mx.nd.Custom takes arrays by their position: '
+                            'mx.nd.Custom(data, label, centers, op_type=…, …)' % name)
+        if name not in arguments:
+            raise unknown_argument(name, arguments)
+    for name, argument in arguments.items():
+        if name not in attributes and argument.default is MISSING:
+            raise TypeError('missing argument %r' % name)
+    return Arguments(**attributes)
+
+
+def docstring_entries(function, **renamed):
+    """The entries of a numpydoc section for those parameters of `function` that are arguments.
+
+    Parameters
+    ----------
+    function : callable
+        Its signature has the names and the defaults.
+    **renamed : str
+        ``parameter='argument'`` for a parameter that has another name than its argument.
+
+    Returns
+    -------
+    dict of str to str
+    """
+    arguments, entries = {each.name: each for each in fields(Arguments)}, {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        argument = arguments.get(renamed.get(name, name))
+        if argument is None:
+            continue
+        kind = argument.metadata['kind'] or argument.type.__name__
+        if parameter.default is None:
+            kind += ', optional'
+        elif parameter.default is not parameter.empty:
+            kind += ', default %r' % (parameter.default,)
+        entries[name] = '    %s : %s\n%s' % (
+            name, kind, textwrap.indent(argument.metadata['text'], ' ' * 8))
+    return entries
+
+
+# -- checks of arrays
 
 
 def check_elements(num_class, size):
@@ -150,20 +252,37 @@ def check_data_type(name, dtype):
         raise TypeError('%s must be float16, float32 or float64, got %s' % (name, np.dtype(dtype)))
 
 
+def more_than_two_axes(name, data, label=None):
+    """The end of an error about features, called `name`, that have more than two axes."""
+    if len(data) < 3:
+        return ''
+    axes = [axis for axis, length in enumerate(data) if axis and length != 1]
+    if len(axes) < 2 and (len(data) > 3 or label != data[:2]):
+        return '. Leave the axes of length 1 out: give %s.flatten()' % name
+    if len(data) == 3:
+        kind, size, rows = 'a sequence (N, T, d)', data[-1], name
+    else:
+        letters = ', '.join('DHW'[5 - len(data):] if len(data) < 6 else '…')
+        kind, size = 'a feature map (N, d, %s)' % letters, data[1]
+        rows = '%s.transpose(%s)' % (name, (0, *range(2, len(data)), 1))
+    hint = ('. If this is %s, each position counts as a sample: give %s.reshape((-1, %d))'
+            % (kind, rows, size))
+    if label is not None:
+        positions = math.prod(data[1:]) // size if size else 0
+        each = math.prod(label) == data[0] * positions
+        hint += ' and ' + ('label.reshape((-1,))' if each or not label
+                           else 'label.repeat(%d)' % positions)
+    return hint + '. See docs/using.md'
+
+
 def check_shapes(name, data, label, num_class):
     """ValueError where the shapes of features, called `name`, and labels do not fit.
 
     A length of 0 may be one that is not known yet, and so may the whole shape of the labels, ().
     """
     if len(data) != 2:
-        hint = ''
-        if len(data) > 2:
-            hint = ('. Features of several positions a sample count as samples of their own: '
-                    '%s.reshape((-1, %d)), and their labels label.reshape((-1,)). See '
-                    'docs/using.md'
-                    % (name, data[-1]))
         raise ValueError('%s must be 2-D, (batch, features), got shape %s; label has shape %s%s'
-                         % (name, data, label, hint))
+                         % (name, data, label, more_than_two_axes(name, data, label)))
     batch = data[0]
     if label and (len(label) > 2 or label[1:] not in ((), (1,))
                   or (batch and label[0] and batch != label[0])):
@@ -172,62 +291,3 @@ def check_shapes(name, data, label, num_class):
             hint = '. If these are one-hot labels, give their classes: label.argmax(axis=1)'
         raise ValueError('label must have shape (%d,) or (%d, 1) to fit %s of shape %s, got '
                          'shape %s%s' % (batch, batch, name, data, label, hint))
-
-
-class _WeaklyReferenced:
-    __slots__ = ('__weakref__',)
-
-
-class Arguments(_WeaklyReferenced):
-    """Checked arguments of the operator, as attributes.
-
-    Parameters
-    ----------
-%s
-
-    Raises
-    ------
-    TypeError
-        For a missing or unknown argument, or one of the wrong type.
-    ValueError
-        For an argument of the right type whose value is impossible.
-    """
-    __slots__ = tuple(_ARGUMENTS)
-
-    def __init__(self, **arguments):
-        for name in arguments:
-            if name in _ARRAYS:
-                raise TypeError('%s is an array, and mx.nd.Custom takes arrays by their position: '
-                                'mx.nd.Custom(data, label, centers, op_type=…, …)' % name)
-            if name not in _ARGUMENTS:
-                raise TypeError('unknown argument %r, allowed are: %s'
-                                % (name, ', '.join(_ARGUMENTS)))
-        for name, (check, *default) in _ARGUMENTS.items():
-            if name not in arguments and not default:
-                raise TypeError('missing argument %r' % name)
-            setattr(self, name, check(name, arguments.get(name, *default)))
-
-    @classmethod
-    def of_node(cls, attributes):
-        """Arguments of a graph's node, whose attributes are text.
-
-        Attributes such as ``__ctx_group__`` and ``__lr_mult__`` are MXNet's own and may
-        stand on any node.
-        """
-        return _of_node(tuple(item for item in attributes.items()
-                              if not item[0].startswith('__')))
-
-    def items(self):
-        """The (name, value) pairs to write on a graph's node: what differs from the defaults."""
-        return [(name, getattr(self, name)) for name, (_, *default) in _ARGUMENTS.items()
-                if [getattr(self, name)] != default]
-
-
-# An imperative call makes its operator anew each time, and parsing is half of that.
-@lru_cache(maxsize=256)
-def _of_node(attributes):
-    return Arguments(**dict(attributes))
-
-
-if Arguments.__doc__:  # not under python -OO
-    Arguments.__doc__ %= DOC

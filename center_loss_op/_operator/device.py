@@ -1,13 +1,14 @@
 """The arithmetic of a step on any context: NDArray operators, queued on the device.
 
-Only the labels (N numbers) are read back. The centers never leave the device, and
-nothing of their size is made.
+Only the labels (N numbers) are read back. The centers never leave the device, and no array of
+their size is made.
 """
 import numpy as np
 from mxnet import nd
 
+from .backend import Backend
 from .labels import BFLOAT16
-from .scratch import Held
+from .memory import Tracked
 
 __all__ = ['Device']
 
@@ -21,72 +22,60 @@ def _take(array, rows):
 
 
 def _scalar(number):
-    """`number` as MXNet's operators take one: they refuse a subnormal."""
+    """`number`, or 0 for a subnormal, which MXNet's operators refuse."""
     return number if abs(number) >= np.finfo(np.float64).tiny else 0.0
 
 
 def _finite_rows(array):
-    """1 for a row of finite numbers, 0 for another: (n, 1) in the dtype of `array`."""
+    """1 for each row of finite numbers, 0 for others: (n, 1) in the dtype of `array`."""
     return nd.contrib.isfinite(array).min(axis=1, keepdims=True).astype(array.dtype)
 
 
-class Device:
-    """NDArrays."""
+class Device(Backend):
+    """On NDArrays."""
 
-    @staticmethod
-    def viewer(shape, dtype):  # pylint: disable=unused-argument
-        """A function from an NDArray to an array of the backend: the NDArray itself."""
+    def memory_view(self, shape, dtype):
         return lambda array: array
 
-    @staticmethod
-    def labels(label):
-        """Labels as a NumPy array; the one thing that is read back."""
+    def labels(self, label):
         if label.dtype == BFLOAT16:
             label = label.astype(np.float32)
         return label.asnumpy()
 
-    @staticmethod
-    def difference(data, centers, batch, reuse=None):  # pylint: disable=unused-argument
-        """x_i - c_{y_i}, 0 where a sample does not count: Held, (N, d)."""
+    def difference(self, data, centers, batch, reuse=None):
         difference = data.astype(centers.dtype) - _take(centers, batch.classes)
         if batch.ignored is not None:
             ignored = nd.array(batch.ignored, ctx=data.context, dtype=centers.dtype)
             difference = nd.where(ignored, nd.zeros_like(difference), difference)
-        return Held(difference, difference.size * np.dtype(centers.dtype).itemsize)
+        return Tracked(difference, difference.size * np.dtype(centers.dtype).itemsize)
 
-    @staticmethod
-    def half_squares(difference):
-        """½ ‖row‖², (N,)."""
+    def half_squares(self, difference):
         return nd.sum(nd.square(difference.array), axis=1) * 0.5
 
-    @staticmethod
-    def total(losses):
-        """Sum of (N,), as (1,)."""
+    def total(self, losses):
         return nd.sum(losses)
 
-    @staticmethod
-    def store(out, req, value):
-        """out ← value or out ← out + value, as `req` says."""
+    def store(self, out, req, value, factor=1):
+        value = (value * _scalar(factor)).astype(out.dtype)
         if req == 'add':
             out[:] += value
         elif req != 'null':
             out[:] = value
 
-    def store_scaled(self, grad, req, difference, factor, head):
-        """grad ← factor · head_i · difference_i, or added to it, in the dtype of grad."""
-        value = difference.array * _scalar(factor)
-        if head is not None:
-            value = nd.broadcast_mul(value, head.reshape((-1, 1)))
-        self.store(grad, req, value.astype(grad.dtype))
+    def store_gradient(self, grad, req, difference, scale, head_gradient):
+        value = difference.array * _scalar(scale)
+        if head_gradient is not None:
+            value = nd.broadcast_mul(value, head_gradient.astype(value.dtype).reshape((-1, 1)))
+        self.store(grad, req, value)
 
-    @staticmethod
-    def finite(data, total):  # pylint: disable=unused-argument
-        """Which samples hold finite features: (N, 1). Reading it back would cost a wait."""
-        return _finite_rows(data.astype(total.dtype))
+    def surely_finite(self, total):
+        # Reading `total` would wait for the device.
+        return False
 
-    @staticmethod
-    def samples(data, batch, dtype):
-        """A copy of the samples that count: features (M, d) in `dtype`, and classes (M,)."""
+    def finite_rows(self, data, dtype):
+        return _finite_rows(data.astype(dtype))
+
+    def samples(self, data, batch, dtype):
         data = data.astype(dtype)
         if batch.ignored is None:
             return data, batch.classes
@@ -94,31 +83,25 @@ class Device:
         return _take(data, rows), batch.classes[rows]
 
     def update(self, centers, buffer, rows, batch, alpha):
-        """Equation 4 on an NDArray of centers that nobody else touches: see `move`.
-
-        The features are the leading numbers of some rows of `buffer`, an NDArray.
-        """
         if not len(rows):
             return
         data = _take(buffer.reshape((-1, buffer.shape[-1])), rows)
         data = nd.slice_axis(data, axis=1, begin=0, end=-1)
         difference = self.difference(data, centers, batch)
-        self.move(centers, difference, batch, self.finite(data, data), alpha)
+        self.move(centers, difference, batch, self.finite_rows(data, data.dtype), alpha)
 
-    @staticmethod
-    def move(centers, difference, batch, finite, alpha):
-        """Equation 4: c_j ← c_j + α Σ_{y_i=j} (x_i - c_j) / (1 + n_j)."""
+    def move(self, centers, difference, batch, finite, alpha):
         groups = batch.groups()
         if not groups.classes.size:
             return
         rows = nd.where(finite.reshape(-1), difference.array, nd.zeros_like(difference.array))
-        # A column of ones beside the features: its sums are the n_j of the finite samples.
+        # The sums of one more column, of ones, are the n_j of the finite samples.
         rows = nd.concat(rows, finite, dim=1)
-        sums = _take(rows, groups.heads())
+        sums = _take(rows, groups.first_rows())
         if not groups.unique:
             which, members, starts = groups.repeated()
             part = _take(rows, members)
-            for into, source in groups.folds():
+            for into, source in groups.pairwise_sums():
                 part[_indices(into, part)] = _take(part, into) + _take(part, source)
             sums[_indices(which, sums)] = _take(part, starts)
         counts = nd.slice_axis(sums, axis=1, begin=-1, end=None)

@@ -1,10 +1,10 @@
 """One set of centers across devices and workers.
 
-Each device keeps a copy of the centers. A node with a `key` leaves its copy alone and
-notes the samples of its backward passes (:mod:`.samples`); once a step, a :class:`Gatherer` brings the
-samples of all devices and workers together, in one order, and applies equation 4 once over
-their union on each copy. So every copy moves as the centers of one device would that saw
-the whole global batch, and all stay the same bit for bit.
+Each device keeps a copy of the centers. A node with a `key` leaves its copy alone and records the
+samples of its backward passes (:mod:`.samples`). Once per step, a :class:`Gatherer` brings the
+samples of all devices and workers together, in one order, and applies equation 4 over all of them
+to each copy. So every copy moves as if one device had seen the whole global batch, and all copies
+stay the same bit for bit.
 
 Gathering is a sum: each device puts its samples into its own slot of a buffer of zeros, and
 MXNet's key-value store adds the buffers up. That works on any store that sums over the
@@ -17,18 +17,18 @@ import os
 import mxnet as mx
 import numpy as np
 
-from .backend import backend_for
 from .labels import Batch, largest_exact
-from .samples import LOCK, NOTES, Notes
+from .samples import LOCK, RECORDED, Recorded
+from .step import backend_for
 
 __all__ = ['Gatherer', 'check_name', 'open_store']
 
-# Elements a broadcast of the centers moves at a time.
+# How many elements of the centers are sent at a time, to make the copies equal.
 _CHUNK = 1 << 20
 
-# What a store has to have.
+# The attributes that a store must have.
 _INTERFACE = ('broadcast', 'pushpull', 'rank', 'num_workers', 'type')
-# The stores of one worker that MXNet has. Of any other name without 'dist' it makes one of them.
+# MXNet's stores of one worker. For any other name without 'dist', MXNet makes one of these.
 _ONE_WORKER = ('local', 'device', 'nccl', 'local_update_cpu', 'local_allreduce_cpu',
                'local_allreduce_device')
 _SEVERAL_WORKERS = ("for several workers create the store, kv = mx.kv.create('dist_sync') or "
@@ -50,9 +50,10 @@ def open_store(kvstore):
     Raises
     ------
     TypeError
-        No store.
+        `kvstore` is neither a name nor a store.
     ValueError
-        A type that MXNet does not have, or one of several workers: those share a store.
+        The name is unknown to MXNet, or that of a distributed store, which must be created once and
+        given to both trainers.
     """
     if not isinstance(kvstore, str):
         if not all(hasattr(kvstore, name) for name in _INTERFACE):
@@ -65,7 +66,7 @@ def open_store(kvstore):
         raise ValueError("kvstore=%r: a process can have one distributed store. Create it, "
                          "kv = mx.kv.create(%r), and give it to both trainers"
                          % (kvstore, kvstore))
-    # By its name `gluon.Trainer` would have none on a single device, and say nothing.
+    # Given this name, `gluon.Trainer` silently uses no store on a single device.
     if kvstore.lower() == 'horovod':
         raise ValueError('kvstore=%r: create the store, kv = center_loss_op.horovod.Horovod(), and '
                          'give it to both trainers' % kvstore)
@@ -74,7 +75,7 @@ def open_store(kvstore):
 
 
 def check_name(kvstore):
-    """ValueError where `kvstore` is the name of no store that can gather, however it is made."""
+    """ValueError if no store of the name `kvstore` can gather."""
     if 'async' in kvstore:
         raise ValueError(_NOT_A_SUM % kvstore)
     if kvstore.lower() not in mx.kvstore.KVStoreBase.kv_registry:
@@ -82,14 +83,14 @@ def check_name(kvstore):
 
 
 def _check_known(kind):
-    """ValueError where MXNet makes a store of one worker of a name that it does not know."""
+    """ValueError for a name that MXNet does not know, and makes a store of one worker for."""
     if 'dist' not in kind and kind.lower() not in _ONE_WORKER:
         raise ValueError("MXNet has no key-value store %r, and takes the name for 'local', a store "
                          "of one worker: use 'local' or 'device', or %s" % (kind, _SEVERAL_WORKERS))
 
 
 def _warn_of_one_worker(store):
-    """Log where one worker gathers, but a launcher has started several."""
+    """Log that the store has one worker although a launcher has started several."""
     launched = max(int(number) for number in ('1', *map(os.environ.get, _LAUNCHED))
                    if number and number.isdigit())
     if store.num_workers == 1 and launched > 1:
@@ -98,11 +99,11 @@ def _warn_of_one_worker(store):
 
 
 def _wait_for_broadcasts(store):
-    """Have `store.broadcast` return when it is done.
+    """Make `store.broadcast` return only when it is done.
 
-    A store that is shared with `gluon.Trainer` needs it. The trainer broadcasts parameters and
-    then pushes gradients under the same names, and MXNet keeps no order between the two: a
-    worker that is late gets the sum of gradients for its parameters.
+    A store that is shared with `gluon.Trainer` needs this. The trainer broadcasts parameters and
+    then pushes gradients under the same names, and MXNet does not keep the two in order: a late
+    worker would get a sum of gradients as its parameters.
     """
     if '_broadcast' in vars(store):
         return
@@ -117,37 +118,37 @@ def _wait_for_broadcasts(store):
 class Gatherer:
     """Gathers the samples of `key` from all contexts and workers, and moves the centers.
 
-    The newest one of a key does. It starts without samples: those of a step that its
-    predecessor was not asked for are dropped.
+    Of several with one key, the newest one moves them. It starts without samples, and drops those
+    that the one before it has not gathered.
 
     Parameters
     ----------
     key : str
-        As on the nodes; the same on all workers.
+        The key of the nodes; the same on all workers.
     store : KVStore
         A store that sums over the workers of a step: 'local', 'device', 'dist_sync',
         :class:`center_loss_op.horovod.Horovod` or another of the same interface (`broadcast`,
         `pushpull`, `rank`, `num_workers`, `type`).
     int_keys : bool
-        Name things by numbers in the store. A store takes either numbers or strings, and
-        `gluon.Trainer` names its parameters by numbers, Module by strings.
+        Use numbers as names in the store. A store takes either numbers or strings;
+        `gluon.Trainer` uses numbers, Module strings.
 
     Raises
     ------
     ValueError
-        A store that makes no such promise.
+        The store does not sum over the workers.
     """
 
     def __init__(self, key, store, int_keys=False):
         self.key = key
         self._int_keys = int_keys
-        self._room = 0              # how many samples a slot holds
+        self._room = 0              # how many samples a slot can hold
         self._steps = 0
         self._store = None
         self.use(store)
-        self._notes = Notes()
+        self._recorded = Recorded()
         with LOCK:
-            NOTES[key] = self._notes
+            RECORDED[key] = self._recorded
 
     def use(self, store):
         """Gather through `store` from now on."""
@@ -157,44 +158,44 @@ class Gatherer:
             _wait_for_broadcasts(store)
         if store is not self._store:
             self._store = store
-            self._names = {}    # what the store calls things that it knows
+            self._names = {}    # maps 'centers' and 'samples/…' to their names in the store
 
     def step(self, centers, alpha):
         """Equation 4 over the samples of all contexts and workers since the last step.
 
-        Every worker has to call it, one without samples too. The first call makes the
-        copies equal: those of rank 0's first context go to all.
+        Every worker has to call it, even without samples. The first call makes the copies equal to
+        that of rank 0's first context.
 
         Parameters
         ----------
         centers : list of NDArray
-            The copies, (C, d), one a context; as many on every worker.
+            The copies, (C, d), one per context; as many on every worker.
         alpha : float
             α of equation 4.
 
         Raises
         ------
         RuntimeError
-            The store does not return the sum over the workers of this step; or there was no
-            backward pass on any of them; or there is a newer Gatherer of this key.
+            The store does not return the sum over the workers of this step; or no worker had a
+            backward pass; or there is a newer Gatherer of this key.
         ValueError
             The store's numbers cannot hold the labels.
         """
-        if NOTES.get(self.key) is not self._notes:
+        if RECORDED.get(self.key) is not self._recorded:
             raise RuntimeError('a newer CenterTrainer of key=%r moves the centers: call its step() '
                                'instead, or give each loss a key of its own' % self.key)
         num_class = centers[0].shape[0]
         largest = largest_exact(centers[0].dtype)
         if num_class - 1 > largest:
-            raise ValueError('%d classes of %s centers: labels above %d do not survive the '
-                             'key-value store' % (num_class, centers[0].dtype.__name__, largest))
-        # All backward passes have made their notes then, and none reads the copies any more. A
-        # fence would do for that, but not raise the error of a pass that failed on one context:
-        # the others' samples must not move the centers alone.
+            raise ValueError(f'{num_class} classes of {centers[0].dtype.__name__} centers: labels '
+                             f'above {largest} do not survive the key-value store')
+        # After this, all backward passes have recorded their samples, and none reads the copies. It
+        # also raises the error of a pass that failed on one context, so that the samples of the
+        # others do not move the centers alone. A fence would not.
         mx.nd.waitall()
         self._steps += 1
         buffers, rows, classes = self._gather(centers)
-        if self._steps == 1:  # and the store has just shown that it sums
+        if self._steps == 1:  # now that the store has shown that it sums
             _warn_of_one_worker(self._store)
             self._equalize(centers)
         batch = Batch(classes, num_class)
@@ -202,28 +203,29 @@ class Gatherer:
             backend_for(copy.context).update(copy, buffer, rows, batch, alpha)
 
     def _gather(self, centers):
-        """The samples of all slots: a buffer a context, and where in it which class is."""
+        """The samples of all slots: a buffer per context, the rows with samples, their classes."""
         with LOCK:
-            notes = dict(self._notes)
-            self._notes.clear()
-        samples = [sorted(notes.pop(copy.context, []), key=lambda one: one[0]) for copy in centers]
-        if notes:
+            recorded = dict(self._recorded)
+            self._recorded.clear()
+        samples = [sorted(recorded.pop(copy.context, []), key=lambda one: one[0])
+                   for copy in centers]
+        if recorded:
             raise RuntimeError('samples of key=%r on %s, where there is no copy of the centers'
-                               % (self.key, ', '.join(map(str, notes))))
-        size = centers[0].shape[1]
+                               % (self.key, ', '.join(map(str, recorded))))
+        num_features = centers[0].shape[1]
         while True:
-            buffers = [self._slot(slot, notes, len(centers), size, copy)
-                       for slot, (notes, copy) in enumerate(zip(samples, centers))]
+            buffers = [self._slot(slot, passes, len(centers), num_features, copy)
+                       for slot, (passes, copy) in enumerate(zip(samples, centers))]
             self._sum('samples/%d' % self._room, buffers)
-            heads = buffers[0][:, 0, :2].asnumpy()
-            if not np.array_equal(heads[:, 1], self._marks(len(heads))):
+            headers = buffers[0][:, 0, :2].asnumpy()
+            if not np.array_equal(headers[:, 1], self._marks(len(headers))):
                 raise RuntimeError(
                     'the key-value store did not return the sum over all workers of step %d. '
                     'It runs the optimizer: use update_on_kvstore=False with Trainer, '
                     'MXNET_UPDATE_ON_KVSTORE=0 with Module; or it compresses gradients: use one '
                     'that does not; or a worker has left out a step. See docs/scaling.md'
                     % self._steps)
-            most = int(heads[:, 0].max())
+            most = int(headers[:, 0].max())
             if most < 0:
                 raise RuntimeError(
                     'no backward pass of key=%r on any worker since the last step. Was backward() '
@@ -232,22 +234,23 @@ class Gatherer:
                     'CenterLoss.update(embedding, label). See docs/using.md' % self.key)
             if most <= self._room:
                 break
-            # All workers read the same heads, so all make the same room and try again.
+            # All workers read the same headers, so all make the same room and try again.
             self._room = max(most, 2 * self._room)
-        labels = buffers[0][:, :, size].asnumpy()
+        labels = buffers[0][:, :, num_features].asnumpy()
         taken = np.arange(labels.shape[1])
-        rows = ((taken > 0) & (taken <= heads[:, :1])).reshape(-1).nonzero()[0]
+        rows = ((taken > 0) & (taken <= headers[:, :1])).reshape(-1).nonzero()[0]
         return buffers, rows, labels.reshape(-1)[rows]
 
-    def _slot(self, slot, samples, contexts, size, like):
+    def _slot(self, slot, samples, contexts, num_features, like):
         """A buffer of zeros, (slots, 1 + room, d + 1), with the samples of one context in its
-        slot: a head (count, mark), then a row of features and label a sample.
+        slot: a header (count, mark), then one row of features and label per sample.
 
-        The count is -1 where there was no backward pass: that is not an empty batch.
+        The count is -1 if there was no backward pass, and 0 for an empty batch.
         """
         slot += self._store.rank * contexts
         slots = self._store.num_workers * contexts
-        buffer = mx.nd.zeros((slots, 1 + self._room, size + 1), like.context, like.dtype)
+        shape = (slots, 1 + self._room, num_features + 1)
+        buffer = mx.nd.zeros(shape, like.context, like.dtype)
         count = sum(len(classes) for _, _, classes in samples) if samples else -1
         buffer[slot, 0, :2] = np.array([count, self._marks(slots)[slot]], like.dtype)
         if count <= self._room:
@@ -255,17 +258,17 @@ class Gatherer:
             for _, features, classes in samples:
                 if len(classes):
                     rows = slice(first, first + len(classes))
-                    buffer[slot, rows, :size] = features
-                    buffer[slot, rows, size] = classes.astype(like.dtype)
+                    buffer[slot, rows, :num_features] = features
+                    buffer[slot, rows, num_features] = classes.astype(like.dtype)
                     first += len(classes)
         return buffer
 
     def _marks(self, slots):
-        """What the heads must hold if every slot is of this step and was added once."""
+        """The marks of the headers, if every slot is of this step and was added once."""
         return (self._steps * slots + np.arange(slots)) % (1 << 20) + 1.0
 
     def _equalize(self, centers):
-        """Rank 0's first copy goes to all, a part of bounded size at a time."""
+        """Set all copies to rank 0's first one, a part of bounded size at a time."""
         flat = [copy.reshape((-1,)) for copy in centers]
         size = min(flat[0].size, _CHUNK)
         for first in range(0, flat[0].size, size):
@@ -281,15 +284,15 @@ class Gatherer:
     def _sum(self, name, arrays):
         """Replace each array by the sum over all contexts and workers."""
         if name not in self._names:
-            # The same on all workers, who come here in the same order. Numbers are above those
-            # of parameters, and below 2**31 / 9973: MXNet multiplies them by that.
+            # The number is the same on all workers, which come here in the same order. It is above
+            # those of parameters, and below 2**31 / 9973, because MXNet multiplies it by 9973.
             number = 100000 + next(_numbers)
             self._names[name] = (number if self._int_keys else
-                                 'center_loss/%s/%s/%d' % (self.key, name, number))
+                                 f'center_loss/{self.key}/{name}/{number}')
             self._store.broadcast(self._names[name], mx.nd.zeros_like(arrays[0]),
                                   out=[mx.nd.zeros_like(array) for array in arrays])
         self._store.pushpull(self._names[name], arrays, out=arrays)
-        # Two sums under one name have nothing that keeps them in order, and a server takes
-        # the first pushes to arrive for those of one step.
+        # MXNet does not keep two sums under one name in order: a server takes the pushes that
+        # arrive first for those of one step.
         for array in arrays:
             array.wait_to_read()

@@ -5,7 +5,7 @@ __all__ = ['Groups']
 
 
 class Groups:
-    """Rows of a batch, sorted by class and in the order of the batch within one.
+    """Rows of a batch, sorted by class; rows of one class are in the order of the batch.
 
     Attributes
     ----------
@@ -24,7 +24,7 @@ class Groups:
         self.order = order
         size = order.size
         differs = sorted_classes[1:] != sorted_classes[:-1]
-        # Where each class begins, and after the last one, where it ends.
+        # Where each class begins, and, in the last element, where the last class ends.
         bounds = np.empty(np.count_nonzero(differs) + 1 + bool(size), np.intp)
         bounds[0] = 0
         bounds[1:-1] = differs.nonzero()[0]
@@ -39,7 +39,7 @@ class Groups:
         """Whether no class occurs twice."""
         return self.starts.size == self.order.size
 
-    def heads(self):
+    def first_rows(self):
         """The first row of each class, (U,)."""
         return self.order[self.starts]
 
@@ -61,15 +61,16 @@ class Groups:
         spread = np.repeat(self.starts[which] - starts, counts)
         return which, self.order[spread + np.arange(spread.size)], starts
 
-    def folds(self):
-        """Steps that add up the `members` of :meth:`repeated` into the first of each class.
+    def pairwise_sums(self):
+        """How to sum the `members` of :meth:`repeated` by pairs, into the first one of each class.
 
         Yields
         ------
         (into, source) : pair of numpy.ndarray of intp
-            Positions in `members`, ⌈log2(max n_j)⌉ pairs in all. Within a pair no position
-            is listed twice, so that it is one gather, one addition and one scatter on any
-            device. The order is fixed: a sum has the same bits every time.
+            Positions in `members`: add the rows at `source` to those at `into`. There are
+            ⌈log2(max n_j)⌉ such pairs. No position occurs twice in a pair, so that a device needs
+            one gather, one addition and one scatter. The order is fixed, so that a sum has the
+            same bits every time.
         """
         counts = self.counts[self.counts > 1]
         rank = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)

@@ -1,7 +1,7 @@
 """The arithmetic of a step on the CPU: NumPy on MXNet's own memory.
 
-In a callback of a custom operator the inputs are ready and the outputs are the
-operator's own, so nothing is copied and no NDArray operator is needed.
+In a callback of a custom operator, the inputs are ready, and no other operator uses the outputs. So
+nothing is copied, and no NDArray operator is needed.
 """
 import ctypes
 import math
@@ -10,32 +10,33 @@ from functools import lru_cache
 import numpy as np
 from mxnet.base import _LIB, check_call
 
-from .scratch import Scratch
+from .backend import Backend
+from .memory import WorkingMemory
 
-__all__ = ['Host', 'reaches']
+__all__ = ['Host', 'is_host_memory']
 
-# The getter returns at once. Called through CDLL it would give up Python's lock, which another
-# thread may take, and wait to get it back.
+# PyDLL keeps Python's lock during the call, which returns at once. CDLL would release the lock, and
+# then wait for it if another thread takes it.
 _get_data = ctypes.PyDLL(_LIB._name).MXNDArrayGetData
 
-# Up to this many numbers, reduceat's ~3 ns a number are less than the fixed cost of folding
-# (about 10 us a step); above it, folding runs at memory speed (0.6 ns a number).
+# Up to this many numbers, np.add.reduceat (3 ns per number) is faster than sums by pairs (10 µs per
+# step, and 0.6 ns per number).
 _FEW = 1 << 14
 
-# Features whose squares are finite cannot overflow a center in one update, unless by alpha.
+# If the squares of all differences are finite, an update overflows only with an alpha above this.
 _LARGE = 1e12
 
 
-def reaches(context):
-    """Whether NumPy can work on the memory of arrays on `context`."""
+def is_host_memory(context):
+    """Whether NumPy can read and write arrays on `context`."""
     return context.device_type.startswith('cpu')
 
 
-class _View:
-    """MXNet's memory of an array of known shape and dtype, as a NumPy array.
+class _MemoryView:
+    """Turns NDArrays of one shape and dtype into NumPy arrays on the same memory.
 
-    Called with a CPU NDArray that is ready. The view is kept for as long as MXNet keeps
-    handing over the same memory, as a bound executor does.
+    Call it with an NDArray on the CPU whose value is ready. It returns the same NumPy array as long
+    as MXNet hands over the same memory, as it does for a bound executor.
     """
     __slots__ = ('_shape', '_dtype', '_bytes', '_pointer', '_address', '_array')
 
@@ -62,127 +63,105 @@ def _opaque(nbytes):
 
 
 def _rows(array):
-    """A C-ordered (n, d) array as n opaque items: NumPy then moves a row with one memcpy."""
+    """A C-ordered (n, d) array as n opaque items, so that NumPy copies a row with one memcpy."""
     return array.view(_opaque(array.shape[1] * array.itemsize))[:, 0]
 
 
-class Host:
-    """NumPy arrays."""
+class Host(Backend):
+    """On NumPy arrays."""
 
-    @staticmethod
-    def viewer(shape, dtype):
-        """A function from an NDArray of this shape and dtype to an array of the backend."""
-        return _View(shape, dtype)
+    def memory_view(self, shape, dtype):
+        return _MemoryView(shape, dtype)
 
-    @staticmethod
-    def labels(label):
-        """Labels as a NumPy array."""
+    def labels(self, label):
         return label
 
-    @staticmethod
-    def difference(data, centers, batch, reuse=None):
-        """x_i - c_{y_i}, 0 where a sample does not count: a Scratch of (N, d)."""
-        scratch = reuse or Scratch(data.shape, centers.dtype)
-        difference = scratch.array
-        # The labels are checked: 'clip' only spares the copy that 'raise' makes of `out`.
+    def difference(self, data, centers, batch, reuse=None):
+        memory = reuse or WorkingMemory(data.shape, centers.dtype)
+        difference = memory.array
+        # 'clip' never clips, because the labels are checked. 'raise' would copy `out`.
         centers.take(batch.classes, 0, difference, 'clip')
         np.subtract(data, difference, out=difference)
         if batch.ignored is not None:
             difference[batch.ignored] = 0
-        return scratch
+        return memory
 
-    @staticmethod
-    def half_squares(difference):
-        """½ ‖row‖², (N,). Not a BLAS dot: its bits depend on the number of threads."""
+    def half_squares(self, difference):
         rows = difference.array
+        # Must not be finite where a feature is not: see Backend. Not by BLAS, whose bits depend on
+        # the number of threads.
         losses = np.einsum('ij,ij->i', rows, rows)
         losses *= 0.5
         return losses
 
-    @staticmethod
-    def total(losses):
-        """Sum of (N,)."""
+    def total(self, losses):
         return np.add.reduce(losses)
 
-    @staticmethod
-    def store(out, req, value):
-        """out ← value or out ← out + value, as `req` says."""
+    def store(self, out, req, value, factor=1):
         if req == 'add':
-            out += value
+            out += factor * value
         elif req != 'null':
-            out[...] = value
+            out[...] = factor * value
 
-    @staticmethod
-    def store_scaled(grad, req, difference, factor, head):
-        """grad ← factor · head_i · difference_i, or added to it, in the dtype of grad."""
+    def store_gradient(self, grad, req, difference, scale, head_gradient):
         difference = difference.array
-        factor = difference.dtype.type(factor)
-        if head is not None:
-            factor = (head * factor)[:, None]
+        weight = difference.dtype.type(scale)
+        if head_gradient is not None:
+            weight = (head_gradient.astype(difference.dtype) * weight)[:, None]
         if req == 'add':
-            np.add(grad, difference * factor, out=grad, casting='same_kind')
+            np.add(grad, difference * weight, out=grad, casting='same_kind')
         else:
-            np.multiply(difference, factor, out=grad, casting='same_kind')
+            np.multiply(difference, weight, out=grad, casting='same_kind')
 
-    @staticmethod
-    def finite(data, total):
-        """Which samples hold finite features: bool (N,), or None where all do."""
-        # The sum of the losses is finite only where each one is; a batch that fails this
-        # cheap test, if only by overflow, pays for a pass over N * d.
-        if math.isfinite(total):
-            return None
+    def surely_finite(self, total):
+        return math.isfinite(total)
+
+    def finite_rows(self, data, dtype):
         return np.isfinite(data).all(axis=1)
 
-    @staticmethod
-    def samples(data, batch, dtype):
-        """A copy of the samples that count: features (M, d) in `dtype`, and classes (M,)."""
+    def samples(self, data, batch, dtype):
         if batch.ignored is None:
             return data.astype(dtype), batch.classes
         return data[~batch.ignored].astype(dtype), batch.classes[~batch.ignored]
 
     def update(self, centers, buffer, rows, batch, alpha):
-        """Equation 4 on an NDArray of centers that nobody else touches: see `move`.
-
-        The features are the leading numbers of some rows of `buffer`, an NDArray.
-        """
         buffer.wait_to_read()
-        buffer, centers = (_View(array.shape, array.dtype)(array) for array in (buffer, centers))
-        size = centers.shape[1]
-        data = buffer.reshape(-1, buffer.shape[-1]).take(rows, 0)[:, :size]
+        buffer, centers = (_MemoryView(array.shape, array.dtype)(array)
+                           for array in (buffer, centers))
+        data = buffer.reshape(-1, buffer.shape[-1]).take(rows, 0)[:, :centers.shape[1]]
         with np.errstate(all='ignore'):
             difference = self.difference(data, centers, batch)
-            finite = self.finite(data, self.total(self.half_squares(difference)))
+            total = self.total(self.half_squares(difference))
+            finite = None if self.surely_finite(total) else self.finite_rows(data, centers.dtype)
             self.move(centers, difference, batch, finite, alpha)
 
     def move(self, centers, difference, batch, finite, alpha):
-        """Equation 4: c_j ← c_j + α Σ_{y_i=j} (x_i - c_j) / (1 + n_j)."""
         groups = batch.groups(None if finite is None else ~finite)
         classes = groups.classes
         if not classes.size:
             return
-        scratch = Scratch((2, classes.size, centers.shape[1]), centers.dtype)
-        delta, rows = scratch.array
+        memory = WorkingMemory((2, classes.size, centers.shape[1]), centers.dtype)
+        delta, rows = memory.array
         difference = difference.array
         self._deltas(difference, groups, alpha, delta)
         centers.take(classes, 0, rows, 'clip')
         np.add(rows, delta, out=rows)
         if finite is not None or alpha > _LARGE:
-            # What is finite can still overflow in a sum. Such a class keeps its center.
+            # A sum of finite features can overflow. Such a class keeps its center.
             good = np.isfinite(rows).all(axis=1)
             classes, rows = classes[good], rows[good]
         _rows(centers)[classes] = _rows(rows)
-        scratch.release()
+        memory.release()
 
-    @staticmethod
-    def _deltas(rows, groups, alpha, out):
-        """α Σ / (1 + n_j) of the rows of each class, (U, d)."""
+    def _deltas(self, rows, groups, alpha, out):
+        """out ← α Σ / (1 + n_j) over the rows of each class, (U, d)."""
         dtype = rows.dtype.type
         if rows.size <= _FEW:
             np.add.reduceat(rows.take(groups.order, 0), groups.starts, axis=0, out=out)
             np.multiply(out, (alpha / (1.0 + groups.counts)).astype(dtype)[:, None], out=out)
             return
-        # A class that occurs once needs no sum, and all of those have one weight.
-        rows.take(groups.heads(), 0, out, 'clip')
+        # A class that occurs once needs no sum, and its weight is α / 2.
+        rows.take(groups.first_rows(), 0, out, 'clip')
         np.multiply(out, dtype(alpha / 2), out=out)
         if groups.unique:
             return
@@ -191,7 +170,7 @@ class Host:
         if part.size <= _FEW:
             sums = np.add.reduceat(part, starts, axis=0)
         else:
-            for into, source in groups.folds():
+            for into, source in groups.pairwise_sums():
                 sums = part.take(into, 0)
                 sums += part.take(source, 0)
                 _rows(part)[into] = _rows(sums)

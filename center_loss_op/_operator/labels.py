@@ -1,6 +1,6 @@
-"""The labels of a batch, checked.
+"""Checks the labels of a batch.
 
-Labels are few (N numbers), so this runs in NumPy on whatever device the features are.
+Labels are few (N numbers), so NumPy checks them, on whatever device the features are.
 """
 import numpy as np
 
@@ -12,7 +12,7 @@ BFLOAT16 = np.dtype([('bfloat16', np.uint16)])
 
 
 class LabelError(ValueError):
-    """A label that names no class."""
+    """A label is not the number of a class."""
 
 
 def largest_exact(dtype):
@@ -24,7 +24,7 @@ def largest_exact(dtype):
 
 
 def _plain(labels):
-    """Labels as numbers that NumPy can compare; it has no bfloat16."""
+    """Labels as numbers that NumPy can compare: bfloat16, which it does not know, as float32."""
     if labels.dtype == BFLOAT16:
         return (labels.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
     return labels
@@ -55,8 +55,8 @@ class Batch:
     Raises
     ------
     LabelError
-        A label is negative, too large, fractional or not a number. The message has the
-        first such position, its value and the range.
+        A label is negative, too large, fractional or not a number. The message gives the position
+        and the value of the first such label, and the range.
     """
     __slots__ = ('classes', 'ignored', 'count')
 
@@ -68,13 +68,16 @@ class Batch:
         if use_ignore and ignore_label is not None:
             ignored = labels == ignore_label
             if ignored.any():
+                if labels.dtype.kind == 'f':
+                    # NumPy 2 compares in the type of the labels, in which ignore_label may be inf.
+                    ignored &= np.isfinite(labels)
                 classes[ignored] = 0
                 self.ignored = ignored
                 self.count -= int(np.count_nonzero(ignored))
         self.classes = classes
         if self.count == 0:
             return
-        # As unsigned numbers the negative ones are the largest: one comparison for both ends.
+        # One comparison for both ends: as unsigned numbers, negative ones are the largest.
         good = classes.view(np.uintp) < num_class
         if labels.dtype.kind == 'f':
             good &= classes == labels
@@ -89,15 +92,15 @@ class Batch:
         if self.ignored is not None:
             good |= self.ignored
         first = int(np.argmin(good))
-        allowed = 'a whole number from 0 to %d (%d classes)' % (num_class - 1, num_class)
+        allowed = f'a whole number from 0 to {num_class - 1} ({num_class} classes)'
         hint = ''
         if ignore_label is not None and use_ignore:
-            allowed += ', or ignore_label=%g' % ignore_label
+            allowed += f', or ignore_label={ignore_label:g}'
         elif labels[first] == ignore_label:
             hint = '. To leave samples of this label out, set use_ignore=True'
-        raise LabelError('label[%d] is %s, but a label must be %s; %d of the %d labels of this '
-                         'batch are not%s' % (first, labels[first], allowed,
-                                              np.count_nonzero(~good), good.size, hint))
+        raise LabelError(f'label[{first}] is {labels[first]}, but a label must be {allowed}; '
+                         f'{np.count_nonzero(~good)} of the {good.size} labels of this batch are '
+                         f'not{hint}')
 
     def groups(self, leave_out=None):
         """The samples that count, by class.
@@ -105,7 +108,7 @@ class Batch:
         Parameters
         ----------
         leave_out : numpy.ndarray of bool, shape (N,), or None
-            More samples that do not count.
+            Which other samples do not count.
 
         Returns
         -------

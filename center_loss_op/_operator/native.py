@@ -17,11 +17,12 @@ __all__ = ['VARIABLE', 'library', 'register', 'running', 'switched', 'which']
 VARIABLE = 'CENTER_LOSS_NATIVE'
 
 _library = None     # the callbacks that are registered
-_unfollowed = None  # what they call; kept, for they do not
+_warnings = []      # the functions that they call; referenced here because C holds no reference
 _enabled = False
 _why_not = 'not registered'
 
-_FUNCTIONS = ('init', 'enable', 'creator', 'on_unfollowed', 'claim', 'release')
+_FUNCTIONS = ('init', 'enable', 'creator', 'on_unfollowed', 'on_overlapping', 'claim',
+              'release')
 
 
 def _load():
@@ -46,7 +47,7 @@ def _address(function):
     return ctypes.cast(function, ctypes.c_void_p)
 
 
-def register(op_type, creator, unfollowed, limit):
+def register(op_type, creator, **warnings):
     """Register an operator with MXNet.
 
     Parameters
@@ -54,19 +55,21 @@ def register(op_type, creator, unfollowed, limit):
     op_type : str
     creator : ctypes function
         Makes Python's callbacks for a node.
-    unfollowed : callable
-        Called, with no argument, when `limit` native training forwards in a row of equal
-        arguments had no backward pass.
-    limit : int
+    unfollowed, overlapping : tuple of callable and int
+        A function without arguments that logs a warning, and how many passes in a row of equal
+        arguments are too many: native training forwards without a backward pass, and updates of
+        centers that another update has moved since the forward pass.
     """
-    global _library, _why_not, _unfollowed  # pylint: disable=global-statement
+    global _library, _why_not  # pylint: disable=global-statement
     _library, _why_not = _load()
     if _library is None:
         check_call(_LIB.MXCustomOpRegister(op_type.encode(), creator))
         return
-    _unfollowed = ctypes.CFUNCTYPE(None)(unfollowed)
-    _library.center_loss_on_unfollowed(_unfollowed, limit)
-    atexit.register(_library.center_loss_on_unfollowed, None, 0)  # Python is not there for ever
+    for name, (function, limit) in warnings.items():
+        tell = getattr(_library, f'center_loss_on_{name}')
+        _warnings.append(ctypes.CFUNCTYPE(None)(function))
+        tell(_warnings[-1], limit)
+        atexit.register(tell, None, 0)  # C must not call Python after its end
     _library.center_loss_init(_address(_LIB.MXNDArrayGetData), _address(_LIB.MXNDArrayFree),
                               _address(creator))
     _switch(True)

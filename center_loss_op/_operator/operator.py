@@ -1,4 +1,4 @@
-"""MXNet's side of the operator: names, shapes, types, and the callbacks."""
+"""The operator's callbacks for MXNet: names, shapes, types, and the passes."""
 import logging
 from functools import wraps
 from types import SimpleNamespace
@@ -11,10 +11,11 @@ from mxnet.ndarray.ndarray import _DTYPE_MX_TO_NP
 from .._mxnet.graph import OP_TYPE
 from .._mxnet.sigint import defer_sigint
 from . import native
-from .arguments import DOC, Arguments, check_data_type, check_elements, check_shapes
-from .backend import backend_for
+from .arguments import (Arguments, check_data_type, check_elements, check_shapes,
+                        docstring_entries)
 from .labels import largest_exact
-from .step import UNFOLLOWED, Step, warn_unfollowed
+from .step import (MANY_OVERLAPPING, MANY_WITHOUT_BACKWARD, Step, backend_for, warn_overlapping,
+                   warn_without_backward)
 
 __all__ = ['CenterLossOp', 'CenterLossProp']
 
@@ -22,7 +23,7 @@ logger = logging.getLogger('center_loss_op')
 
 
 def _logged(callback):
-    """Log what a callback raises: the MXNetError that MXNet makes of it has no word of it."""
+    """Log what a callback raises, because MXNet's MXNetError does not contain the message."""
     @wraps(callback)
     def logging_callback(*args, **kwargs):
         try:
@@ -42,24 +43,25 @@ class CenterLossOp(mx.operator.CustomOp):
         self.step = Step(arguments, backend, context)
         (data, label, centers), (data_type, label_type, centers_type) = shapes, dtypes
         out = (1,) if arguments.reduction != 'none' else data[:1]
-        self.data = backend.viewer(data, data_type)
-        self.label = backend.viewer(label, label_type)
-        self.grad = backend.viewer(data, data_type)
-        self.centers = backend.viewer(centers, centers_type)
-        self.out = backend.viewer(out, centers_type)
+        self.data = backend.memory_view(data, data_type)
+        self.label = backend.memory_view(label, label_type)
+        self.grad = backend.memory_view(data, data_type)
+        self.centers = backend.memory_view(centers, centers_type)
+        self.out = backend.memory_view(out, data_type if arguments.scale_output else centers_type)
 
     @_logged
     def forward(self, is_train, req, in_data, out_data, aux):
-        with np.errstate(all='ignore'):  # what overflows shows in the loss
+        with np.errstate(all='ignore'):  # the loss shows an overflow
             self.step.forward(is_train, req[0], self.data(in_data[0]), self.label(in_data[1]),
                               self.out(out_data[0]), self.centers(aux[0]))
 
     @_logged
     def backward(self, req, out_grad, in_data, out_data, in_grad, aux):
-        head = self.out(out_grad[0]) if self.step.arguments.need_top_grad else None
+        head_gradient = self.out(out_grad[0]) if self.step.arguments.need_top_grad else None
         with np.errstate(all='ignore'):
-            self.step.backward(req[0], head, self.grad(in_grad[0]), self.data(in_data[0]),
-                               self.label(in_data[1]), self.centers(aux[0]))
+            self.step.backward(req[0], head_gradient, self.grad(in_grad[0]),
+                               self.data(in_data[0]), self.label(in_data[1]),
+                               self.centers(aux[0]))
         if req[1] in ('write', 'inplace'):
             self.label(in_grad[1])[:] = 0
 
@@ -80,7 +82,8 @@ def _register(prop):
     to_us = SimpleNamespace(MXCustomOpRegister=lambda name, creator: creators.append(creator) or 0)
     with mock.patch.multiple(mx.operator, _ndarray_cls=_dense, _np_ndarray_cls=_dense, _LIB=to_us):
         mx.operator.register(OP_TYPE)(prop)
-    native.register(OP_TYPE, *creators, warn_unfollowed, UNFOLLOWED)
+    native.register(OP_TYPE, *creators, unfollowed=(warn_without_backward, MANY_WITHOUT_BACKWARD),
+                    overlapping=(warn_overlapping, MANY_OVERLAPPING))
     return prop
 
 
@@ -88,9 +91,9 @@ def _register(prop):
 class CenterLossProp(mx.operator.CustomOpProp):
     """Center loss as ``op_type='centerloss'``.
 
-    Loss ½ ‖x_i − c_{y_i}‖² (reduced over the batch), gradient
-    scale · r · (x_i − c_{y_i}) with r = 1/M for 'mean' and 1 otherwise. The backward pass of
-    a training forward then moves the centers, once:
+    The loss is ½ ‖x_i − c_{y_i}‖², reduced over the batch. The gradient is
+    scale · r · (x_i − c_{y_i}), with r = 1/M for 'mean' and 1 otherwise. The backward pass of a
+    training forward then moves the centers, once:
     c_j ← c_j − α · Σ_{i: y_i=j} (c_j − x_i) / (1 + n_j).
 
     Arguments (as attributes of the node)
@@ -111,14 +114,14 @@ class CenterLossProp(mx.operator.CustomOpProp):
 
     Outputs
     -------
-    output : (1,) or (N,), in the dtype of the centers
+    output : (1,) or (N,), in the dtype of the centers, or of data with `scale_output`
 
     Source: Wen, Zhang, Li, Qiao, "A Discriminative Feature Learning Approach for Deep Face
     Recognition", ECCV 2016, equations 2, 4, 5 and algorithm 1.
     """
 
     def __init__(self, **kwargs):
-        # An exception here would end the process: MXNet frees callbacks that it never got.
+        # An exception here would end the process: MXNet would free callbacks that it never got.
         # list_arguments is the first callback that may raise.
         defer_sigint()
         self.error = None
@@ -144,14 +147,14 @@ class CenterLossProp(mx.operator.CustomOpProp):
     def infer_shape(self, in_shape):
         data, label = in_shape
         num_class, reduction = self.arguments.num_class, self.arguments.reduction
-        if not data:  # not known yet
+        if not data:  # the shape is not known yet
             return [data, label], [(1,) if reduction != 'none' else ()], [()]
         check_shapes('data', tuple(data), tuple(label), num_class)
-        batch, size = data
+        batch, features = data
         label = label or [batch]
-        check_elements(num_class, size)
+        check_elements(num_class, features)
         out = (1,) if reduction != 'none' else (batch,)
-        return [data, label], [out], [(num_class, size)]
+        return [data, label], [out], [(num_class, features)]
 
     @_logged
     def infer_type(self, in_type):
@@ -160,16 +163,16 @@ class CenterLossProp(mx.operator.CustomOpProp):
             check_data_type('data', data)
         if label is None and data is np.float32:
             label = data
-        # Other features leave it open: a SoftmaxOutput of the same label, whose scores may have
-        # been cast to float32, decides, wherever in the graph it stands.
+        # For other features the type of the label stays unknown, because a SoftmaxOutput of the
+        # same label may decide it: its scores may have been cast to float32.
         if label is not None:
             largest = largest_exact(label)
             if largest is not None and self.arguments.num_class - 1 > largest:
-                raise TypeError('a label of type %s cannot tell classes above %d apart, but '
-                                'num_class is %d: give the label another type, int32 for example'
-                                % (np.dtype(label), largest, self.arguments.num_class))
+                raise TypeError(f'a label of type {np.dtype(label)} cannot tell classes above '
+                                f'{largest} apart, but num_class is {self.arguments.num_class}: '
+                                'give the label another type, int32 for example')
         centers = {None: None, np.float64: np.float64}.get(data, np.float32)
-        return [data, label], [centers], [centers]
+        return [data, label], [data if self.arguments.scale_output else centers], [centers]
 
     @_logged
     def create_operator(self, ctx, in_shapes, in_dtypes):
@@ -178,4 +181,4 @@ class CenterLossProp(mx.operator.CustomOpProp):
 
 
 if CenterLossProp.__doc__:  # not under python -OO
-    CenterLossProp.__doc__ %= DOC
+    CenterLossProp.__doc__ %= '\n'.join(docstring_entries(Arguments).values())

@@ -5,6 +5,9 @@ path is tried with an update that takes a while, too: without the fence, nearly 
 comes after a backward pass is stale then.
 """
 import copy
+import os
+import pickle
+import sys
 import time
 from unittest import mock
 
@@ -365,3 +368,120 @@ def test_threads_that_share_label_and_centers(kind, child, request):
         done = child(THREADS, kind)
         assert done.returncode == 0, done.stderr
         assert done.stdout == '%s\n' % ([[1.0] * 3] * 4)
+
+
+def test_blocks_that_share_centers_with_a_term_are_copied_together():
+    """The copy of a block around the loss reads the centers of its copy of the loss."""
+    net = initialized(Repelling(CenterLoss(2, 1)))
+    for duplicate in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert duplicate.centers is duplicate.loss.centers is not net.loss.centers
+        duplicate.loss.centers.set_data(mx.nd.array([[3], [4]]))
+        assert_array_equal(duplicate.centers.data().asnumpy(), [[3], [4]])
+    assert_array_equal(net.centers.data().asnumpy(), [[0], [0]])
+
+
+@pytest.mark.parametrize('hybridize', [{}, dict(static_alloc=False), STATIC])
+def test_centers_among_the_inputs_of_an_imported_block(hybridize):
+    """Such a block has no parameter for them: the array that it is given moves."""
+    data, label, centers = (mx.sym.var(name) for name in ('data', 'label', 'centers'))
+    symbol = mx.sym.Custom(data, label, centers, op_type='centerloss', num_class=4,
+                           reduction='none', need_top_grad=True)
+    net = gluon.SymbolBlock(symbol, [data, label, centers])
+    net.initialize()
+    if hybridize:
+        net.hybridize(**hybridize)
+    assert not list(net.collect_params())
+    given = mx.nd.zeros((4, 3))
+    for x, y in zip(DATA, LABEL):
+        x = array(x)
+        x.attach_grad()
+        with autograd.record():
+            loss = net(x, array(y), given)
+        loss.backward()
+        mx.nd.waitall()
+    assert_allclose(given.asnumpy(), centers_of()[-1], rtol=1e-5)
+
+
+# -- reads that were queued before a step: slow ones, and an engine with two workers
+
+
+BEFORE = '''
+import sys
+import center_loss_op
+import mxnet as mx
+import numpy as np
+from center_loss_op.gluon import CenterLoss
+from center_loss_op.symbol import center_loss
+
+classes, size, steps = 85742, 128, 10
+data, label = mx.nd.ones((64, size)), mx.nd.arange(64) * 1000
+last = classes - 1      # a slow read comes to the last class last
+label[0] = last
+
+def executor():
+    """A copy of the states, as Module.get_params makes one."""
+    symbol = center_loss(mx.sym.var('data'), mx.sym.var('label'), classes, name='c')
+    executor = symbol.simple_bind(mx.cpu(), data=data.shape, label=label.shape,
+                                  grad_req={'data': 'write'})
+    executor.copy_params_from({'data': data, 'label': label})
+    centers = executor.aux_dict['c_center_bias']
+    for _ in range(steps):
+        before = centers[last].asnumpy()
+        executor.forward(is_train=True)
+        copy = centers.copy()
+        executor.backward()
+        yield before, copy[last].asnumpy()
+
+def shared():
+    """The gradient of a second node with the same centers, whose forward pass takes longer."""
+    centers = mx.sym.var('centers', stype='default')
+    symbol = mx.sym.Group([mx.sym.Custom(
+        mx.sym.var('data%d' % i), mx.sym.var('label%d' % i), centers, op_type='centerloss',
+        num_class=10, reduction='none', name='c%d' % i) for i in range(2)])
+    executor = symbol.simple_bind(mx.cpu(), data0=(10, 8), data1=(40000, 8), label0=(10,),
+                                  label1=(40000,), grad_req={'data0': 'write', 'data1': 'write'})
+    executor.arg_dict['data0'][:], executor.arg_dict['label0'][:] = 1, mx.nd.arange(10)
+    executor.arg_dict['label1'][:] = 9
+    for _ in range(steps):
+        before = executor.aux_dict['centers'][9].asnumpy()
+        executor.forward(is_train=True)
+        executor.backward()
+        yield before, -executor.grad_dict['data1'][39999].asnumpy()
+
+def recorded():
+    """A copy that is taken while recording, before or after the loss."""
+    loss = CenterLoss(classes, size)
+    loss.initialize()
+    for step in range(steps):
+        before = loss.centers.data()[last].asnumpy()
+        features = data.copy()
+        features.attach_grad()
+        with mx.autograd.record():
+            if step % 2:
+                copy = loss.centers.data()
+            value = loss(features, label)
+            if not step % 2:
+                copy = loss.centers.data()
+        value.backward()
+        yield before, copy[last].asnumpy()
+
+wrong = sum((before != read).any() for before, read in globals()[sys.argv[1]]())
+print(wrong)
+'''
+
+
+@pytest.mark.parametrize('native', [0, 1])
+@pytest.mark.parametrize('path', ['executor', 'shared', 'recorded'])
+def test_reads_before_a_step(path, native, child):
+    """They return the centers before the step, however long they take."""
+    done = child(BEFORE, path, CENTER_LOSS_NATIVE=native, MXNET_CPU_WORKER_NTHREADS=2)
+    assert (done.returncode, done.stdout) == (0, '0\n'), done.stderr
+
+
+def test_reads_with_two_workers(child):
+    """The tests of reading above, in a process whose engine has two workers for the CPU."""
+    code = 'import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))'
+    done = child(code, '-q', '-x', '-p', 'no:cacheprovider', __file__, '-k',
+                 'not before_a_step and not two_workers and not threads',
+                 MXNET_CPU_WORKER_NTHREADS=2, PYTHONPATH=os.pathsep.join(sys.path))
+    assert done.returncode == 0, done.stdout

@@ -11,24 +11,26 @@ from mxnet import autograd, gluon
 from numpy.testing import assert_allclose, assert_array_equal
 
 import entries
+from cases import ARGUMENTS, BAD, batch, message, random_arguments
 from center_loss_op.gluon import CenterLoss
 from entries import array, bind, block, custom, run, run_block, settle
 from oracle import center_loss, tolerance
-from test_arguments import BAD, message
-from test_step import batch
 
 DATA, LABEL, CENTERS = batch(6, 3, 4)
 
 # -- arguments that no builder has checked. The exception's text is in the log, and on stderr.
 # An exception in the wrong place of MXNet's callbacks ends the process: so in one of its own.
 
-ARGUMENTS = [(name, str(given), article, error.__name__) for name, given, article, error in BAD
+BAD_TEXTS = [(name, str(given), article, error.__name__) for name, given, article, error in BAD
              if isinstance(given, str) or error is ValueError]
 MESSAGES = {'%s=%s' % (name, given): '%s: %s' % (kind, message(name, given, article))
-            for name, given, article, kind in ARGUMENTS}
+            for name, given, article, kind in BAD_TEXTS}
 MESSAGES['num_class=missing'] = "TypeError: missing argument 'num_class'"
-MESSAGES['beta=1'] = "TypeError: unknown argument 'beta', allowed are: num_class, alpha"
-MESSAGES['num_classes=3'] = "TypeError: unknown argument 'num_classes', allowed are: num_class"
+MESSAGES['beta=1'] = "TypeError: unknown argument 'beta'; allowed are: num_class, alpha"
+MESSAGES['num_classes=3'] = "TypeError: unknown argument 'num_classes', did you mean num_class?"
+MESSAGES['num_class=%d' % (2 ** 31)] = ("ValueError: num_class must be at most 2147483647, as many "
+                                      "elements as an MXNet array can have, got '2147483648'")
+MESSAGES['lambda=3'] = "TypeError: unknown argument 'lambda', did you mean scale?"
 
 CHILD = '''
 import json, logging, os, sys
@@ -238,8 +240,8 @@ def test_message_on_stderr_without_logging(child):
 @pytest.mark.parametrize('hybridize', [False, True])
 @pytest.mark.parametrize('data, label, text', [
     (np.ones((2, 3, 3)), LABEL, 'embedding must be 2-D, (batch, features), got shape (2, 3, 3); '
-     'label has shape (6,). Features of several positions a sample count as samples of their own: '
-     'embedding.reshape((-1, 3)), and their labels label.reshape((-1,)). See docs/using.md'),
+     'label has shape (6,). If this is a sequence (N, T, d), each position counts as a sample: '
+     'give embedding.reshape((-1, 3)) and label.reshape((-1,)). See docs/using.md'),
     (np.ones((5, 3)), LABEL,
      'label must have shape (5,) or (5, 1) to fit embedding of shape (5, 3), got shape (6,)'),
     (np.ones((6, 3)), np.ones((6, 2)), 'to fit embedding of shape (6, 3), got shape (6, 2)'),
@@ -260,6 +262,42 @@ def test_bad_shape_or_type_in_gluon(data, label, text, hybridize):
         assert_allclose(value, expected, rtol=1e-5)
 
 
+# Shapes of features and labels, and what the features are.
+MANY_AXES = [
+    ((4, 5, 1, 1), (4,), 'pooled'), ((4, 5, 1), (4,), 'pooled'), ((4, 5, 1, 1), (4, 1), 'pooled'),
+    ((1, 5, 1, 1), (1,), 'pooled'), ((4, 1, 1, 5), (4,), 'pooled'),
+    ((4, 5, 2, 3), (4,), 'map'), ((4, 5, 2, 3), (4, 1), 'map'), ((4, 3, 2, 3), (4,), 'map'),
+    ((4, 5, 2, 3), (4, 2, 3), 'map'), ((4, 5, 1, 3), (4,), 'map'), ((4, 5, 2, 2, 2), (4,), 'map'),
+    ((4, 6, 3), (4, 6), 'sequence'), ((4, 6, 3), (24,), 'sequence'), ((4, 6, 3), (4,), 'sequence'),
+    ((4, 6, 1), (4, 6), 'sequence'), ((4, 6, 3), (4, 6, 1), 'sequence')]
+
+
+@pytest.mark.parametrize('data, label, kind', MANY_AXES)
+def test_the_suggested_remedy(data, label, kind):
+    """It runs as it is written, and gives the loss of the features of each position."""
+    random = np.random.RandomState(7)
+    x, y = random.standard_normal(data).astype('float32'), random.randint(0, 4, label)
+    values = {'embedding': mx.nd.array(x), 'label': mx.nd.array(y)}
+    loss = CenterLoss(4)
+    loss.initialize()
+    with pytest.raises(ValueError) as caught:
+        loss(*values.values())
+    give = re.search(r'give (.*?)(?: and (label.*?))?(?:\. See docs/using.md)?$',
+                     str(caught.value))
+    features, labels = (eval(text, {}, values)  # pylint: disable=eval-used
+                        for text in give.groups('label'))
+    positions = {'pooled': (), 'map': data[2:], 'sequence': data[1:2]}[kind]
+    rows = np.moveaxis(x, 1, -1) if kind == 'map' else x
+    places = list(np.ndindex(data[0], *positions))
+    want_rows = np.array([rows[place].ravel() for place in places])
+    want_labels = [y.ravel()[place[0]] if y.size == data[0]
+                   else y.reshape(data[0], *positions)[place] for place in places]
+    assert_array_equal(features.asnumpy(), want_rows)
+    assert_array_equal(labels.asnumpy().ravel(), want_labels)
+    want = center_loss(want_rows, want_labels, np.zeros((4, want_rows.shape[1])), reduction='none')
+    assert_allclose(loss(features, labels).asnumpy(), want.loss, rtol=1e-5)
+
+
 def test_bad_shape_in_a_hybridized_net(log):
     """Only the operator sees it there: an MXNetError at the call, and a line in the log."""
     net = entries.Inside(block(CENTERS))
@@ -272,18 +310,19 @@ def test_bad_shape_in_a_hybridized_net(log):
 # -- at random
 
 TYPES = {'float16': np.float16, 'float32': np.float32, 'float64': np.float64}
-RATES = st.just(0.0) | st.floats(1e-6, 4)
 
 
 @st.composite
 def steps(draw):
     """Features, labels, centers and arguments, most of them good."""
-    samples, size, classes = (draw(st.integers(1, top)) for top in (12, 6, 9))
+    samples, size = draw(st.integers(1, 12)), draw(st.integers(1, 6))
+    arguments = draw(random_arguments('usual'))
+    classes = arguments['num_class']
     dtype = draw(st.sampled_from(sorted(TYPES)))
     numbers = st.floats(width=16) | st.floats(-3, 3, width=16)
     data = np.array(draw(st.lists(numbers, min_size=samples * size, max_size=samples * size)
                          if draw(st.booleans()) else st.just([1.5] * (samples * size))), dtype)
-    ignore = draw(st.sampled_from([None, None, -1, 0, 255, .5]))
+    ignore = arguments['ignore_label'] if arguments['use_ignore'] else None
     good = st.integers(0, classes - 1)
     bad = st.sampled_from([-1, classes, 255, .5, float('nan'), float('inf'), -2 ** 31, 1e30])
     label_type = draw(st.sampled_from(['float32', 'float64', 'int32', 'int64', 'float16', 'uint8']))
@@ -297,13 +336,14 @@ def steps(draw):
         label = np.array(label).astype(label_type)
     if draw(st.booleans()):
         label = label[:, None]
-    arguments = dict(num_class=classes, alpha=draw(RATES), scale=draw(RATES),
-                     reduction=draw(st.sampled_from(['mean', 'sum', 'none'])))
-    if ignore is not None:
-        arguments.update(use_ignore=True, ignore_label=ignore)
     centers = np.linspace(-1, 1, classes * size).reshape(classes, size)
     return (data.reshape(samples, size), label,
             centers.astype('float64' if dtype == 'float64' else 'float32'), arguments)
+
+
+def ignored_by(arguments):
+    """The label that arguments leave out, or None."""
+    return arguments['ignore_label'] if arguments['use_ignore'] else None
 
 
 def is_good(label, num_class, ignore_label):
@@ -317,18 +357,21 @@ def is_good(label, num_class, ignore_label):
 def test_any_step(entry, step):
     """The oracle's numbers, or an exception and centers that have not moved."""
     data, label, centers, arguments = step
-    ignore = arguments.get('ignore_label')
+    ignore = ignored_by(arguments)
     if entry not in entries.WITH_REDUCTION:
         arguments = {**arguments, 'reduction': 'none', 'scale': 1}
+    # Without one, MXNet lets no graph with need_top_grad run its backward pass.
+    head = np.full(len(data) if arguments['reduction'] == 'none' else 1, -1.0)
+    head = head if arguments['need_top_grad'] else None
     if not all(is_good(value, len(centers), ignore) for value in label.reshape(-1)):
         with pytest.raises(mx.MXNetError):
-            entry(data, label, centers, **arguments)
+            entry(data, label, centers, head, **arguments)
         settle()
         return
-    got = entry(data, label, centers, **arguments)
+    got = entry(data, label, centers, head, **arguments)
     with np.errstate(all='ignore'):
         want = center_loss(data, label, centers, arguments['alpha'], arguments['scale'],
-                           arguments['reduction'], ignore)
+                           arguments['reduction'], ignore, head)
         clean = np.where(np.isfinite(data), data, 0)
         limits = tolerance(got.loss.dtype, clean, centers, arguments['alpha'])
         assert_allclose(got.loss, want.loss.astype(got.loss.dtype), **limits)
@@ -351,7 +394,7 @@ def test_any_step_in_a_run(step):
     with autograd.record():
         loss = custom(features, array(label), state, **arguments)
     loss.backward()
-    good = all(is_good(value, len(centers), arguments.get('ignore_label'))
+    good = all(is_good(value, len(centers), ignored_by(arguments))
                for value in label.reshape(-1))
     if good:
         mx.nd.waitall()
@@ -415,9 +458,8 @@ VALUES = (TEXT | st.floats().map(str) | st.integers().map(str)
 
 
 @hypothesis.given(st.dictionaries(
-    st.sampled_from(['alpha', 'scale', 'reduction', 'use_ignore', 'ignore_label', 'need_top_grad',
-                     'num_class', 'batchsize']) | TEXT.filter(str.isidentifier), VALUES,
-    max_size=4))
+    st.sampled_from([name for name in ARGUMENTS if name != 'key'])
+    | TEXT.filter(str.isidentifier), VALUES, max_size=4))
 def test_any_attributes(attributes):
     """Of a saved graph: it loads and infers its shapes, or there is an exception."""
     graph = json.loads(mx.sym.Custom(mx.sym.var('data'), mx.sym.var('label'), num_class=4,
@@ -430,8 +472,7 @@ def test_any_attributes(attributes):
         shapes = symbol.infer_shape(data=(6, 3))
     except mx.MXNetError:
         return
-    known = {'num_class', 'alpha', 'scale', 'reduction', 'use_ignore', 'ignore_label',
-             'need_top_grad', 'batchsize', 'key', 'op_type'}
+    known = {*ARGUMENTS, 'op_type'}
     assert all(name in known or name.startswith('__') for name in attributes)
     assert shapes[2] == [(int(attributes.get('num_class', 4)), 3)]
     assert float(attributes.get('alpha', 0)) >= 0 and float(attributes.get('scale', 0)) >= 0

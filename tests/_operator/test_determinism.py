@@ -5,7 +5,7 @@ import platform
 import pytest
 
 from center_loss_op._operator import native
-from test_native import build
+from compiled import build
 
 TRAINING = '''
 import hashlib, sys

@@ -9,7 +9,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 import horovod_worker
-from parallel_worker import BATCH, CLASSES, RUNS, SIZE, bounds, naive_centers
+from parallel_worker import BATCH, CLASSES, RUNS, SIZE, bounds, check_one_set
 
 import center_loss_op
 from center_loss_op._operator.gather import Gatherer
@@ -26,13 +26,6 @@ def launch(*command, timeout=120):
     return subprocess.run([sys.executable, LAUNCHER, '-n', '2', sys.executable, *command],
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout,
                           universal_newlines=True, check=False)
-
-
-def check_one_set(copies):
-    """Bit-identical to each other, and what the naive oracle says of the global batches."""
-    for other in copies[1:]:
-        np.testing.assert_array_equal(other.view(np.uint32), copies[0].view(np.uint32))
-    np.testing.assert_allclose(copies[0], naive_centers(), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize('api', RUNS)
@@ -456,7 +449,7 @@ def test_two_nodes_with_one_key_are_named():
     module = module_of(center_loss(EMBEDDING, LABEL, 3, key='faces', name='left'),
                        center_loss(EMBEDDING, LABEL, 3, key='faces', name='right'),
                        center_loss(EMBEDDING, LABEL, 3, key='others', name='third'))
-    with pytest.raises(ValueError, match="key='faces' is that of 2 center losses: left, right"):
+    with pytest.raises(ValueError, match="2 center losses have key='faces': left, right"):
         center_loss_op.module.CenterTrainer('faces').step(module)
 
 
@@ -511,7 +504,7 @@ def test_other_modules_are_refused(module):
 
 def test_a_module_without_the_key_is_named():
     module = mx.mod.Module(mx.sym.SoftmaxOutput(mx.sym.Variable('data'), name='softmax'))
-    with pytest.raises(ValueError, match="no center loss of key='faces'"):
+    with pytest.raises(ValueError, match="no center loss with key='faces'"):
         center_loss_op.module.CenterTrainer('faces').step(module)
 
 

@@ -103,6 +103,9 @@ BAD = [
      'label[1] is -2.0, but %s, or ignore_label=-1; 2 of the 3'),
     ([255, -1, 1], 'int32', {'use_ignore': True, 'ignore_label': 255},
      'label[1] is -1, but %s, or ignore_label=255; 1 of the 3'),
+    # float32 rounds this ignore_label to infinity.
+    ([0, np.inf, 1], 'float32', {'use_ignore': True, 'ignore_label': 1e300},
+     'label[1] is inf, but %s, or ignore_label=1e+300; 1 of the 3'),
     ([-1, 0, 1], 'int32', {'ignore_label': -1}, 'label[0] is -1, but %s; 1 of the 3'),
 ]
 

@@ -1,9 +1,7 @@
 """The step in C: which way runs, and what the other tests, run over it as a backend, do not see."""
 import ctypes
-import shutil
-import subprocess
 import threading
-from pathlib import Path
+from unittest import mock
 
 import hypothesis
 import mxnet as mx
@@ -15,25 +13,13 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import center_loss_op
 from center_loss_op._operator import native
+from center_loss_op._operator.device import Device
+from center_loss_op._operator.host import Host
 from center_loss_op._operator.labels import LabelError
+from cases import batch, random_arguments
+from compiled import build
 from entries import Direct, array, bind, custom
 from oracle import center_loss, tolerance
-from test_step import batch
-
-SOURCES = sorted((Path(center_loss_op.__file__).parent / '_operator' / 'csrc').glob('*.c'))
-
-
-def build(folder, *options):
-    """The library, built with more options: its path. Skips where no compiler is."""
-    compiler = shutil.which('cc') or shutil.which('gcc')
-    if compiler is None:
-        pytest.skip('no compiler')
-    library = folder / 'library.so'
-    subprocess.run([compiler, '-std=gnu11', '-O3', '-ffp-contract=off', '-shared', '-fPIC',
-                    '-pthread', *map(str, options), *map(str, SOURCES), '-o', str(library)],
-                   check=True)
-    return library
-
 
 # -- which way runs
 
@@ -117,7 +103,8 @@ LABELS = {'float32': [.5, np.nan, np.inf, -2, 1e30, 1e9], 'float64': [.5, np.nan
 @st.composite
 def runs(draw):
     """Features, labels, centers, arguments, and passes with requests."""
-    samples, classes = draw(st.integers(1, 40)), draw(st.sampled_from([1, 2, 5, 300]))
+    samples, arguments = draw(st.integers(1, 40)), draw(random_arguments('extreme'))
+    classes = arguments['num_class']
     size = draw(st.sampled_from([1, 2, 3, 31, 32, 33, 70]))
     dtype, label_type = draw(st.sampled_from(['float32', 'float64'])), draw(st.sampled_from(
         sorted(LABELS)))
@@ -128,16 +115,10 @@ def runs(draw):
             [np.nan, np.inf, -np.inf, 1e30, 3e38, 0]))
     label = random.randint(0, classes, samples) * (classes - 1 if draw(st.booleans()) else 1)
     label = (label % classes).astype(label_type)
-    arguments = dict(num_class=classes, reduction=draw(st.sampled_from(['mean', 'sum', 'none'])),
-                     alpha=draw(st.sampled_from([0, .5, 1e-3, 1.9, 1e13, 1e300])),
-                     scale=draw(st.sampled_from([0, 1, .1, 1e-320])),
-                     need_top_grad=draw(st.booleans()))
-    if draw(st.booleans()):
-        arguments.update(use_ignore=True, ignore_label=draw(st.sampled_from([-1, 0, .5, 255,
-                                                                             1e300, 0.1])))
-        if label_type.startswith('float') or arguments['ignore_label'] in (-1, 0):
-            with np.errstate(over='ignore'):
-                label[random.randint(samples)] = arguments['ignore_label']
+    ignored = arguments['ignore_label']
+    if arguments['use_ignore'] and (label_type.startswith('float') or ignored in (-1, 0)):
+        with np.errstate(over='ignore'):
+            label[random.randint(samples)] = ignored
     if draw(st.sampled_from([False] * 5 + [True])):
         label[random.randint(samples)] = draw(st.sampled_from(LABELS[label_type]))
     shape = (samples, 1) if draw(st.booleans()) else (samples,)
@@ -167,9 +148,21 @@ def outcome(direct, kind, req, inplace, head):
 @hypothesis.given(runs())
 @pytest.mark.usefixtures('natively')
 def test_same_as_python(run):
+    check_agreement(run, Host)
+
+
+@hypothesis.given(runs())
+@pytest.mark.usefixtures('natively')
+def test_same_as_device(run):
+    check_agreement(run, Device)
+
+
+def check_agreement(run, backend):
+    """C computes what a backend does, pass by pass."""
     data, label, centers, arguments, passes = run
     one = Direct(data, label, centers, **arguments)
-    with native.switched(False):
+    with native.switched(False), mock.patch(
+            'center_loss_op._operator.operator.backend_for', lambda context: backend()):
         other = Direct(data, label, centers, **arguments)
     clean = np.where(np.isfinite(data), data, 0)
     for kind, req, inplace in [('train', 'write', False), *passes, ('back', 'write', False)]:

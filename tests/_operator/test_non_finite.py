@@ -8,9 +8,9 @@ from mxnet import autograd
 from numpy.testing import assert_allclose, assert_array_equal
 
 import entries
+from cases import batch, centers_dtype
 from entries import array, block, custom, run_block
 from oracle import center_loss
-from test_step import batch, centers_dtype
 
 pytestmark = pytest.mark.usefixtures('backend')
 

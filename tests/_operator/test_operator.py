@@ -8,9 +8,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import entries
+from cases import batch
 from entries import array, bind, custom, run
 from oracle import center_loss, tolerance
-from test_step import batch
 
 DATA, LABEL, CENTERS = batch(6, 3, 4)
 
@@ -55,6 +55,22 @@ def test_entries_give_the_same_bits(entry, dtype):
     for value, expected in zip(got[1:], want[1:]):
         assert_array_equal(value, expected)
         assert value.dtype == expected.dtype
+
+
+@pytest.mark.parametrize('dtype', ['float16', 'float32', 'float64'])
+@pytest.mark.parametrize('reduction', ['mean', 'sum', 'none'])
+@pytest.mark.parametrize('entry', entries.WITH_REDUCTION)
+@pytest.mark.usefixtures('backend')
+def test_scale_output(entry, reduction, dtype):
+    """The output has the weight and the dtype of the gradient."""
+    data, label, centers = batch(40, 7, 5, dtype)
+    arguments = dict(num_class=5, scale=.25, reduction=reduction)
+    plain = entry(data, label, centers, **arguments)
+    got = entry(data, label, centers, scale_output=True, **arguments)
+    assert_array_equal(got.loss, (plain.loss * plain.loss.dtype.type(.25)).astype(dtype))
+    assert got.loss.dtype == np.dtype(dtype)
+    for value, expected in zip(got[1:], plain[1:]):
+        assert_array_equal(value, expected)
 
 
 # -- names, shapes, types
@@ -237,10 +253,11 @@ def test_attributes_of_a_scope():
 def test_saved_attributes():
     """All arguments come back from JSON."""
     arguments = dict(alpha=.3, scale=.7, reduction='sum', use_ignore=True, ignore_label=2,
-                     need_top_grad=True)
+                     need_top_grad=True, scale_output=True)
     loss = mx.sym.load_json(node('cl', **arguments).tojson())
     got = run(bind(loss, DATA, LABEL, CENTERS), np.array([3.]))
     want = center_loss(DATA, LABEL, CENTERS, .3, .7, 'sum', ignore_label=2, head=[3.])
+    want = want._replace(loss=.7 * want.loss)
     for value, expected in zip(got, want):
         assert_allclose(value, expected, rtol=1e-5)
 

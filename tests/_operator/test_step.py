@@ -5,6 +5,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from center_loss_op._operator.labels import LabelError
+from cases import batch, centers_dtype
 from entries import Direct, array, bind, custom, imperative, run, symbolic
 from oracle import center_loss, tolerance
 
@@ -66,11 +67,6 @@ CASES = {
 }
 
 
-def centers_dtype(dtype):
-    """The dtype of the centers of features of `dtype`."""
-    return np.float64 if dtype == 'float64' else np.float32
-
-
 def arrays(case, dtype):
     """The features, labels and centers of a case."""
     return (np.array(case['data'], dtype), np.array(case['label'], 'float32'),
@@ -116,14 +112,6 @@ def test_oracle(name):
     assert_allclose(want.loss, case['losses'])
     assert_allclose(want.grad, case['grad'])
     assert_allclose(want.centers, case['moved'])
-
-
-def batch(samples, size, classes, dtype='float32', seed=0, used=None):
-    """Random features, labels (of the first `used` classes) and centers."""
-    random = np.random.RandomState(seed)
-    return (random.randn(samples, size).astype(dtype),
-            random.randint(0, used or classes, samples).astype('float32'),
-            random.randn(classes, size).astype(centers_dtype(dtype)))
 
 
 # N, d, C, classes used. The kernels change their ways with size and number of duplicates.

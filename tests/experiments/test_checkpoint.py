@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import checkpoint
-from test_parameter_file import array_file
+from parameter_files import array_file
 
 FILES = ('model-symbol.json', 'model-0000.params', 'optimizer.params', 'state.json')
 

@@ -5,7 +5,7 @@ import pytest
 
 import demo
 import options
-from test_train import png_size
+from pictures import png_size
 
 
 def rows(text):

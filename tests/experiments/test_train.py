@@ -18,6 +18,7 @@ import plots
 import recipe
 import run
 import train
+from pictures import png_size
 
 SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir, os.pardir,
                       'experiments', 'train.py')
@@ -43,12 +44,6 @@ def trained(*arguments):
 
 def contents(folder, name):
     return (folder / name).read_text(encoding='utf-8')
-
-
-def png_size(path):
-    header = path.read_bytes()[:24]
-    assert header.startswith(b'\x89PNG\r\n\x1a\n')
-    return struct.unpack('>II', header[16:])
 
 
 @pytest.fixture(scope='module')

@@ -1,7 +1,7 @@
-"""Every block of Python that is printed runs as it stands: README, docs and docstrings.
+"""What README and docs print is true: blocks run, commands and links lead somewhere.
 
-The blocks of a page share their names, as for somebody who reads it from the top. What they need
-around them (data, a network, a checkpoint) is here.
+The blocks of a page run in a process of their own, from top to bottom (tests/helpers/page.py), those
+of a docstring here.
 """
 import doctest
 import importlib
@@ -9,89 +9,29 @@ import importlib.util
 import os
 import pkgutil
 import re
-
-import mxnet as mx
-import numpy as np
-import pytest
-from mxnet import autograd, gluon
+import subprocess
+import sys
+from pathlib import Path
 
 import center_loss_op
 from center_loss_op import legacy, nearest_center
-from center_loss_op.symbol import center_loss
-from test_legacy import Naive, SIZE, ported
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-PAGES = ['README.md'] + sorted(os.path.join('docs', name) for name in os.listdir(
-    os.path.join(ROOT, 'docs')) if name.endswith('.md'))
-CLASSES, BATCH = 10, 8
+import mxnet as mx
+import numpy as np
+import page
+import pytest
+from ported import Naive, ported
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [str(path.relative_to(ROOT)) for path in (
+    ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted(ROOT.glob('docs/*.md')),
+    *sorted(ROOT.glob('examples/*.md')), *sorted(ROOT.glob('experiments/*.md'))) if path.exists()]
 # `make horovod` runs what needs it.
 HAVE_HOROVOD = importlib.util.find_spec('horovod') is not None
 
 
-class Batch(mx.io.DataBatch):
-    """For Module, and for a loop `for x, y in train`."""
-
-    def __iter__(self):
-        return iter((self.data[0], self.label[0]))
-
-
-class Train(mx.io.NDArrayIter):
-    """Two batches, as an iterator of Module's and as a data loader."""
-
-    def __init__(self):
-        random = np.random.RandomState(0)
-        super().__init__(random.randn(2 * BATCH, SIZE).astype('float32'),
-                         random.randint(0, 4, 2 * BATCH).astype('float32'), BATCH)
-
-    def __iter__(self):
-        self.reset()
-        return self
-
-    def next(self):
-        batch = super().next()
-        return Batch(batch.data, batch.label, batch.pad, batch.index)
-
-
-class Net(gluon.HybridBlock):
-    """Embedding and scores."""
-
-    def __init__(self):
-        super().__init__()
-        self.embedding, self.scores = gluon.nn.Dense(2), gluon.nn.Dense(CLASSES)
-
-    def hybrid_forward(self, F, x):
-        embedding = self.embedding(x)
-        return embedding, self.scores(embedding)
-
-
-def around_a_graph():
-    label = mx.sym.var('softmax_label')
-    embedding = mx.sym.FullyConnected(mx.sym.var('data'), num_hidden=2, name='embedding')
-    scores = mx.sym.FullyConnected(embedding, num_hidden=CLASSES, name='scores')
-    softmax = mx.sym.SoftmaxOutput(scores, label, name='softmax')
-    center = center_loss(embedding, label, CLASSES, name='center_loss')
-    fitted = mx.mod.Module(mx.sym.Group([softmax, center]))
-    fitted.fit(Train(), num_epoch=1,
-               eval_metric=mx.metric.Accuracy(output_names=['softmax_output']))
-    return dict(label=label, embedding=embedding, scores=scores, softmax=softmax, gt_label=label,
-                center=center, module=fitted)
-
-
-def around_a_loop():
-    net = Net()
-    net.initialize()
-    x, y = next(iter(Train()))
-    embedding, scores = net(x)
-    loss = center_loss_op.gluon.CenterLoss(CLASSES)
-    loss.initialize()
-    loss.update(embedding, y)
-    return dict(net=net, x=x, y=y, embedding=embedding, scores=scores, center_loss=loss,
-                softmax_loss=gluon.loss.SoftmaxCrossEntropyLoss(),
-                trainer=gluon.Trainer(net.collect_params(), 'sgd'))
-
-
-def around_everything():
-    return dict(mx=mx, np=np, gluon=gluon, autograd=autograd, train=Train(), classes=CLASSES)
+def text(name):
+    return (ROOT / name).read_text(encoding='utf-8')
 
 
 @pytest.fixture(autouse=True)
@@ -101,38 +41,23 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv('MXNET_UPDATE_ON_KVSTORE', '1')  # which a CenterTrainer leaves as it is
     monkeypatch.delenv('MXNET_UPDATE_ON_KVSTORE')
     ported(tmp_path, Naive(), 'center_loss', 20)
-    mx.nd.save('center_loss.params', {'centers': mx.nd.ones((CLASSES, 2))})
-    np.save('centers.npy', np.ones((CLASSES, 2)))
+    mx.nd.save('center_loss.params', {'centers': mx.nd.ones((page.CLASSES, 2))})
+    np.save('centers.npy', np.ones((page.CLASSES, 2)))
 
 
-def blocks(page):
-    with open(os.path.join(ROOT, page), encoding='utf-8') as file:
-        found = re.findall(r'^```python\n(.*?)^```', file.read(), re.DOTALL | re.MULTILINE)
-    return [block for block in found if HAVE_HOROVOD or 'center_loss_op.horovod' not in block]
-
-
-def is_of_a_graph(text):
-    return any(sign in text for sign in ('mx.sym', 'mx.mod', "CenterTrainer('", 'legacy',
-                                         'module.'))
-
-
-@pytest.mark.parametrize('page', [page for page in PAGES if blocks(page)])
-@pytest.mark.filterwarnings('ignore')
-def test_page(page):
-    made = {}
-    for number, block in enumerate(blocks(page)):
-        around = around_a_graph if is_of_a_graph(block) else around_a_loop
-        given = {**around_everything(), **around()}
-        names = {**given, **made}
-        exec(compile(block, '%s, block %d' % (page, number + 1), 'exec'), names)
-        mx.nd.waitall()
-        made.update((name, value) for name, value in names.items()
-                    if value is not given.get(name))
+@pytest.mark.parametrize('name', [name for name in PAGES if page.blocks(ROOT / name)])
+def test_blocks(name):
+    done = subprocess.run(
+        [sys.executable, page.__file__, str(ROOT / name)], check=False, timeout=300,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True,
+        env={**os.environ, 'HAVE_HOROVOD': '1' if HAVE_HOROVOD else '', 'OMP_NUM_THREADS': '1'})
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.splitlines()[-1].endswith(' blocks')
 
 
 def docstrings():
     finder = doctest.DocTestFinder(exclude_empty=True)
-    for module in pkgutil.iter_modules(center_loss_op.__path__, 'center_loss_op.'):
+    for module in pkgutil.walk_packages(center_loss_op.__path__, 'center_loss_op.'):
         if not module.name.endswith('__main__') and (
                 HAVE_HOROVOD or not module.name.endswith('horovod')):
             module = importlib.import_module(module.name)
@@ -142,11 +67,11 @@ def docstrings():
 @pytest.mark.parametrize('found', docstrings(), ids=lambda found: found.name)
 @pytest.mark.filterwarnings('ignore')
 def test_docstring(found):
-    of_a_graph = is_of_a_graph(found.docstring)
-    names = {**around_everything(), **(around_a_graph() if of_a_graph else around_a_loop()),
-             **{name: value for name, value in found.globs.items() if not of_a_graph or
-                name != 'gluon'}, 'gluon': gluon, 'nearest_center': nearest_center,
+    names = {**found.globs, **page.around(found.docstring), 'nearest_center': nearest_center,
              'legacy': legacy}
+    if not page.is_of_a_graph(found.docstring):
+        names.update({name: value for name, value in found.globs.items()
+                      if getattr(value, '__module__', '') == found.globs['__name__']})
     for example in found.examples:
         exec(compile(example.source, found.name, 'exec'), names)
         if example.want:
@@ -155,5 +80,70 @@ def test_docstring(found):
 
 
 def test_there_are_blocks_to_run():
-    assert sum(len(blocks(page)) for page in PAGES) >= 8
+    assert sum(len(page.blocks(ROOT / name)) for name in PAGES) >= 8
     assert len(list(docstrings())) >= 5
+
+
+# -- links and commands
+
+
+def anchors(name):
+    """The anchors of a page's headings, as GitHub makes them."""
+    plain = re.sub('^```.*?^```', '', text(name), flags=re.DOTALL | re.MULTILINE)
+    return {re.sub(r'[^\w\- ]', '', re.sub(r'[*`]|\[(.*?)\]\(.*?\)', r'\1', heading).strip().lower()
+                   ).replace(' ', '-') for heading in re.findall('^#+ (.*)', plain, re.MULTILINE)}
+
+
+@pytest.mark.parametrize('name', PAGES)
+def test_links(name):
+    plain = re.sub('^```.*?^```', '', text(name), flags=re.DOTALL | re.MULTILINE)
+    for link in re.findall(r'\]\(([^()]+(?:\([^()]*\))?)\)', plain):
+        if '://' in link:
+            continue
+        path, _, anchor = link.partition('#')
+        target = os.path.normpath(os.path.join(os.path.dirname(name), path)) if path else name
+        assert (ROOT / target).exists(), link
+        if anchor:
+            assert anchor in anchors(target), link
+
+
+def commands():
+    for name in PAGES:
+        found = re.findall(r'(?:^|[\s`"/(])python3? ((?:-m )?[\w./-]+(?:\.py|\b)[^`\n]*)', text(name))
+        yield from ((name, command.split('  #')[0]) for command in found)
+
+
+@pytest.mark.parametrize('name, command', commands())
+def test_command(name, command):
+    """The script or module is there, and its source names each option."""
+    words = command.replace('\\', ' ').split()
+    if words[0] == '-m':
+        module = words[1].strip('.,;:)')
+        if not module.startswith(('benchmarks', 'center_loss_op')):
+            return
+        path = ROOT / (module.replace('.', '/') + '.py')
+        path = path if path.exists() else path.with_suffix('') / '__main__.py'
+    elif words[0].endswith('.py') and '/' in words[0]:
+        path = ROOT / words[0]
+    else:
+        return
+    assert path.exists(), command
+    # Options that scripts of a folder share stand in another of its modules.
+    source = ''.join(one.read_text(encoding='utf-8') for one in path.parent.glob('*.py'))
+    for option in re.findall(r'(?<!\S)--[a-z][a-z-]+', command):
+        assert repr(option) in source or '"' + option + '"' in source, (option, command)
+
+
+@pytest.mark.parametrize('name', PAGES)
+def test_make(name):
+    targets = re.findall(r'^([a-z]+):', text('Makefile'), re.MULTILINE)
+    for target in re.findall(r'(?:^|`)make (?:[A-Z_]+=\S+ )*([a-z]+)(?![a-z ]* [a-z])', text(name),
+                             re.MULTILINE):
+        assert target in targets, target
+
+
+@pytest.mark.parametrize('name', PAGES)
+def test_files_that_are_named(name):
+    for path in re.findall(r'`((?:tests|examples|experiments|benchmarks|docs|center_loss_op)/[\w./-]+'
+                           r'\.(?:py|sh|md|c|h|ipynb))', text(name)):
+        assert (ROOT / path).exists(), path

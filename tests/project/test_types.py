@@ -11,7 +11,7 @@ from center_loss_op import gluon, legacy, module, symbol
 PUBLIC = [symbol.center_loss, symbol.decorrelation_loss, center_loss_op.nearest_center,
           legacy.load_symbol, legacy.load_checkpoint,
           gluon.DecorrelationLoss.__init__, gluon.DecorrelationLoss.weight.fget,
-          gluon.CenterLoss.__init__, gluon.CenterLoss.cast,
+          gluon.CenterLoss.__init__,
           gluon.CenterLoss.centers.fget, gluon.CenterLoss.alpha.fget,
           gluon.CenterLoss.alpha.fset, gluon.CenterLoss.weight.fget,
           gluon.CenterLoss.weight.fset, gluon.CenterLoss.key.fget, gluon.CenterLoss.update,

@@ -20,12 +20,6 @@ def test_import_of_everything_replaces_nothing_of_mxnets(child):
     assert done.returncode == 0, done.stderr
 
 
-def test_a_third_argument_by_place_is_refused():
-    """In other implementations it is λ."""
-    with pytest.raises(TypeError, match='positional'):
-        CenterLoss(10, 2, 0.003)  # pylint: disable=too-many-function-args
-
-
 @pytest.mark.parametrize('label, arguments, hint', [
     (-1, {}, 'set use_ignore=True'), (255, {'ignore_label': 255}, 'set use_ignore=True'),
     (-1, {'ignore_label': 255}, None), (-1, {'use_ignore': True, 'ignore_label': 255}, None)])
@@ -78,25 +72,8 @@ def test_the_sum_of_losses_of_a_cast_net(dtype, hybridize):
     assert_allclose(loss.centers.data().asnumpy(), [[.5, 0], [1 / 6, .5]], rtol=1e-3)
 
 
-def test_half_precision_overflows_only_where_the_result_does():
-    loss = CenterLoss(2, weight=0.1)
-    loss.initialize()
-    x = mx.nd.full((1, 1), 400, dtype='float16')    # ½ · 400² is more than float16 holds
-    assert loss(x, mx.nd.array([0])).asscalar() == 8000
-
-
 @pytest.mark.parametrize('call', [lambda loss: loss, lambda loss: loss.update])
 @pytest.mark.parametrize('embedding, label', [(DATA, LABEL), (array(DATA), [0, 1, 1])])
 def test_other_arrays_than_mxnets(call, embedding, label):
     with pytest.raises(TypeError, match='embedding and label must be NDArrays'):
         call(CenterLoss(2))(embedding, label)
-
-
-@pytest.mark.parametrize('order', [('float16', 'float32'), ('float32', 'float16')])
-def test_half_precision_may_come_and_go(order):
-    loss = CenterLoss(2)
-    loss.initialize()
-    loss.hybridize()
-    for dtype in order:
-        assert loss(array(DATA.astype(dtype)), array(LABEL)).dtype == np.dtype(dtype)
-    assert np.dtype(loss.centers.dtype) == np.float32

@@ -1,32 +1,32 @@
-/* MXNet's side of the operator without Python, as operator.py has it: names, shapes, types, and the
-   callbacks.
+/* The operator's callbacks for MXNet, as in operator.py, without Python: names, shapes, types, and
+   the passes.
 
-   What is usual is done here. What is rare (float16, another type of labels, a key, a GPU, a shape
-   that is not all known) and what is wrong (an argument, a shape, a type, a label) is handed to
-   Python's callbacks, which know better and say what is wrong. */
-#define _GNU_SOURCE  /* strdup */
+   The usual case is handled here. Rare cases (float16, other types of labels, a key, a GPU, a shape
+   that is not fully known) and errors (an argument, a shape, a type, a label) go to Python's
+   callbacks, which handle all cases and report what is wrong. */
+#define _GNU_SOURCE /* strdup */
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "mxnet.h"
-#include "params.h"
+#include "arguments.h"
 #include "step.h"
 
 #define PUBLIC __attribute__((visibility("default")))
 
 static int (*get_data)(void *array, void **memory);
 static int (*free_array)(void *array);
-static Creator python;      /* makes what Python's callbacks are called with */
-static atomic_int enabled;
+static Creator python;     /* makes Python's callbacks for a node */
+static atomic_int enabled; /* whether new nodes run here, or in Python */
 
-/* -- what stands for a node of a graph */
+/* -- a node of a graph (a Prop) */
 
 typedef struct {
-  Params *params;
-  _Atomic(CallbackList *) python;  /* Python's, once it is needed */
-  atomic_int references;           /* MXNet's, and that of each operator */
+  Arguments *arguments;
+  _Atomic(CallbackList *) python; /* Python's callbacks for the node, made when they are needed */
+  atomic_int references;          /* one of MXNet, one of each operator */
   void *contexts[PROP_CALLBACKS];
 } Prop;
 
@@ -35,7 +35,7 @@ static int nothing(void *context) {
   return 1;
 }
 
-/* Python's creator. Where it fails, MXNet deletes what it should have filled. */
+/* Calls Python's creator. If that fails, MXNet still calls the list's first function. */
 static int create_in_python(const char *op_type, int size, const char **keys, const char **values,
                             CallbackList *list) {
   static Callback callbacks[] = {(Callback)nothing};
@@ -49,25 +49,25 @@ static void delete_in_python(CallbackList *list) {
   free(list);
 }
 
-/* Python's callbacks for this node; NULL where they cannot be made. */
+/* Python's callbacks for this node; NULL if they cannot be made. */
 static CallbackList *python_of(Prop *prop) {
   CallbackList *list = atomic_load(&prop->python), *none = NULL;
   if (list) return list;
   list = malloc(sizeof *list);
-  if (!list || !create_in_python("centerloss", prop->params->size, prop->params->keys,
-                                 prop->params->values, list)) {
+  if (!list || !create_in_python("centerloss", prop->arguments->size, prop->arguments->keys,
+                                 prop->arguments->values, list)) {
     free(list);
     return NULL;
   }
   if (atomic_compare_exchange_strong(&prop->python, &none, list)) return list;
-  delete_in_python(list);  /* another thread was faster */
+  delete_in_python(list); /* another thread made them first */
   return none;
 }
 
 static void prop_release(Prop *prop) {
   if (atomic_fetch_sub(&prop->references, 1) > 1) return;
   delete_in_python(atomic_load(&prop->python));
-  params_release(prop->params);
+  arguments_release(prop->arguments);
   free(prop);
 }
 
@@ -76,47 +76,48 @@ static int prop_delete(void *context) {
   return 1;
 }
 
-static char *ARGUMENTS[] = {"data", "label", NULL}, *OUTPUTS[] = {"output", NULL},
-            *STATES[] = {"center_bias", NULL};
+static char *INPUT_NAMES[] = {"data", "label", NULL}, *OUTPUT_NAMES[] = {"output", NULL},
+            *STATE_NAMES[] = {"center_bias", NULL};
 
 static int list_arguments(char ***names, void *context) {
   (void)context;
-  *names = ARGUMENTS;
+  *names = INPUT_NAMES;
   return 1;
 }
 
 static int list_outputs(char ***names, void *context) {
   (void)context;
-  *names = OUTPUTS;
+  *names = OUTPUT_NAMES;
   return 1;
 }
 
 static int list_states(char ***names, void *context) {
   (void)context;
-  *names = STATES;
+  *names = STATE_NAMES;
   return 1;
 }
 
-/* Whether labels of this shape fit N samples: (N,) or (N, 1). */
+/* Whether labels of this shape fit the samples: (N,) or (N, 1). */
 static int label_fits(int dims, const int *shape, int samples) {
   return (dims == 1 || (dims == 2 && shape[1] == 1)) && shape[0] == samples;
 }
 
-/* Shapes of data, label, output and centers. MXNet copies them as soon as this returns. */
+/* Gives the shapes of data, label, output and centers. MXNet copies them when this returns. */
 static int infer_shape(int size, int *dims, int **shapes, void *context) {
   static _Thread_local int inferred[4][2];
   const Prop *prop = context;
   const int known = dims[0] == 2 && shapes[0][0] > 0 && shapes[0][1] > 0;
   if (!known || (dims[1] > 0 && !label_fits(dims[1], shapes[1], shapes[0][0])) ||
-      (int64_t)prop->params->num_class * shapes[0][1] > MAX_ELEMENTS) {
+      (int64_t)prop->arguments->num_class * shapes[0][1] > MAX_ELEMENTS) {
     CallbackList *list = python_of(context);
     return list && ((InferShape)list->callbacks[INFER_SHAPE])(size, dims, shapes,
-                                                             list->contexts[INFER_SHAPE]);
+                                                              list->contexts[INFER_SHAPE]);
   }
   const int samples = shapes[0][0], features = shapes[0][1];
-  const int all[4][2] = {{samples, features}, {samples, 1},
-                         {prop->params->reduction == NONE ? samples : 1, 0},
-                         {prop->params->num_class, features}};
+  const int all[4][2] = {{samples, features},
+                         {samples, 1},
+                         {prop->arguments->reduction == NONE ? samples : 1, 0},
+                         {prop->arguments->num_class, features}};
   const int all_dims[4] = {2, dims[1] > 0 ? dims[1] : 1, 1, 2};
   memcpy(inferred, all, sizeof all);
   memcpy(dims, all_dims, sizeof all_dims);
@@ -133,45 +134,44 @@ static int is_label_type(int type) {
 static int infer_type(int size, int *types, void *context) {
   const Prop *prop = context;
   const int label = types[1] < 0 && types[0] == FLOAT32 ? FLOAT32 : types[1];
-  /* float32 tells whole numbers apart up to 2^24. */
-  const int tells_apart = label != FLOAT32 || prop->params->num_class <= (1 << 24) + 1;
+  /* float32 holds all whole numbers up to 2^24. */
+  const int tells_apart = label != FLOAT32 || prop->arguments->num_class <= (1 << 24) + 1;
   if (!is_feature_type(types[0]) || !is_label_type(label) || !tells_apart) {
     CallbackList *list = python_of(context);
-    return list && ((InferType)list->callbacks[INFER_TYPE])(size, types,
-                                                           list->contexts[INFER_TYPE]);
+    return list &&
+           ((InferType)list->callbacks[INFER_TYPE])(size, types, list->contexts[INFER_TYPE]);
   }
   types[1] = label;
   types[2] = types[3] = types[0];
   return 1;
 }
 
-/* What the backward pass reads. MXNet copies it as soon as this returns. */
-static int dependencies(const int *heads, const int *inputs, const int *outputs, int *size,
+/* Lists the arrays that the backward pass reads. MXNet copies the list when this returns. */
+static int dependencies(const int *head_gradients, const int *inputs, const int *outputs, int *size,
                         int **wanted, void *context) {
   static _Thread_local int all[3];
   const Prop *prop = context;
   (void)outputs;
   *size = 0;
-  if (prop->params->need_top_grad) all[(*size)++] = heads[0];
+  if (prop->arguments->need_top_grad) all[(*size)++] = head_gradients[0];
   all[(*size)++] = inputs[0];
   all[(*size)++] = inputs[1];
   *wanted = all;
   return 1;
 }
 
-/* -- what computes */
+/* -- an operator: a node for one set of shapes and types */
 
-enum { INPUTS = 3 };  /* data, label, centers */
+enum { INPUTS = 3 }; /* data, label, centers */
 
 typedef struct {
   Step *step;
   Prop *prop;
-  /* Python's operator, once it is needed, and what it is made of. */
+  /* Python's operator, made when it is needed, and what it is made from. */
   CallbackList python;
   char *device;
   int dims[INPUTS], types[INPUTS];
   unsigned shapes[INPUTS][2];
-  int python_was_last;  /* it computed the last forward pass */
   void *contexts[OPERATOR_CALLBACKS];
 } Operator;
 
@@ -186,7 +186,7 @@ static void free_arrays(int size, void **arrays) {
   for (int i = 0; i < size; ++i) free_array(arrays[i]);
 }
 
-/* Have Python's operator do it, with the same arrays, which become its own. */
+/* Calls Python's operator with the same arrays, which it frees. */
 static int compute_in_python(Operator *o, int which, int size, void **arrays, const int *tags,
                              const int *reqs, int is_train) {
   if (!o->python.callbacks) {
@@ -203,7 +203,7 @@ static int compute_in_python(Operator *o, int which, int size, void **arrays, co
                                                o->python.contexts[which]);
 }
 
-/* The memory of some arrays; 0 where MXNet cannot tell. */
+/* Gets the memory of some arrays; returns 0 if MXNet reports an error. */
 static int get_memory(int size, void **arrays, void **memory) {
   for (int i = 0; i < size; ++i)
     if (get_data(arrays[i], &memory[i])) return 0;
@@ -215,35 +215,31 @@ static int forward(int size, void **arrays, const int *tags, const int *reqs, in
                    void *context) {
   Operator *o = context;
   void *memory[4];
-  o->python_was_last = 0;
   if (!get_memory(4, arrays, memory)) {
     step_forget(o->step);
     free_arrays(size, arrays);
     return 0;
   }
   if (!step_forward(o->step, is_train, reqs[0], memory[0], memory[1], memory[2], memory[3])) {
-    o->python_was_last = compute_in_python(o, FORWARD, size, arrays, tags, reqs, is_train);
-    return o->python_was_last;
+    return compute_in_python(o, FORWARD, size, arrays, tags, reqs, is_train);
   }
   free_arrays(size, arrays);
   return 1;
 }
 
-/* Arrays: gradient of the output, data, label, output, gradients of data and label, centers. Those
-   that dependencies() does not name, and gradients that nobody wants, are empty. */
+/* Arrays: head gradient, data, label, output, gradients of data and label, centers. Arrays that
+   dependencies() does not list, and gradients that are not wanted, are empty. */
 static int backward(int size, void **arrays, const int *tags, const int *reqs, int is_train,
                     void *context) {
   Operator *o = context;
-  void *head = NULL, *inputs[2], *grads[2], *centers;
-  if (o->python_was_last)
-    return compute_in_python(o, BACKWARD, size, arrays, tags, reqs, is_train);
+  void *head_gradient = NULL, *inputs[2], *grads[2], *centers;
   if (!get_memory(2, arrays + 1, inputs) || !get_memory(2, arrays + 4, grads) ||
       !get_memory(1, arrays + 6, &centers) ||
-      (o->prop->params->need_top_grad && !get_memory(1, arrays, &head))) {
+      (o->prop->arguments->need_top_grad && !get_memory(1, arrays, &head_gradient))) {
     free_arrays(size, arrays);
     return 0;
   }
-  if (!step_backward(o->step, reqs[0], head, grads[0], inputs[0], inputs[1], centers))
+  if (!step_backward(o->step, reqs[0], head_gradient, grads[0], inputs[0], inputs[1], centers))
     return compute_in_python(o, BACKWARD, size, arrays, tags, reqs, is_train);
   if (o->shapes[1][0] && (reqs[1] == REQ_WRITE || reqs[1] == REQ_INPLACE)) {
     const int wide = o->types[1] == FLOAT64 || o->types[1] == INT64;
@@ -264,7 +260,7 @@ static int operator_delete(void *context) {
   return 1;
 }
 
-/* An operator for these shapes and types; NULL where memory is short. */
+/* An operator for these shapes and types; NULL if memory is short. */
 static Operator *operator_new(Prop *prop, const char *device, unsigned **shapes, const int *dims,
                               const int *types) {
   Operator *o = calloc(1, sizeof *o);
@@ -272,7 +268,7 @@ static Operator *operator_new(Prop *prop, const char *device, unsigned **shapes,
   o->prop = prop;
   atomic_fetch_add(&prop->references, 1);
   o->device = strdup(device);
-  o->step = step_new(prop->params, (int)shapes[0][0], (int)shapes[0][1], types[0], types[1]);
+  o->step = step_new(prop->arguments, (int)shapes[0][0], (int)shapes[0][1], types[0], types[1]);
   if (!o->device || !o->step) {
     operator_delete(o);
     return NULL;
@@ -284,12 +280,12 @@ static Operator *operator_new(Prop *prop, const char *device, unsigned **shapes,
   return o;
 }
 
-/* Whether these are shapes and types that infer_shape() and infer_type() gave, or would give. */
+/* Whether infer_shape() and infer_type() give these shapes and types without Python. */
 static int is_usual(const Prop *prop, const char *device, int size, unsigned **shapes,
                     const int *dims, const int *types) {
   return !strncmp(device, "cpu", 3) && size == INPUTS && dims[0] == 2 && dims[2] == 2 &&
          shapes[0][1] > 0 && label_fits(dims[1], (int *)shapes[1], (int)shapes[0][0]) &&
-         shapes[2][0] == (unsigned)prop->params->num_class && shapes[2][1] == shapes[0][1] &&
+         shapes[2][0] == (unsigned)prop->arguments->num_class && shapes[2][1] == shapes[0][1] &&
          (uint64_t)shapes[0][0] * shapes[0][1] <= MAX_ELEMENTS && is_feature_type(types[0]) &&
          is_label_type(types[1]) && types[2] == types[0];
 }
@@ -310,17 +306,17 @@ static int create(const char *device, int size, unsigned **shapes, const int *di
 
 PUBLIC int center_loss_creator(const char *op_type, int size, const char **keys,
                                const char **values, CallbackList *list) {
-  static Callback callbacks[] = {
-      (Callback)prop_delete,  (Callback)list_arguments, (Callback)list_outputs,
-      (Callback)list_states,  (Callback)infer_shape,    (Callback)dependencies,
-      (Callback)create,       (Callback)infer_type};
-  Params *params = enabled ? params_of(size, keys, values) : NULL;
-  Prop *prop = params ? calloc(1, sizeof *prop) : NULL;
+  static Callback callbacks[] = {(Callback)prop_delete,  (Callback)list_arguments,
+                                 (Callback)list_outputs, (Callback)list_states,
+                                 (Callback)infer_shape,  (Callback)dependencies,
+                                 (Callback)create,       (Callback)infer_type};
+  Arguments *arguments = enabled ? arguments_of(size, keys, values) : NULL;
+  Prop *prop = arguments ? calloc(1, sizeof *prop) : NULL;
   if (!prop) {
-    if (params) params_release(params);
+    if (arguments) arguments_release(arguments);
     return create_in_python(op_type, size, keys, values, list);
   }
-  prop->params = params;
+  prop->arguments = arguments;
   prop->references = 1;
   for (int i = 0; i < PROP_CALLBACKS; ++i) prop->contexts[i] = prop;
   *list = (CallbackList){PROP_CALLBACKS, callbacks, prop->contexts};
@@ -328,21 +324,21 @@ PUBLIC int center_loss_creator(const char *op_type, int size, const char **keys,
 }
 
 static void before_fork(void) {
-  params_lock();
+  arguments_lock();
   step_lock();
 }
 
 static void after_fork(void) {
   step_unlock();
-  params_unlock();
+  arguments_unlock();
 }
 
 static void after_fork_in_child(void) {
   step_unlock_in_child();
-  params_unlock();
+  arguments_unlock();
 }
 
-/* Once, before the creator is registered: two functions of MXNet's, and Python's creator. */
+/* Called once, before the creator is registered: two functions of MXNet, and Python's creator. */
 PUBLIC int center_loss_init(void *get, void *release, void *creator) {
   get_data = (int (*)(void *, void **))get;
   free_array = (int (*)(void *))release;
@@ -350,14 +346,19 @@ PUBLIC int center_loss_init(void *get, void *release, void *creator) {
   return !pthread_atfork(before_fork, after_fork, after_fork_in_child);
 }
 
-/* Whether nodes that are made from now on are computed here. */
+/* Whether nodes that are made from now on run here. */
 PUBLIC void center_loss_enable(int on) { enabled = on; }
 
 /* What to call when `limit` training forwards in a row had no backward pass; NULL for nothing. */
 PUBLIC void center_loss_on_unfollowed(void *function, int limit) {
-  step_on_unfollowed((Unfollowed)function, limit);
+  step_on_unfollowed((Warn)function, limit);
 }
 
-/* For a step in Python, which may have the same centers. */
+/* What to call when `limit` updates in a row came after another update since their forward pass. */
+PUBLIC void center_loss_on_overlapping(void *function, int limit) {
+  step_on_overlapping((Warn)function, limit);
+}
+
+/* For a step in Python, which may use the same centers. */
 PUBLIC void center_loss_claim(Busy *mine, const void *centers) { step_claim(mine, centers); }
 PUBLIC void center_loss_release(const Busy *mine) { step_release(mine); }

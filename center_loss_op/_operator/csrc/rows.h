@@ -1,16 +1,21 @@
-/* The arithmetic of a step for numbers of type T: included by step.c for float and for double.
+/* The arithmetic of a step for numbers of type T. step.c includes this file twice: for float and
+   for double.
 
-   Every loop has one order of additions, whatever instructions the compiler makes of it: the same
-   bits on each processor. That is why there are LANES sums in distance(), to be added in pairs,
-   and why all is compiled without contraction to fused multiply-adds. */
+   Every loop adds in one fixed order, whatever instructions the compiler chooses, so that each
+   processor gives the same bits. Hence the LANES partial sums in distance(), which are added in
+   pairs, and no contraction to fused multiply-adds (setup.py). */
 
-/* difference ← x − c. Returns ½ ‖x − c‖². */
+/* difference ← x − c. Returns ½ ‖x − c‖².
+
+   The loss must not be finite where a feature is not, or where a square overflows:
+   all_are_finite() relies on that. A loss that hides a NaN, such as v > 0 ? v : 0, would let it
+   into the centers. */
 CLONES
 static T NAME(distance)(const T *restrict x, const T *restrict c, T *restrict difference,
-                         size_t size) {
+                        size_t features) {
   T sums[LANES] = {0}, sum;
   size_t k = 0;
-  for (; k + LANES <= size; k += LANES)
+  for (; k + LANES <= features; k += LANES)
     for (size_t lane = 0; lane < LANES; ++lane) {
       T v = x[k + lane] - c[k + lane];
       difference[k + lane] = v;
@@ -18,7 +23,7 @@ static T NAME(distance)(const T *restrict x, const T *restrict c, T *restrict di
     }
   for (size_t half = LANES / 2; half; half /= 2)
     for (size_t lane = 0; lane < half; ++lane) sums[lane] += sums[lane + half];
-  for (sum = sums[0]; k < size; ++k) {
+  for (sum = sums[0]; k < features; ++k) {
     T v = x[k] - c[k];
     difference[k] = v;
     sum += v * v;
@@ -28,49 +33,51 @@ static T NAME(distance)(const T *restrict x, const T *restrict c, T *restrict di
 
 /* target ← factor · row */
 CLONES
-static void NAME(scale)(const T *restrict row, T factor, T *restrict target, size_t size) {
-  for (size_t k = 0; k < size; ++k) target[k] = factor * row[k];
+static void NAME(store_multiple)(const T *restrict row, T factor, T *restrict target,
+                                 size_t features) {
+  for (size_t k = 0; k < features; ++k) target[k] = factor * row[k];
 }
 
 /* target ← target + factor · row */
 CLONES
-static void NAME(add)(const T *restrict row, T factor, T *restrict target, size_t size) {
-  for (size_t k = 0; k < size; ++k) target[k] += factor * row[k];
+static void NAME(add_multiple)(const T *restrict row, T factor, T *restrict target,
+                               size_t features) {
+  for (size_t k = 0; k < features; ++k) target[k] += factor * row[k];
 }
 
-/* grad ← factor · row, and center ← center + weight · row: most steps are made of this */
+/* grad ← factor · row, and center ← center + weight · row: most steps spend their time here. */
 CLONES
-static void NAME(scale_and_add)(const T *restrict row, T factor, T *restrict grad, T weight,
-                                T *restrict center, size_t size) {
-  for (size_t k = 0; k < size; ++k) {
+static void NAME(store_and_add_multiples)(const T *restrict row, T factor, T *restrict grad,
+                                          T weight, T *restrict center, size_t features) {
+  for (size_t k = 0; k < features; ++k) {
     T v = row[k];
     grad[k] = factor * v;
     center[k] += weight * v;
   }
 }
 
-static int NAME(finite)(const T *row, size_t size) {
-  for (size_t k = 0; k < size; ++k)
+static int NAME(is_finite)(const T *row, size_t features) {
+  for (size_t k = 0; k < features; ++k)
     if (!isfinite(row[k])) return 0;
   return 1;
 }
 
-/* x_i − c_{y_i} (0 where a sample does not count), ½ ‖·‖² of each, and their sum. The labels are
-   checked. */
-static void NAME(compare)(Step *s, const T *data, const T *centers) {
+/* Computes x_i − c_{y_i} (0 where a sample does not count), the losses, and their sum. The labels
+   are checked before. */
+static void NAME(differences_and_losses)(Step *s, const T *data, const T *centers) {
   T *losses = s->losses;
-  size_t size = s->size;
+  const size_t features = s->features;
   s->total = 0;
   for (int i = 0; i < s->samples; ++i) {
-    T *difference = (T *)s->difference + i * size;
+    T *difference = (T *)s->difference + i * features;
     if (i + AHEAD < s->samples && s->classes[i + AHEAD] != IGNORED)
-      prefetch(centers + s->classes[i + AHEAD] * size, size * sizeof(T));
+      prefetch(centers + s->classes[i + AHEAD] * features, features * sizeof(T));
     if (s->classes[i] == IGNORED) {
-      memset(difference, 0, size * sizeof(T));
+      memset(difference, 0, features * sizeof(T));
       losses[i] = 0;
     } else {
-      losses[i] = NAME(distance)(data + i * size, centers + s->classes[i] * size, difference,
-                                 s->size);
+      const T *x = data + i * features, *c = centers + s->classes[i] * features;
+      losses[i] = NAME(distance)(x, c, difference, features);
     }
     s->total += losses[i];
   }
@@ -78,81 +85,88 @@ static void NAME(compare)(Step *s, const T *data, const T *centers) {
 
 static void NAME(store_loss)(const Step *s, int req, T *out) {
   const T *losses = s->losses;
-  T reduced = (T)(s->params->reduction == MEAN && s->count > 1 ? s->total / s->count : s->total);
-  int none = s->params->reduction == NONE, size = none ? s->samples : 1;
-  for (int i = 0; i < size; ++i) {
-    T value = none ? losses[i] : reduced;
+  T reduced = (T)(s->arguments->reduction == MEAN && s->count > 1 ? s->total / s->count : s->total);
+  const T scale = s->arguments->scale_output ? (T)s->arguments->scale : 1;
+  int none = s->arguments->reduction == NONE, outputs = none ? s->samples : 1;
+  for (int i = 0; i < outputs; ++i) {
+    T value = scale * (none ? losses[i] : reduced);
     if (req == REQ_ADD) out[i] += value;
     else if (req != REQ_NULL) out[i] = value;
   }
 }
 
-/* Group the samples that move a center: all that count and, where the batch is not finite, hold
-   finite features. */
+/* Groups the samples that move a center by class: those that count and hold finite features. */
 static void NAME(group)(Step *s, const T *data) {
-  size_t size = s->size;
+  const size_t features = s->features;
+  const int all_finite = all_are_finite(s);
   group_begin(s);
   for (int i = 0; i < s->samples; ++i)
-    if (s->classes[i] != IGNORED && (isfinite(s->total) || NAME(finite)(data + i * size, s->size)))
+    if (s->classes[i] != IGNORED &&
+        (all_finite || NAME(is_finite)(data + i * features, features))) {
       group_add(s, i);
-    else
+    } else {
       s->members[i] = ALONE;
+    }
 }
 
-/* What sample i's row of the gradient is of its difference. */
-static T NAME(factor)(const Step *s, const T *head, int i) {
-  double factor = s->params->scale;
-  if (s->params->reduction == MEAN && s->count > 1) factor /= s->count;
-  if (!head) return (T)factor;
-  return head[s->params->reduction == NONE ? i : 0] * (T)factor;
+/* The gradient of sample i, as a multiple of its difference: λ · r, times the head gradient. */
+static T NAME(gradient_weight)(const Step *s, const T *head_gradient, int i) {
+  T scale = (T)gradient_scale(s);
+  if (!head_gradient) return scale;
+  return head_gradient[s->arguments->reduction == NONE ? i : 0] * scale;
 }
 
-static void NAME(store_grad)(const Step *s, int req, T factor, int i, T *grad) {
-  const T *row = (const T *)s->difference + i * (size_t)s->size;
-  grad += i * (size_t)s->size;
-  if (req == REQ_ADD) NAME(add)(row, factor, grad, s->size);
-  else if (req != REQ_NULL) NAME(scale)(row, factor, grad, s->size);
+static void NAME(store_gradient)(const Step *s, int req, const T *head_gradient, int i, T *grad) {
+  const size_t features = s->features;
+  const T *row = (const T *)s->difference + i * features;
+  const T weight = NAME(gradient_weight)(s, head_gradient, i);
+  grad += i * features;
+  if (req == REQ_ADD) NAME(add_multiple)(row, weight, grad, features);
+  else if (req != REQ_NULL) NAME(store_multiple)(row, weight, grad, features);
 }
 
-/* center ← center + weight · sum; what is not finite keeps its center, where that may be. */
-static void NAME(move_row)(T *sum, T weight, T *center, size_t size, int careful) {
+/* center ← center + weight · sum. With `careful`, a center whose new value is not finite stays. */
+static void NAME(move_center)(T *sum, T weight, T *center, size_t features, int careful) {
   if (!careful) {
-    NAME(add)(sum, weight, center, size);
+    NAME(add_multiple)(sum, weight, center, features);
     return;
   }
-  for (size_t k = 0; k < size; ++k) sum[k] = center[k] + weight * sum[k];
-  if (NAME(finite)(sum, size)) memcpy(center, sum, size * sizeof(T));
+  for (size_t k = 0; k < features; ++k) sum[k] = center[k] + weight * sum[k];
+  if (NAME(is_finite)(sum, features)) memcpy(center, sum, features * sizeof(T));
 }
 
-/* The gradient, and equation 4 where `move` says so: c_j ← c_j + α Σ_{y_i=j} (x_i − c_j) / (1 + n_j).
-   In one pass over the differences: each class is done when its first sample is met. */
-static void NAME(gradient_and_update)(Step *s, int req, const T *head, T *grad, const T *data,
-                                      T *centers, int move) {
-  size_t size = s->size;
-  int careful = !isfinite(s->total) || s->params->alpha > LARGE;
+/* Stores the gradient and, with `move`, applies equation 4:
+   c_j ← c_j + α Σ_{y_i=j} (x_i − c_j) / (1 + n_j).
+   It reads each difference once: the first sample of a class does the whole class, storing the
+   gradients of its samples and adding them up, and the others are skipped. */
+static void NAME(gradient_and_update)(Step *s, int req, const T *head_gradient, T *grad,
+                                      const T *data, T *centers, int move) {
+  const size_t features = s->features;
+  const int careful = !all_are_finite(s) || s->arguments->alpha > LARGE;
   T *sum = s->sum;
   if (move) NAME(group)(s, data);
   for (int i = 0; i < s->samples; ++i) {
     if (!move || s->members[i] == ALONE) {
-      NAME(store_grad)(s, req, NAME(factor)(s, head, i), i, grad);
+      NAME(store_gradient)(s, req, head_gradient, i, grad);
       continue;
     }
     if (s->members[i] == FOLLOWS) continue;
     if (i + AHEAD < s->samples && s->members[i + AHEAD] > 0)
-      prefetch(centers + s->classes[i + AHEAD] * size, size * sizeof(T));
-    T *center = centers + s->classes[i] * size;
-    T weight = (T)(s->params->alpha / (1.0 + s->members[i]));
-    const T *row = (const T *)s->difference + i * size;
+      prefetch(centers + s->classes[i + AHEAD] * features, features * sizeof(T));
+    T *center = centers + s->classes[i] * features;
+    T weight = (T)(s->arguments->alpha / (1.0 + s->members[i]));
+    const T *row = (const T *)s->difference + i * features;
     if (s->members[i] == 1 && !careful && (req == REQ_WRITE || req == REQ_INPLACE)) {
-      NAME(scale_and_add)(row, NAME(factor)(s, head, i), grad + i * size, weight, center, s->size);
+      const T factor = NAME(gradient_weight)(s, head_gradient, i);
+      NAME(store_and_add_multiples)(row, factor, grad + i * features, weight, center, features);
       continue;
     }
-    memcpy(sum, row, size * sizeof(T));
-    NAME(store_grad)(s, req, NAME(factor)(s, head, i), i, grad);
+    memcpy(sum, row, features * sizeof(T));
+    NAME(store_gradient)(s, req, head_gradient, i, grad);
     for (int j = s->next[i]; j >= 0; j = s->next[j]) {
-      NAME(add)((const T *)s->difference + j * size, 1, sum, s->size);
-      NAME(store_grad)(s, req, NAME(factor)(s, head, j), j, grad);
+      NAME(add_multiple)((const T *)s->difference + j * features, 1, sum, features);
+      NAME(store_gradient)(s, req, head_gradient, j, grad);
     }
-    NAME(move_row)(sum, weight, center, s->size, careful);
+    NAME(move_center)(sum, weight, center, features, careful);
   }
 }

@@ -1,20 +1,20 @@
-"""Working memory of the steps, reused from one to the next."""
+"""The memory that steps hold: counted, and reused from one step to the next."""
 import gc
 import math
 import threading
 
 import numpy as np
 
-__all__ = ['Held', 'Scratch']
+__all__ = ['Tracked', 'WorkingMemory']
 
 
-class _Ledger:
-    """Bytes held by steps, and the buffers that came back from finished ones.
+class _MemoryBudget:
+    """Counts the bytes that steps hold, and keeps the buffers of finished steps.
 
-    MXNet's Python layer ties every operator it makes into a reference cycle, so what an
-    operator holds is freed by Python's cyclic collector, which counts objects and knows
-    nothing of their size. Imperative training makes an operator a step: without this
-    account, hundreds of dead ones, each with N * d numbers, can wait for a collection.
+    MXNet's Python layer ties each operator into a reference cycle, so only Python's cyclic
+    collector frees what an operator holds, and that counts objects without knowing their size.
+    Imperative training makes one operator per step. Without this count, hundreds of dead
+    operators, each with N · d numbers, can wait for a collection.
     """
 
     def __init__(self, limit):
@@ -29,7 +29,7 @@ class _Ledger:
             overdue = self.held > self.limit
         if overdue:
             gc.collect()
-            with self.lock:  # what is left is in use: leave room before the next collection
+            with self.lock:  # the rest is in use: leave room before the next collection
                 self.limit = max(self.limit, 2 * self.held)
 
     def discount(self, nbytes):
@@ -52,11 +52,11 @@ class _Ledger:
         self.free.append(buffer)
 
 
-_LEDGER = _Ledger(limit=64 << 20)
+_BUDGET = _MemoryBudget(limit=64 << 20)
 
 
-class Held:
-    """An array of any library that a step holds on to, accounted for.
+class Tracked:
+    """An array of any library that a step holds, counted in the memory budget.
 
     Attributes
     ----------
@@ -67,14 +67,14 @@ class Held:
     def __init__(self, array, nbytes):
         self.array = array
         self._nbytes = nbytes
-        _LEDGER.count(nbytes)
+        _BUDGET.count(nbytes)
 
     def __del__(self):
-        _LEDGER.discount(self._nbytes)
+        _BUDGET.discount(self._nbytes)
 
 
-class Scratch:
-    """An uninitialized array of (shape, dtype) whose memory goes back for reuse.
+class WorkingMemory:
+    """An uninitialized array of (shape, dtype) in memory that later steps reuse.
 
     Attributes
     ----------
@@ -85,7 +85,7 @@ class Scratch:
 
     def __init__(self, shape, dtype):
         self._nbytes = math.prod(shape) * np.dtype(dtype).itemsize
-        self._buffer = _LEDGER.take(self._nbytes)
+        self._buffer = _BUDGET.take(self._nbytes)
         self.array = self._buffer[:self._nbytes].view(dtype).reshape(shape)
 
     def release(self):
@@ -93,7 +93,7 @@ class Scratch:
         if self._buffer is not None:
             self.array = None
             buffer, self._buffer = self._buffer, None
-            _LEDGER.give_back(buffer, self._nbytes)
+            _BUDGET.give_back(buffer, self._nbytes)
 
     def __del__(self):
         self.release()

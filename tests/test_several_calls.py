@@ -1,0 +1,178 @@
+"""One loss called several times before one backward pass: one warning, and none for other training."""
+import mxnet as mx
+import numpy as np
+import pytest
+from mxnet import autograd, gluon
+from numpy.testing import assert_allclose
+
+from center_loss_op._operator.step import MANY_OVERLAPPING
+from center_loss_op.gluon import CenterLoss, CenterTrainer
+from entries import array, bind, block
+from oracle import center_loss
+from test_step import batch
+
+RANDOM = np.random.RandomState(11)
+DATA, LABEL, CENTERS = batch(6, 3, 4)
+MESSAGE = 'a center loss is called several times before one backward pass'
+HYBRIDIZE = pytest.mark.parametrize('hybridize', [False, True, 'static'])
+
+
+def made(hybridize=False, **arguments):
+    """A loss with arguments that no other test has: a warning is given once per arguments."""
+    return block(CENTERS, hybridize, alpha=RANDOM.rand() / 10 + 0.01, **arguments)
+
+
+def features():
+    x = array(DATA)
+    x.attach_grad()
+    return x
+
+
+def step(loss, calls=1):
+    """One backward pass of the sum of so many calls."""
+    with autograd.record():
+        total = sum(loss(features(), array(LABEL)) for _ in range(calls))
+    total.backward()
+
+
+def train(loss, calls, steps=3 * MANY_OVERLAPPING):
+    for _ in range(steps):
+        step(loss, calls)
+    mx.nd.waitall()
+
+
+@HYBRIDIZE
+@pytest.mark.parametrize('calls', [2, 4])
+@pytest.mark.usefixtures('backend')
+def test_one_warning(calls, hybridize, log):
+    train(made(hybridize), calls)
+    assert log().count(MESSAGE) == 1
+    assert 'mx.nd.concat' in log() and 'CenterTrainer' in log()
+
+
+@pytest.mark.usefixtures('backend')
+def test_one_context_that_is_given_twice(log):
+    loss = CenterLoss(4, 3, alpha=RANDOM.rand())
+    loss.initialize(ctx=[mx.cpu(0), mx.cpu(0)])
+    for _ in range(MANY_OVERLAPPING):
+        with autograd.record():     # the two parts of a batch
+            losses = [loss(part, label) for part, label in zip(
+                *(gluon.utils.split_and_load(values, loss.centers.list_ctx())
+                  for values in (features(), array(LABEL))))]
+        autograd.backward(losses)
+    mx.nd.waitall()
+    assert log().count(MESSAGE) == 1
+
+
+@pytest.mark.usefixtures('backend')
+def test_two_nodes_of_a_graph_with_the_same_centers(log):
+    centers = mx.sym.var('centers', stype='default')
+    symbol = mx.sym.Group([mx.sym.Custom(
+        mx.sym.var('data'), mx.sym.var('label'), centers, op_type='centerloss', num_class=4,
+        alpha=RANDOM.rand(), name=name) for name in 'ab'])
+    executor = bind(symbol, DATA, LABEL, CENTERS)
+    for _ in range(MANY_OVERLAPPING * 2):
+        executor.forward(is_train=True)
+        executor.backward()
+    mx.nd.waitall()
+    assert log().count(MESSAGE) in (1, 2)   # each node has arguments of its own
+
+
+# -- none for other training
+
+
+@HYBRIDIZE
+@pytest.mark.usefixtures('backend')
+def test_no_warning_for_one_call_per_backward_pass(hybridize, log):
+    """With inference and abandoned forward passes between, and with the remedy."""
+    loss = made(hybridize)
+    for number in range(3 * MANY_OVERLAPPING):
+        with autograd.record():
+            x = features()
+            views, labels = (mx.nd.concat(*[values] * 3, dim=0) for values in (x, array(LABEL)))
+            value = loss(views, labels)
+        loss(array(DATA), array(LABEL)).wait_to_read()
+        with autograd.predict_mode():
+            loss(array(DATA), array(LABEL))
+        value.backward()
+        if number % 5 == 0:
+            with autograd.record():
+                loss(features(), array(LABEL))
+        loss.update(array(DATA), array(LABEL))
+    mx.nd.waitall()
+    assert MESSAGE not in log()
+
+
+@pytest.mark.usefixtures('backend')
+def test_no_warning_for_several_contexts_or_a_trainer(log):
+    loss = CenterLoss(4, 3, alpha=RANDOM.rand())
+    contexts = [mx.cpu(0), mx.cpu(1)]
+    loss.initialize(ctx=contexts)
+    for _ in range(2 * MANY_OVERLAPPING):
+        xs = [features().as_in_context(context) for context in contexts]
+        for x in xs:
+            x.attach_grad()
+        with autograd.record():
+            losses = [loss(x, array(LABEL).as_in_context(x.context)) for x in xs]
+        autograd.backward(losses)
+    loss = made()
+    trainer = CenterTrainer(loss)
+    for _ in range(2 * MANY_OVERLAPPING):
+        step(loss, 4)
+        trainer.step()
+    mx.nd.waitall()
+    assert MESSAGE not in log()
+
+
+@pytest.mark.usefixtures('backend')
+def test_no_warning_for_a_few(log):
+    loss = made()
+    for _ in range(3):
+        train(loss, 2, MANY_OVERLAPPING - 1)
+        train(loss, 1, 1)
+    assert MESSAGE not in log()
+
+
+def test_no_warning_for_accumulated_gradients(log):
+    """Several backward passes, each right after its forward pass, before the optimizer's step."""
+    loss = made()
+    x = array(DATA)
+    x.attach_grad('add')
+    for _ in range(2 * MANY_OVERLAPPING):
+        for _ in range(4):
+            with autograd.record():
+                value = loss(x, array(LABEL))
+            value.backward()
+    mx.nd.waitall()
+    assert MESSAGE not in log()
+
+
+# -- what the centers are then
+
+
+@HYBRIDIZE
+@pytest.mark.usefixtures('backend')
+def test_each_call_moves_the_centers_by_a_step(hybridize):
+    """All steps start from the same centers. Their order, and so the rounding, is open."""
+    other = batch(8, 3, 4, seed=5)[:2]
+    want = (center_loss(DATA, LABEL, CENTERS).centers + center_loss(*other, CENTERS).centers
+            - CENTERS)
+    for _ in range(20):
+        loss = block(CENTERS, hybridize)
+        xs = [array(DATA), array(other[0])]
+        for x in xs:
+            x.attach_grad()
+        with autograd.record():
+            total = loss(xs[0], array(LABEL)).sum() + loss(xs[1], array(other[1])).sum()
+        total.backward()
+        assert_allclose(loss.centers.data().asnumpy(), want, rtol=1e-4, atol=1e-6)
+
+
+@HYBRIDIZE
+@pytest.mark.usefixtures('backend')
+def test_one_call_gives_the_same_bits_every_time(hybridize):
+    def moved():
+        loss = block(CENTERS, hybridize)
+        step(loss)
+        return loss.centers.data().asnumpy().tobytes()
+    assert len({moved() for _ in range(20)}) == 1
