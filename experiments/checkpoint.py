@@ -20,6 +20,7 @@ import shutil
 from typing import NamedTuple
 
 from center_loss_op._mxnet.parameter_file import check_arrays  # before mxnet, for newer NumPys
+
 import mxnet as mx
 import numpy as np
 

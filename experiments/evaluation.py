@@ -2,6 +2,7 @@
 from typing import NamedTuple
 
 from center_loss_op import nearest_center  # before mxnet, for newer NumPys
+
 import mxnet as mx
 import numpy as np
 from sklearn.metrics import pairwise_distances

@@ -19,24 +19,26 @@ import time
 import zlib
 from typing import NamedTuple
 
-import processors  # before mxnet; pylint: disable=unused-import
+import processors  # noqa: F401 - before mxnet
+
+# isort: split
 from center_loss_op.gluon import CenterLoss, DecorrelationLoss  # before mxnet, for newer NumPys
-import mxnet as mx
-import numpy as np
-from matplotlib.figure import Figure
-from mxnet import autograd, gluon
-from mxnet.gluon import nn
-from tqdm import tqdm
 
 import checkpoint
 import data
 import faces
+import mxnet as mx
+import numpy as np
 import plots
 import recipe
 import run
 import verification
 from evaluation import aligned
+from matplotlib.figure import Figure
+from mxnet import autograd, gluon
+from mxnet.gluon import nn
 from options import OptionError, number, share, whole
+from tqdm import tqdm
 
 # The defaults for each kind of images: the best options for softmax alone on validation classes of
 # LFW and of Omniglot, then the best λ with them.

@@ -9,10 +9,9 @@ import warnings
 from typing import NamedTuple
 
 import numpy as np
+from data import DataError, read_npz
 from PIL import Image
 from scipy.ndimage import affine_transform
-
-from data import DataError, read_npz
 
 # The formats that are read, whatever the name of a file. Pillow knows more, among them EPS: that is
 # a program, which Pillow runs with Ghostscript.

@@ -3,7 +3,8 @@ import csv
 import io
 import time
 
-import center_loss_op  # before mxnet, for newer NumPys; pylint: disable=unused-import
+import center_loss_op  # noqa: F401 - before mxnet, for newer NumPys
+
 from mxnet import metric
 
 COLUMNS = ('epoch', 'loss', 'softmax_loss', 'center_loss', 'accuracy', 'test_accuracy',

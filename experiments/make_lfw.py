@@ -11,14 +11,13 @@ around their middle, and scaled.
 import argparse
 import os
 
-import numpy as np
-from PIL import Image
-
 import checkpoint
 import faces
+import numpy as np
 import run
 from data import DataError
 from options import whole
+from PIL import Image
 
 
 def read_list(path):

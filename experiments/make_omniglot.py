@@ -13,13 +13,12 @@ import io
 import re
 import zipfile
 
-import numpy as np
-from PIL import Image, ImageOps
-
 import checkpoint
 import faces
+import numpy as np
 import run
 from data import DataError
+from PIL import Image, ImageOps
 
 SIZE = 28, 28
 _PATH = re.compile(r'(?:.*/)?([^/]+/character\d+)/[^/]+\.png')

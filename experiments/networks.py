@@ -3,7 +3,8 @@
 Both give their parameters the same names and the same distributions of initial values, so a
 checkpoint of one fits the other.
 """
-import center_loss_op  # before mxnet, for newer NumPys; pylint: disable=unused-import
+import center_loss_op  # noqa: F401 - before mxnet, for newer NumPys
+
 import mxnet as mx
 from mxnet.gluon import nn
 

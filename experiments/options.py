@@ -2,9 +2,9 @@
 import argparse
 import math
 
-import center_loss_op  # before mxnet, for newer NumPys; pylint: disable=unused-import
-import mxnet as mx
+import center_loss_op  # noqa: F401 - before mxnet, for newer NumPys
 
+import mxnet as mx
 from data import DATASETS
 
 LOSSES = ('joint', 'softmax', 'center')

@@ -1,5 +1,6 @@
 """The recipe of a training: optimizer, learning rate and λ."""
-import center_loss_op  # before mxnet, for newer NumPys; pylint: disable=unused-import
+import center_loss_op  # noqa: F401 - before mxnet, for newer NumPys
+
 import mxnet as mx
 
 _WARMUP = 50

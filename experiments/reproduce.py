@@ -17,20 +17,20 @@ import os
 import zlib
 from typing import NamedTuple
 
-import train  # imports the operator before mxnet, for newer NumPys
-import mxnet as mx
-import numpy as np
-from matplotlib import animation
-from matplotlib.figure import Figure
-from tqdm import tqdm
-
 import checkpoint
 import data
+import mxnet as mx
 import networks
+import numpy as np
 import plots
 import run
+import train  # imports the operator before mxnet, for newer NumPys
 from evaluation import Evaluation, aligned, evaluate
-from options import number, parse as parse_training, whole
+from matplotlib import animation
+from matplotlib.figure import Figure
+from options import number, whole
+from options import parse as parse_training
+from tqdm import tqdm
 
 LAMBDAS = (0.001, 0.01, 0.1, 1)
 ALPHAS = (0.01, 0.05, 0.1, 0.5, 1)

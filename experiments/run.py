@@ -6,17 +6,16 @@ import math
 import os
 import sys
 
-import center_loss_op  # before mxnet, for newer NumPys; pylint: disable=unused-import
-import mxnet as mx
-from tqdm import tqdm
+import center_loss_op  # noqa: F401 - before mxnet, for newer NumPys
 
 import checkpoint
 import evaluation
+import mxnet as mx
 import plots
 from data import DataError
 from history import History, value_of
 from options import FIXED, OptionError
-
+from tqdm import tqdm
 
 # The files that `finish` writes, apart from checkpoints.
 RESULTS = ['history.csv', 'metrics.json', 'embedding.png', 'curves.png']

@@ -6,20 +6,22 @@
 """
 import contextlib
 
-import processors  # before mxnet; pylint: disable=unused-import
+import processors  # noqa: F401 - before mxnet
+
+# isort: split
 from center_loss_op.gluon import CenterLoss, CenterTrainer  # before mxnet, for newer NumPys
-import mxnet as mx
-import numpy as np
-from mxnet import gluon
 
 import checkpoint
 import data
+import mxnet as mx
 import networks
+import numpy as np
 import recipe
 import run
 from evaluation import evaluate
 from history import History
 from interrupts import Interrupts
+from mxnet import gluon
 from options import check, parse
 from workers import Workers
 
@@ -43,8 +45,9 @@ def train(options, each_epoch=None):
     train_set, test_set = data.load(options.dataset, options.data_dir, options.validate)
     workers = Workers(options)
     check(options, len(train_set.labels), workers.number)
-    with (run.locked(options.output_dir, run.RESULTS) if workers.rank == 0
-          else contextlib.nullcontext()):
+    lock = (run.locked(options.output_dir, run.RESULTS) if workers.rank == 0
+            else contextlib.nullcontext())
+    with lock:
         return _train(options, workers, train_set, test_set, each_epoch)
 
 

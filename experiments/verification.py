@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
-from sklearn.metrics import auc, pairwise_distances, roc_curve
 from scipy.optimize import brentq
+from sklearn.metrics import auc, pairwise_distances, roc_curve
 
 DISTANCES = ('euclidean', 'cosine')
 # False accept rates, in percent, at which true accept rates are reported.

@@ -1,10 +1,10 @@
 """The processes that train together."""
 import os
 
-import center_loss_op  # before mxnet, for newer NumPys; pylint: disable=unused-import
+import center_loss_op  # noqa: F401 - before mxnet, for newer NumPys
+
 import mxnet as mx
 import numpy as np
-
 from options import OptionError
 
 

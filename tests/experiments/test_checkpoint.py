@@ -6,11 +6,10 @@ import resource
 import subprocess
 import sys
 
+import checkpoint
 import mxnet as mx
 import numpy as np
 import pytest
-
-import checkpoint
 from parameter_files import array_file
 
 FILES = ('model-symbol.json', 'model-0000.params', 'optimizer.params', 'state.json')
@@ -316,7 +315,7 @@ def test_optimizer_states_come_back_by_the_names_of_their_parameters(tmp_path, o
 def test_a_missing_optimizer_state_is_named():
     updater = mx.optimizer.get_updater(mx.optimizer.create('adam'))
     with pytest.raises(checkpoint.CheckpointError) as error:
-        checkpoint.restore_optimizer(updater, {0: 'a', 1: 'b'}, 
+        checkpoint.restore_optimizer(updater, {0: 'a', 1: 'b'},
                                      {'a.0': mx.nd.ones(1), 'a.1': mx.nd.ones(1)}, 'the file')
     assert str(error.value) == 'the file has no optimizer state of parameter b'
 

@@ -2,7 +2,6 @@
 import json
 
 import pytest
-
 from history import COLUMNS, History, value_of
 
 MISSING = object()

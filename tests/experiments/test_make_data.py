@@ -2,15 +2,14 @@
 import io
 import zipfile
 
-import numpy as np
-import pytest
-from PIL import Image
-
 import face_verification
 import faces
 import make_lfw
 import make_omniglot
+import numpy as np
+import pytest
 from data import DataError
+from PIL import Image
 
 
 def png(pixels, mode=None):

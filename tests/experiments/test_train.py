@@ -7,14 +7,13 @@ import struct
 import subprocess
 import sys
 
-import mxnet as mx
-import numpy as np
-import pytest
-
 import evaluation
+import mxnet as mx
 import networks
+import numpy as np
 import options
 import plots
+import pytest
 import recipe
 import run
 import train

@@ -2,7 +2,6 @@
 import mxnet as mx
 import numpy as np
 import pytest
-
 import train as training
 from options import OptionError, parse
 from trainings import check_workers, metrics, parameters, train

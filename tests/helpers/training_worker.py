@@ -5,6 +5,7 @@
 With --keep, the features of the test set, which depend on all weights, and the centers go to
 `FOLDER/<rank>.npz`.
 """
+# ruff: noqa: E402
 import argparse
 import os
 import signal
@@ -14,7 +15,9 @@ import time
 EXPERIMENTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', '..', 'experiments')
 sys.path.insert(0, EXPERIMENTS)
 
-import train  # before mxnet, for newer NumPys
+import train  # before mxnet: it sets the number of threads
+
+# isort: split
 import checkpoint
 import numpy as np
 import psutil

@@ -4,7 +4,8 @@ import os
 import subprocess
 import sys
 
-import center_loss_op  # before mxnet, for newer NumPys; pylint: disable=unused-import
+import center_loss_op  # noqa: F401 - before mxnet, for newer NumPys
+
 import mxnet as mx
 import numpy as np
 
