@@ -5,7 +5,7 @@ A checkpoint is a folder ``checkpoints/step-<updates>`` with
 - ``model-symbol.json`` and ``model-0000.params``: network and centers, as
   ``mx.model.load_checkpoint('…/model', 0)`` and Gluon's ``load_parameters`` read them;
 - ``optimizer.params``: the optimizer's arrays, by the names of their parameters;
-- ``state.json``: options, position in the data, history;
+- ``state.json``: what the script keeps beside the arrays;
 - ``SHA256SUMS``: the checksums of the others, as ``sha256sum --check`` reads them.
 
 It is written under another name and renamed when it is complete and on disk. The last two
@@ -20,10 +20,9 @@ import shutil
 from typing import NamedTuple
 
 from center_loss_op._mxnet.parameter_file import check_arrays  # before mxnet, for newer NumPys
+
 import mxnet as mx
 import numpy as np
-
-from history import COLUMNS
 
 _NAME = 'step-%08d'
 _PATTERN = re.compile(r'step-(\d{8,})')
@@ -67,21 +66,30 @@ def npz(**arrays):
     return content.getvalue()
 
 
+def home(folder):
+    """Where the checkpoints of an output folder are."""
+    return os.path.join(folder, 'checkpoints')
+
+
 def begin(folder):
-    """Make `folder` ready for a new run; checkpoints of an earlier one are set aside.
+    """Set the checkpoints of an earlier run aside, so that a new one can begin in `folder`.
+
+    They are renamed to ``checkpoints-earlier``, or the first of ``checkpoints-earlier-2``, … that
+    is free. Nothing is deleted.
 
     Returns
     -------
     str or None
-        Where to, if there were any.
+        Where they are now, if there were any.
     """
-    aside = None
+    if not _paths(folder):
+        return None
+    aside, number = home(folder) + '-earlier', 1
+    while os.path.lexists(aside):
+        number += 1
+        aside = '%s-earlier-%d' % (home(folder), number)
     try:
-        os.makedirs(folder, exist_ok=True)
-        if _paths(folder):
-            aside = _home(folder) + '-earlier'
-            _remove(aside)
-            os.rename(_home(folder), aside)
+        os.rename(home(folder), aside)
     except OSError as error:
         raise CheckpointError('cannot write to %s: %s' % (folder, error.strerror)) from None
     return aside
@@ -110,15 +118,15 @@ def save(folder, updates, symbol, arg_params, aux_params, optimizer_states, stat
     CheckpointError
         It could not be written; earlier ones are as they were.
     """
-    path = os.path.join(_home(folder), _NAME % updates)
-    unfinished = os.path.join(_home(folder), _UNFINISHED + _NAME % updates)
+    path = os.path.join(home(folder), _NAME % updates)
+    unfinished = os.path.join(home(folder), _UNFINISHED + _NAME % updates)
     arrays = {'arg:' + name: array for name, array in arg_params.items()}
     arrays.update(('aux:' + name, array) for name, array in aux_params.items())
     try:
-        os.makedirs(_home(folder), exist_ok=True)
-        for name in os.listdir(_home(folder)):
+        os.makedirs(home(folder), exist_ok=True)
+        for name in os.listdir(home(folder)):
             if name.startswith(_UNFINISHED):
-                _remove(os.path.join(_home(folder), name))
+                _remove(os.path.join(home(folder), name))
         os.mkdir(unfinished)
         for name, content in ((_SYMBOL, symbol.tojson()), (_STATE, json.dumps(state))):
             with open(os.path.join(unfinished, name), 'w', encoding='utf-8') as file:
@@ -132,9 +140,9 @@ def save(folder, updates, symbol, arg_params, aux_params, optimizer_states, stat
         for name in (_SYMBOL, _MODEL, _OPTIMIZER, _STATE, _SUMS, ''):
             _to_disk(os.path.join(unfinished, name))
         if os.path.exists(path):  # one that could not be read, or one of the same step
-            os.rename(path, os.path.join(_home(folder), _UNFINISHED + 'replaced'))
+            os.rename(path, os.path.join(home(folder), _UNFINISHED + 'replaced'))
         os.rename(unfinished, path)
-        _to_disk(_home(folder))
+        _to_disk(home(folder))
         _prune(folder, updates)
     except OSError as error:
         _remove(unfinished)
@@ -146,14 +154,16 @@ def save(folder, updates, symbol, arg_params, aux_params, optimizer_states, stat
     return path
 
 
-def load(folder, warn):
-    """The last checkpoint in an output folder that is whole, or None where there is none.
+def load(folder, warn, check=None):
+    """The last checkpoint in an output folder that is whole, or None if there is none.
 
     Parameters
     ----------
     folder : str
     warn : callable
         Gets a line of text for each checkpoint that is not whole.
+    check : callable, optional
+        As for :func:`read`.
 
     Raises
     ------
@@ -163,14 +173,14 @@ def load(folder, warn):
     paths = _paths(folder)
     for path in reversed(paths):
         try:
-            return read(path)
+            return read(path, check)
         except CheckpointError as error:
             others = [other for other in paths if other < path]
             warn('%s; %s' % (error, 'continuing from the one before it, %s' % others[-1]
                              if others else 'there is none before it'))
     if paths:
         raise CheckpointError('no checkpoint in %s can be read: start again without --resume'
-                              % _home(folder))
+                              % home(folder))
     return None
 
 
@@ -180,8 +190,14 @@ def latest(folder):
     return paths[-1] if paths else None
 
 
-def read(path):
+def read(path, check=None):
     """The Checkpoint at `path`, checked from end to end.
+
+    Parameters
+    ----------
+    path : str
+    check : callable, optional
+        Called with the state; it raises ValueError if the script cannot continue from it.
 
     Raises
     ------
@@ -197,6 +213,11 @@ def read(path):
         model = _load_arrays(os.path.join(path, _MODEL))
         optimizer_states = _load_arrays(os.path.join(path, _OPTIMIZER))
         state = _load_state(os.path.join(path, _STATE))
+        if check:
+            try:
+                check(state)
+            except ValueError as error:
+                raise ValueError('%s: %s' % (_STATE, error)) from None
     except OSError as error:
         name = os.path.basename(error.filename or path)  # a failing disk names no file
         raise CheckpointError('checkpoint %s cannot be read: %s: %s'
@@ -208,20 +229,18 @@ def read(path):
     return Checkpoint(path, kinds['arg:'], kinds['aux:'], optimizer_states, state)
 
 
-def optimizer_states(updater, names, copies=1):
+def optimizer_states(updater, names):
     """The arrays of an mx.optimizer.Updater by the names of their parameters.
 
     Parameters
     ----------
     updater : mxnet.optimizer.Updater
-    names : list of str
-        The names of the parameters in the order of their indices.
-    copies : int
-        How many indices each parameter has; all copies are alike, the first is taken.
+    names : dict of int to str
+        The indices of the trained parameters, and their names.
     """
     arrays = {}
-    for index, name in enumerate(names):
-        state = updater.states.get(index * copies)
+    for index, name in names.items():
+        state = updater.states.get(index)
         if isinstance(state, (tuple, list)):
             arrays.update(('%s.%d' % (name, part), array) for part, array in enumerate(state))
         elif state is not None:
@@ -229,8 +248,47 @@ def optimizer_states(updater, names, copies=1):
     return arrays
 
 
-def restore_optimizer(updater, names, arrays, copies=1):
-    """Give an mx.optimizer.Updater what :func:`optimizer_states` has taken from another."""
+def restore_parameters(parameters, arrays, path):
+    """Set Gluon parameters to the arrays of the same names.
+
+    Parameters
+    ----------
+    parameters : dict of str to mxnet.gluon.Parameter
+    arrays : dict of str to NDArray
+    path : str
+        The file or folder that the arrays come from, for the error.
+
+    Raises
+    ------
+    CheckpointError
+        Names the first parameter that is not there, or has another shape.
+    """
+    for name, parameter in parameters.items():
+        if name not in arrays:
+            raise CheckpointError('%s has no parameter %s' % (path, name))
+        try:
+            parameter.set_data(arrays[name])
+        except AssertionError:  # of shapes
+            raise CheckpointError('%s has a parameter %s of shape %s, the network needs %s' % (
+                path, name, arrays[name].shape, parameter.shape)) from None
+
+
+def restore_optimizer(updater, names, arrays, path):
+    """Give an mx.optimizer.Updater what :func:`optimizer_states` took from another.
+
+    Parameters
+    ----------
+    updater, names
+        As for :func:`optimizer_states`.
+    arrays : dict of str to NDArray
+    path : str
+        The file or folder that the arrays come from, for the error.
+
+    Raises
+    ------
+    CheckpointError
+        Names the first parameter without a state.
+    """
     states = {}
     for key in sorted(arrays):
         name, _, part = key.partition('.')
@@ -238,29 +296,24 @@ def restore_optimizer(updater, names, arrays, copies=1):
             states.setdefault(name, []).append(arrays[key])
         else:
             states[name] = arrays[key]
-    for index, name in enumerate(names):
-        for copy in range(index * copies, (index + 1) * copies):
-            state = states.get(name)
-            if isinstance(state, list):
-                state = tuple(array.copy() for array in state)
-            elif state is not None:
-                state = state.copy()
-            # The updater takes it to the device of the parameter when it is needed first.
-            updater.states[copy], updater.states_synced[copy] = state, False
-
-
-def _home(folder):
-    return os.path.join(folder, 'checkpoints')
+    for index, name in names.items():
+        if name not in states:
+            raise CheckpointError('%s has no optimizer state of parameter %s' % (path, name))
+        state = states[name]
+        # The updater moves it to the device of the parameter when it first needs it.
+        updater.states_synced[index] = False
+        updater.states[index] = (tuple(array.copy() for array in state)
+                                 if isinstance(state, list) else state.copy())
 
 
 def _paths(folder):
     """The paths of the finished checkpoints, oldest first."""
     try:
-        names = os.listdir(_home(folder))
+        names = os.listdir(home(folder))
     except OSError:
         return []
     names = sorted((name for name in names if _PATTERN.fullmatch(name)), key=_updates)
-    return [os.path.join(_home(folder), name) for name in names]
+    return [os.path.join(home(folder), name) for name in names]
 
 
 def _updates(path):
@@ -273,11 +326,11 @@ def _prune(folder, updates):
     past = [path for path in paths if _updates(path) <= updates]
     for path in set(paths) - set(past[-_KEPT:]):
         # Renamed first: a folder that is half gone must not look like a checkpoint.
-        removed = os.path.join(_home(folder), _UNFINISHED + 'removed')
+        removed = os.path.join(home(folder), _UNFINISHED + 'removed')
         _remove(removed)
         os.rename(path, removed)
         _remove(removed)
-    _remove(os.path.join(_home(folder), _UNFINISHED + 'replaced'))
+    _remove(os.path.join(home(folder), _UNFINISHED + 'replaced'))
 
 
 def _remove(path):
@@ -323,32 +376,8 @@ def _load_arrays(path):
 
 
 def _load_state(path):
-    """The state of a checkpoint, with all that the examples read from it."""
     with open(path, encoding='utf-8') as file:
         try:
-            state = json.load(file)
+            return json.load(file)
         except (ValueError, RecursionError) as error:
             raise ValueError('%s: %s' % (_STATE, error)) from None
-
-    def part(holder, key, *kinds):
-        # By their exact types: True is no number here.
-        if not isinstance(holder, dict) or type(holder.get(key)) not in kinds:
-            raise ValueError('%s has no "%s", or one of another type' % (_STATE, key))
-        return holder[key]
-
-    part(part(state, 'options', dict), 'dataset', str)
-    history = part(state, 'history', dict)
-    part(history, 'seconds', int, float)
-    if part(history, 'batch', int) < 0:
-        raise ValueError('%s goes on at batch %d' % (_STATE, history['batch']))
-    for row in part(history, 'rows', list):
-        for column in COLUMNS:
-            part(row, column, int, float)
-        if len(row) > len(COLUMNS):
-            raise ValueError('%s has epochs of more than the columns %s'
-                             % (_STATE, ', '.join(COLUMNS)))
-    kinds = [[type(number) for number in pair] if isinstance(pair, list) else None
-             for pair in part(history, 'totals', list)]
-    if kinds != [[float, int]] * 3:
-        raise ValueError('%s does not have three "totals" of a sum and a count' % _STATE)
-    return state

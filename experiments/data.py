@@ -1,10 +1,12 @@
-"""The digits that the examples train on: scikit-learn's own, or MNIST's files.
+"""Digits: those bundled with scikit-learn, or the files of MNIST. And how .npz files are read.
 
-Files are data: what a header promises is compared with the file before memory is taken.
+No file is trusted: the sizes in a header are compared with the size of the file before memory is
+allocated, and nothing is unpickled.
 """
 import gzip
 import os
 import struct
+import zipfile
 import zlib
 from typing import NamedTuple
 
@@ -16,14 +18,14 @@ CLASSES = 10
 DATASETS = ('digits', 'mnist')
 
 _UNSIGNED_BYTE = 0x08
-# Deflate cannot shrink data by more than this: a compressed file has its limits, too.
+# Deflate cannot compress data by more than this factor, so a compressed file has a limit, too.
 _LARGEST_RATIO = 1032
 _CHUNK = 1 << 20
 _VALIDATION_SEED = 12345
 
 
 class DataError(Exception):
-    """A data set that is not there, or not what it should be."""
+    """A data set that is missing, or not in its format."""
 
 
 class Split(NamedTuple):
@@ -35,14 +37,17 @@ class Split(NamedTuple):
 def load(dataset, data_dir=None, validate=False):
     """The training and the test split of 'digits' or of 'mnist' in `data_dir`.
 
-    With `validate` both are parts of the training split, always the same: five sixths to train on,
-    and one in place of the test split, to choose the recipe by.
+    With `validate` both are parts of the training split, always the same ones: five sixths to train
+    on, and one sixth in place of the test split, to choose the recipe with.
 
     Raises
     ------
     DataError
-        For a file that is missing or corrupt.
+        A file is missing or corrupt, or a folder is given that would not be read.
     """
+    if dataset != 'mnist' and data_dir is not None:
+        raise DataError('--data-dir is for --dataset mnist, the digits are bundled with '
+                        'scikit-learn: give --dataset mnist as well, or leave --data-dir out')
     training, test = _mnist(data_dir) if dataset == 'mnist' else _digits()
     if not validate:
         return training, test
@@ -55,9 +60,9 @@ def load(dataset, data_dir=None, validate=False):
 def batches(split, batch_size, seed, epoch, start=0, shift=0):
     """The batches of an epoch from number `start` on, as (images, labels) in NumPy.
 
-    Each image is moved by up to `shift` pixels, another way in every epoch. Order and moves
-    follow from `seed` and `epoch` alone, so that a resumed run meets the batches that it would
-    have met. What does not fill a batch waits for the next epoch's order.
+    Each image is moved by up to `shift` pixels, differently in every epoch. Order and moves depend
+    on `seed` and `epoch` alone, so that a resumed run continues with the same batches. Images that
+    do not fill a batch are left out of the epoch.
     """
     random = np.random.RandomState((seed, epoch))
     order = random.permutation(len(split.labels))
@@ -127,7 +132,7 @@ def read_idx(path, item_shape):
     ----------
     path : str
     item_shape : tuple of int
-        What every item of the file must look like: (28, 28) for images, () for labels.
+        The shape that every item of the file must have: (28, 28) for images, () for labels.
 
     Returns
     -------
@@ -140,7 +145,7 @@ def read_idx(path, item_shape):
         Names the file and what is wrong with it.
     """
     if os.path.exists(path) and not os.path.isfile(path):
-        # A folder, or a pipe: opening that would wait for whoever writes to it.
+        # A folder, or a pipe: opening a pipe would wait for its writer.
         raise DataError('cannot read %s: it is no file' % path)
     compressed = path.endswith('.gz')
     try:
@@ -185,3 +190,29 @@ def _read_header(path, file, item_shape):
         raise DataError('%s is corrupt: its items should have shape %s, its header says %s'
                         % (path, item_shape, shape[1:]))
     return shape
+
+
+def read_npz(path):
+    """The arrays of an .npz file, {name: numpy.ndarray}.
+
+    Raises
+    ------
+    DataError
+        Names the file and what is wrong with it.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise DataError('cannot read %s: it is no file' % path)
+    try:
+        if not zipfile.is_zipfile(path):  # NumPy would say that it is pickled
+            raise ValueError('it is no .npz file, or a damaged one')
+        with np.load(path, allow_pickle=False) as arrays:
+            # NumPy itself reads only as far as the header of an array says.
+            if arrays.zip.testzip() is not None:
+                raise ValueError('its checksums are wrong')
+            return dict(arrays)
+    except OSError as error:
+        reason = error.strerror or error
+    # A damaged file makes zipfile and NumPy raise nearly anything.
+    except Exception as error:  # pylint: disable=broad-except
+        reason = str(error).split('\n')[0] or type(error).__name__
+    raise DataError('cannot read %s: %s' % (path, reason))

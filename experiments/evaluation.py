@@ -1,14 +1,15 @@
-"""What the examples measure on the test set."""
+"""The metrics of a test set."""
 from typing import NamedTuple
 
 from center_loss_op import nearest_center  # before mxnet, for newer NumPys
+
 import mxnet as mx
 import numpy as np
 from sklearn.metrics import pairwise_distances
 
 
 class Evaluation(NamedTuple):
-    """The features of a set, (N, d), with labels, (N,), centers, (C, d), and metrics by name."""
+    """The features of a set, (N, d), its labels, (N,), the centers, (C, d), and {metric: value}."""
     embedding: np.ndarray
     labels: np.ndarray
     centers: np.ndarray
@@ -16,14 +17,15 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(embedding, scores, labels, centers):
-    """Evaluation of a set of features, with these metrics.
+    """The Evaluation of a set of features, with these metrics.
 
-    - accuracy: share of the samples with the highest score at their label
-    - nearest_center_accuracy: share of the samples whose nearest center (Euclidean) is their own
-    - intra_class_distance: root of the mean squared distance of a feature to its class mean
+    - accuracy: share of the samples whose label has the highest score
+    - nearest_center_accuracy: share of the samples whose nearest center (Euclidean) belongs to
+      their label
+    - intra_class_distance: root of the mean squared distance between a feature and its class mean
     - inter_class_distance: smallest distance between two class means
-    - compactness: the former divided by the latter, so smaller is better; None where two
-      class means are the same
+    - compactness: intra_class_distance / inter_class_distance, so smaller is better; None if two
+      class means are equal
 
     Parameters
     ----------
@@ -50,10 +52,7 @@ def evaluate(embedding, scores, labels, centers):
 
 
 def table(rows):
-    """Metrics of several runs, {title: metrics}, as text: a line for each metric.
-
-    The runs stand side by side.
-    """
+    """Metrics of several runs, {title: metrics}, as text: one line per metric, a column per run."""
     lines = [['', *rows]]
     for metric in next(iter(rows.values())):
         values = [metrics[metric] for metrics in rows.values()]
@@ -62,7 +61,7 @@ def table(rows):
 
 
 def aligned(lines):
-    """Lines of equally many texts as one text: the first column to the left, others to the right."""
+    """Rows of cells as a text: the first column is aligned to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*lines)]
     return '\n'.join('  '.join([line[0].ljust(widths[0]),
                                 *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))])

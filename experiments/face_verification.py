@@ -1,63 +1,64 @@
-"""Classes that training never saw: softmax alone against softmax and center loss.
+"""Compare softmax alone with softmax and center loss on classes that are not trained on.
 
     python experiments/face_verification.py --data-dir DIR --output-dir out/faces
     python experiments/face_verification.py --data-dir lfw.npz --center-weights 0.01 0.03
     python experiments/face_verification.py --data-dir omniglot.npz --images drawings
 
-DIR has one sub-folder of images a class (a person), of which some are held out as test classes;
-an .npz file has `train_images`, `train_labels`, `test_images` and `test_labels`, or only `images`
-and `labels`. All pairs of images of the test classes are compared, or those of a list (--pairs).
-Every run has a folder of its own under the output folder: finished ones are reused, an
-interrupted one continues where it stopped.
+DIR has one sub-folder of images per class (person), of which some are held out as test classes. An
+.npz file has `train_images`, `train_labels`, `test_images` and `test_labels`, or only `images` and
+`labels`. All pairs of images of the test classes are compared, or those of a list (--pairs). Each
+run has a folder of its own in the output folder: finished runs are used again, an interrupted run
+continues where it stopped.
 """
 import argparse
-import io
 import json
 import math
 import os
 import signal
 import time
-import zipfile
 import zlib
 from typing import NamedTuple
 
-import processors  # before mxnet; pylint: disable=unused-import
+import processors  # noqa: F401 - before mxnet
+
+# isort: split
 from center_loss_op.gluon import CenterLoss, DecorrelationLoss  # before mxnet, for newer NumPys
-import mxnet as mx
-import numpy as np
-from matplotlib.figure import Figure
-from mxnet import autograd, gluon
-from mxnet.gluon import nn
-from tqdm import tqdm
 
 import checkpoint
 import data
 import faces
-import options as cli
+import mxnet as mx
+import numpy as np
 import plots
 import recipe
 import run
 import verification
 from evaluation import aligned
+from matplotlib.figure import Figure
+from mxnet import autograd, gluon
+from mxnet.gluon import nn
+from options import OptionError, number, share, whole
+from tqdm import tqdm
 
-# What to do with images of a kind unless an option says otherwise: what was best for softmax alone
-# on validation classes of LFW and of Omniglot, and then λ.
+# The defaults for each kind of images: the best options for softmax alone on validation classes of
+# LFW and of Omniglot, then the best λ with them.
 RECIPES = {
     'photos': {'center_weights': [0.1], 'epochs': 60, 'batch_size': 64, 'augment': 0.6,
                'label_smoothing': 0.},
     'drawings': {'center_weights': [0.1], 'epochs': 24, 'batch_size': 128, 'augment': 1.,
                  'label_smoothing': 0.1},
 }
-# What was best for each, there.
+# The best numbers of features on these classes, for center loss and for softmax alone.
 EMBEDDING_SIZE, SOFTMAX_EMBEDDING_SIZE = 128, 64
 FOLDER_SIZE = 40, 32
 MOMENTUM = 0.9
-# Of a class with so many images one is held out of training, to be recognized.
+# One image of each class with so many images is held out of training, to be recognized.
 KNOWN_FROM = 5
-FOLDS = 5  # of the training classes, one of which --validate verifies
+FOLDS = 5  # the parts of the training classes; --validate verifies one of them
 FALSE_ACCEPTS = np.logspace(-4, 0, 400)
+RESULTS = ['options.json', 'metrics.json', 'roc.png', 'lambda.png']
 
-# How the tables name the metrics, which are shares of 1.
+# The names of the metrics in tables. Their values are from 0 to 1.
 _UNSEEN = {'eer': 'equal error rate', 'tar_at_far_1': 'TAR at 1 % FAR',
            'tar_at_far_0.1': 'TAR at 0.1 % FAR', 'auc': 'area under ROC',
            'one_shot': 'one-shot, 20-way at most', 'rank1': 'rank-1',
@@ -78,7 +79,7 @@ class Network(nn.HybridBlock):
         super().__init__()
         self.features = nn.HybridSequential()
         for channels in options.channels:
-            # Normalized and rectified after the maximum, with a quarter of the work.
+            # The maximum comes first, because it leaves a quarter of the values.
             self.features.add(nn.Conv2D(channels, kernel_size=3, padding=1, use_bias=False),
                               nn.MaxPool2D(pool_size=2), nn.BatchNorm(), nn.Activation('relu'))
         self.embedding = nn.HybridSequential()
@@ -105,63 +106,64 @@ def parser():
             **{**kwargs, 'help': '%s (default: %s)' % (kwargs['help'], values)})
 
     add('--data-dir', metavar='DIR', required=True,
-        help='a folder with one sub-folder of images a class, or an .npz file of bytes, (n, height, '
-        'width), and whole numbers, (n,): train_images, train_labels, test_images and test_labels, '
-        'or images and labels')
-    add('--images', choices=RECIPES, default='photos', help='how to vary and compare them: photos '
-        'also lit otherwise, mirrored and half hidden, but not drawings, such as letters')
+        help='a folder with one sub-folder of images per class, or an .npz file of bytes, (n, '
+        'height, width), and whole numbers, (n,): train_images, train_labels, test_images and '
+        'test_labels, or images and labels')
+    add('--images', choices=RECIPES, default='photos', help='the kind of images. Photos are lit '
+        'differently, mirrored and partly covered while they are trained on; drawings, such as '
+        'letters, are not')
     add('--pairs', metavar='FILE', help='pairs of images to verify instead of all, as in LFW\'s '
         'pairs.txt, with lines "class 1 2" (its first and second image) and "class 1 other 2"; the '
         'classes it names are the test classes')
-    add('--unseen', type=cli.whole(2), metavar='N', default=argparse.SUPPRESS, help='how many '
-        'classes are test classes where the data do not say (default: a fifth)')
-    add('--split-seed', type=cli.whole(0), default=0, metavar='N',
-        help='which classes are unseen, and which images held out')
-    add_of_recipe('--center-weights', type=cli.number, nargs='*', metavar='λ', help='the weights '
-                  'of center loss beside softmax; 0, softmax alone, is always among them')
-    add('--center-warmup', type=cli.share, default=1., metavar='SHARE',
-        help='over which share of the training λ rises from 0; 0: it does not')
-    add('--alpha', type=cli.number, default=0.5, metavar='α',
+    add('--unseen', type=whole(2), metavar='N', default=argparse.SUPPRESS, help='the '
+        'number of test classes, if the data do not say it (default: a fifth)')
+    add('--split-seed', type=whole(0), default=0, metavar='N',
+        help='the seed that chooses the test classes and the images that are held out')
+    add_of_recipe('--center-weights', type=number, nargs='*', metavar='λ', help='the weights '
+                  'of center loss next to softmax; 0, softmax alone, is always added')
+    add('--center-warmup', type=share, default=1., metavar='SHARE',
+        help='the share of the training during which λ rises from 0; 0: it does not')
+    add('--alpha', type=number, default=0.5, metavar='α',
         help='the rate at which centers move')
-    add('--decorrelation', type=cli.number, default=0.1, metavar='WEIGHT', help='the weight of '
-        'DecorrelationLoss beside center loss, which keeps the features from repeating each other')
-    add('--embedding-size', type=cli.whole(1), default=argparse.SUPPRESS, metavar='D',
-        help='features of an image (default: %d)' % EMBEDDING_SIZE)
-    add('--softmax-embedding-size', type=cli.whole(1), default=argparse.SUPPRESS, metavar='D',
-        help='those of softmax alone (default: --embedding-size where that is given, else %d)'
+    add('--decorrelation', type=number, default=0.1, metavar='WEIGHT', help='the weight of '
+        'DecorrelationLoss next to center loss, which makes the features less redundant')
+    add('--embedding-size', type=whole(1), default=argparse.SUPPRESS, metavar='D',
+        help='the number of features of an image (default: %d)' % EMBEDDING_SIZE)
+    add('--softmax-embedding-size', type=whole(1), default=argparse.SUPPRESS, metavar='D',
+        help='the same for softmax alone (default: --embedding-size if that is given, else %d)'
         % SOFTMAX_EMBEDDING_SIZE)
-    add('--channels', type=cli.whole(1), nargs='+', default=[32, 64, 128], metavar='N',
-        help='of the convolutions; each halves height and width')
+    add('--channels', type=whole(1), nargs='+', default=[32, 64, 128], metavar='N',
+        help='the channels of each convolution, which halves height and width')
     add('--plain', action='store_true', help='no batch normalization of the embedding')
-    add('--image-size', type=cli.whole(16, 512), nargs=2, metavar=('H', 'W'),
-        default=argparse.SUPPRESS, help='height and width that images are scaled to (default: %d '
-        '%d for a folder, as they are for an .npz file)' % FOLDER_SIZE)
-    add_of_recipe('--epochs', type=cli.whole(1), metavar='N',
+    add('--image-size', type=whole(16, 512), nargs=2, metavar=('H', 'W'),
+        default=argparse.SUPPRESS, help='the height and width to scale images to (default: '
+        '%d %d for a folder; images of an .npz file are not scaled)' % FOLDER_SIZE)
+    add_of_recipe('--epochs', type=whole(1), metavar='N',
                   help='how often to see the classes to train on')
-    add_of_recipe('--batch-size', type=cli.whole(2), metavar='N', help='images a step')
+    add_of_recipe('--batch-size', type=whole(2), metavar='N', help='images per step')
     add('--optimizer', choices=('sgd', 'adam'), default='sgd',
-        help='sgd with a momentum of %g' % MOMENTUM)
-    add('--lr', type=cli.number, default=0.1, metavar='RATE', help='the highest learning rate')
-    add('--wd', type=cli.number, default=0.003, metavar='RATE', help='the weight decay')
-    add_of_recipe('--label-smoothing', type=cli.share, metavar='SHARE', help='how much of each '
-                  'label softmax is told to spread over all classes')
-    add_of_recipe('--augment', type=cli.share, metavar='STRENGTH', help='how much images are '
-                  'changed each time they are seen; 1 suits a few people')
-    add('--seeds', type=cli.whole(0), nargs='+', default=[0, 1, 2], metavar='N',
-        help='of initial values and data order; a run for each')
-    add('--validate', type=cli.whole(0, FOLDS - 1), nargs='?', const=0, metavar='PART',
-        help='leave the test classes alone and verify a fifth of the others instead, part 0 to 4: '
-        'to choose λ and the rest')
-    add('--draws', type=cli.whole(2, 100000), default=1000, metavar='N',
-        help='of classes and seeds with replacement, for the intervals (bootstrap)')
+        help='sgd has a momentum of %g' % MOMENTUM)
+    add('--lr', type=number, default=0.1, metavar='RATE', help='the highest learning rate')
+    add('--wd', type=number, default=0.003, metavar='RATE', help='the weight decay')
+    add_of_recipe('--label-smoothing', type=share, metavar='SHARE', help='the share of '
+                  'each label that is spread over all classes')
+    add_of_recipe('--augment', type=share, metavar='STRENGTH', help='how much images are '
+                  'changed each time they are seen; 1 suits a training set of few people')
+    add('--seeds', type=whole(0), nargs='+', default=[0, 1, 2], metavar='N',
+        help='the seeds of the initial values and the order of the data; one run per seed')
+    add('--validate', type=whole(0, FOLDS - 1), nargs='?', const=0, metavar='PART',
+        help='to choose λ and other options: verify a fifth of the training classes, part 0 to 4, '
+        'and not the test classes')
+    add('--draws', type=whole(2, 100000), default=1000, metavar='N',
+        help='how often classes and seeds are drawn for the intervals (bootstrap)')
     add('--output-dir', default='out/faces', metavar='DIR',
-        help='where metrics.json, options.json, roc.png, lambda.png and runs go; those of --validate '
-        'and --pairs are called validation-… and pairs-…')
+        help='the folder for metrics.json, options.json, roc.png, lambda.png and runs; with '
+        '--validate and --pairs the names begin with validation- and pairs-')
     return result
 
 
 def parse(arguments=None):
-    """The options as an argparse.Namespace, the recipe's values where nothing is given."""
+    """The options as an argparse.Namespace, with the defaults of the kind of images."""
     result = parser()
     options = result.parse_args(arguments)
     given = vars(options)
@@ -176,7 +178,8 @@ def parse(arguments=None):
 
 
 class Sets(NamedTuple):
-    """Faces to train on; other images of the same classes; those of unseen classes; their pairs."""
+    """Faces to train on; other images of the same classes; images of the test classes; the pairs
+    to compare of those."""
     training: faces.Faces
     known: faces.Faces
     unseen: faces.Faces
@@ -191,7 +194,7 @@ def sets(options):
         loaded = faces.load_npz(options.data_dir, options.image_size, run.say)
     people, *test = loaded
     if test and options.unseen is not None:
-        run.say('%s says itself which classes are unseen, so --unseen does nothing'
+        run.say('%s divides the classes itself, so --unseen has no effect'
                 % options.data_dir)
     pairs = None
     if options.pairs is not None:
@@ -216,15 +219,16 @@ def sets(options):
     _check_classes(options, len(seen.names) + len(unseen.names), len(unseen.names), 'the split')
     training, known = faces.hold_out(seen, KNOWN_FROM, options.split_seed)
     if options.batch_size > len(training.labels):
-        raise cli.OptionError('--batch-size must be at most %d, the images to train on, got %d'
+        raise OptionError('--batch-size must be at most %d, the images to train on, got %d'
                               % (len(training.labels), options.batch_size))
-    # At one pixel a map MXNet's batch normalization of the embedding crashes: docs/reliability.md.
+    # With maps of one pixel, MXNet's batch normalization of the embedding crashes:
+    # docs/reliability.md.
     if unseen.images.shape[1:] != training.images.shape[1:]:
-        raise cli.OptionError('images to train on have %d x %d pixels, test images %d x %d: give '
+        raise OptionError('images to train on have %d x %d pixels, test images %d x %d: give '
                               '--image-size' % (training.images.shape[:1:-1]
                                                 + unseen.images.shape[:1:-1]))
     if min(unseen.images.shape[2:]) < 2 ** (len(options.channels) + 1):
-        raise cli.OptionError('images of %d x %d pixels are too small: give --image-size'
+        raise OptionError('images of %d x %d pixels are too small: give --image-size'
                               % unseen.images.shape[:1:-1])
     return Sets(training, known, unseen,
                 verification.all_pairs(unseen.labels) if pairs is None else pairs)
@@ -244,7 +248,7 @@ def _named(people, names):
 
 
 def _pairs(path, named, unseen):
-    """The Pairs of a list; one whose image is missing is left out, and said."""
+    """The Pairs of a list. Pairs with a missing image are left out, with a message."""
     rows = {(unseen.names[label], number): row
             for row, (label, number) in enumerate(zip(unseen.labels, unseen.numbers))}
     found = [pair for pair in named if all(image in rows for image in pair)]
@@ -261,7 +265,7 @@ def _pairs(path, named, unseen):
 
 
 class Features(NamedTuple):
-    """What a trained network makes of the Sets, with its centers and seconds of training."""
+    """The features of the Sets, the centers and class means, and the seconds of training."""
     known: verification.Known
     unknown: verification.Known
     embedding: np.ndarray
@@ -271,7 +275,8 @@ class Features(NamedTuple):
 
 
 class Run:
-    """A λ with a seed; its folder is named after everything that defines its features."""
+    """A training with one λ and one seed. The name of its folder depends on all options and images
+    that define its features."""
 
     _DEFINING = ('images', 'center_warmup', 'alpha', 'channels', 'plain', 'epochs', 'batch_size',
                  'optimizer', 'lr', 'wd', 'label_smoothing', 'augment')
@@ -292,8 +297,10 @@ class Run:
         self.steps = len(data_sets.training.labels) // options.batch_size
 
     def features(self, bar):
-        """The Features, trained for now unless an earlier run of the same has left them."""
-        saved = self._load('features.npz')
+        """The Features, from a file if an earlier run has saved them."""
+        saved = self._load('features.npz', [
+            *(kind + name for kind in ('known_', 'unknown_')
+              for name in verification.Known._fields), *Features._fields[2:]])
         if saved is None:
             result = self._evaluate(*self._train(bar))
             flat = {**{'known_' + name: value for name, value in result.known._asdict().items()},
@@ -312,21 +319,22 @@ class Run:
     def _path(self, name):
         return os.path.join(self.folder, name)
 
-    def _load(self, name):
-        """The arrays of a file that this class has written, or None."""
-        try:
-            with open(self._path(name), 'rb') as file:
-                content = file.read()
-            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-                return dict(arrays)
-        except FileNotFoundError:
+    def _load(self, name, keys):
+        """The arrays of a file that this class has written, with at least these keys, or None."""
+        if not os.path.exists(self._path(name)):
             return None
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise checkpoint.CheckpointError('cannot read %s: %s; delete it to train again'
-                                             % (self._path(name), error)) from None
+        try:
+            arrays = data.read_npz(self._path(name))
+        except data.DataError as error:
+            raise checkpoint.CheckpointError('%s; delete it to train again' % error) from None
+        for key in keys:
+            if key not in arrays:
+                raise checkpoint.CheckpointError('%s has no array %s; delete it to train again'
+                                                 % (self._path(name), key))
+        return arrays
 
     def _train(self, bar):
-        """(network, centers, seconds): λ = 0 is softmax alone, beside which centers move, too."""
+        """(network, centers, seconds). With λ = 0, softmax alone, the centers still move."""
         options, training = self.options, self.sets.training
         run.make_folder(self.folder)
         classes = len(training.names)
@@ -341,14 +349,20 @@ class Run:
         for block in net, softmax_loss, center_loss, decorrelation_loss:
             block.hybridize()
         parameters = [*net.collect_params().values(), center_loss.centers]
-        saved = self._load('epoch.npz')
-        first, seconds = (int(saved['epoch']), float(saved['seconds'])) if saved else (0, 0.)
+        saved = self._load('epoch.npz', ['epoch', 'seconds'])
+        first, seconds = 0, 0.
+        if saved:
+            first, seconds = int(saved['epoch']), float(saved['seconds'])
+            run.say('%s, seed %d: continuing with epoch %d of %d' % (
+                title(self.center_weight), self.seed, first + 1, options.epochs)
+                    if first < options.epochs else '%s, seed %d: all epochs are done'
+                    % (title(self.center_weight), self.seed))
         optimizer = mx.optimizer.create(
             options.optimizer, wd=options.wd, begin_num_update=first * self.steps,
             **({'momentum': MOMENTUM} if options.optimizer == 'sgd' else {}))
         trainer = gluon.Trainer(net.collect_params(), optimizer)
         if saved:
-            _restore(parameters, trainer, saved)
+            _restore(parameters, trainer, saved, self._path('epoch.npz'))
         updates = options.epochs * self.steps
         schedule = recipe.schedule(options.lr, updates)
         bar.update(first * self.steps)
@@ -393,7 +407,7 @@ class Run:
         np.add.at(sums, training.labels, embedding)
         means = sums / np.bincount(training.labels)[:, None]
         unknown = verification.Known(*_predict(net, unseen.images))
-        # As in the paper: the features of an image and of its mirror image, side by side.
+        # As in the paper: the features of an image and of its mirror image, concatenated.
         views = [unknown.embedding]
         if self.options.images == 'photos':
             views.append(_predict(net, unseen.images[..., ::-1])[0])
@@ -405,20 +419,19 @@ def _state(parameters, trainer):
     """The arrays of a training between two epochs."""
     arrays = {'parameter_%d' % number: parameter.data().asnumpy()
               for number, parameter in enumerate(parameters)}
-    states = checkpoint.optimizer_states(_updater(trainer), _numbers(parameters))
+    states = checkpoint.optimizer_states(_updater(trainer), _trained(trainer))
     return {**arrays, **{'optimizer_' + name: array.asnumpy() for name, array in states.items()}}
 
 
-def _restore(parameters, trainer, arrays):
-    """Give network, centers and optimizer what `_state` has taken from others."""
-    states = {}
-    for name, array in arrays.items():
-        kind, _, number = name.partition('_')
-        if kind == 'parameter':
-            parameters[int(number)].set_data(mx.nd.array(array))
-        elif kind == 'optimizer':
-            states[number] = mx.nd.array(array)
-    checkpoint.restore_optimizer(_updater(trainer), _numbers(parameters), states)
+def _restore(parameters, trainer, arrays, path):
+    """Set network, centers and optimizer to the arrays that `_state` returned; `path` has them."""
+    arrays = {name: mx.nd.array(array) for name, array in arrays.items()}
+    checkpoint.restore_parameters({'parameter_%d' % number: parameter
+                                   for number, parameter in enumerate(parameters)}, arrays, path)
+    checkpoint.restore_optimizer(
+        _updater(trainer), _trained(trainer),
+        {name[len('optimizer_'):]: array for name, array in arrays.items()
+         if name.startswith('optimizer_')}, path)
 
 
 def _updater(trainer):
@@ -426,8 +439,11 @@ def _updater(trainer):
     return updater
 
 
-def _numbers(parameters):
-    return [str(number) for number in range(len(parameters))]
+def _trained(trainer):
+    """The numbers of the parameters that have an optimizer state, also as names."""
+    return {number: str(number)
+            for number, parameter in enumerate(trainer._params)  # pylint: disable=protected-access
+            if parameter.grad_req != 'null'}
 
 
 def _predict(net, images, rows=256):
@@ -443,14 +459,14 @@ def _predict(net, images, rows=256):
 
 
 def measure(features, data_sets, drawn, known_drawn):
-    """Every metric that these sets have, {name: Measured}, and the ROC curves.
+    """All metrics of these sets, {name: Measured}, and the ROC curves.
 
     Parameters
     ----------
     features : Features
     data_sets : Sets
     drawn, known_drawn : numpy.ndarray
-        Of the unseen classes and of those trained on, from `verification.draw_classes`.
+        From `verification.draw_classes`, for the test classes and for the training classes.
     """
     unseen = data_sets.unseen
     metrics, curves = verification.verify(features.embedding, unseen.labels, data_sets.pairs,
@@ -464,18 +480,33 @@ def measure(features, data_sets, drawn, known_drawn):
                      for distance, curve in curves.items()}
 
 
+def without_interval(data_sets):
+    """The names of the metrics that are over too few classes for an interval."""
+    unseen, known = len(data_sets.unseen.names), len(np.unique(data_sets.known.labels))
+    return {name for name in NAMES
+            if unseen < verification.FEWEST and not name.startswith('accuracy')
+            or known < verification.FEWEST and name.startswith(tuple(_KNOWN))}
+
+
 def title(weight):
-    """How a λ is called."""
+    """The name of a λ in tables and pictures."""
     return 'λ = %g' % weight if weight else 'softmax alone'
 
 
 def table(results):
-    """Means and intervals of every metric in percent, beside them those of what λ changes.
+    """Means and intervals of every metric in percent, and next to them what λ changes.
 
-    Of an error rate that is its ratio to softmax alone's, unless that is 0 in a draw; of a share
-    of successes the difference in points.
+    The change of an error rate is its ratio to that of softmax alone, unless that is 0 in a draw;
+    the change of a share of successes is the difference in points.
     """
-    lines = [['%, in brackets the 95 % interval']]
+    def text(form, entry, name, scale=1):
+        mean, interval = entry[name], entry['interval' if name == 'mean' else name + '_interval']
+        if interval is None:
+            return form % (scale * mean)
+        return '%s [%s, %s]' % tuple(form % (scale * value) for value in (mean, *interval))
+
+    bounded = any(entry['interval'] for entry in results['0']['metrics'].values())
+    lines = [['%, in brackets the 95 % interval' if bounded else '%']]
     for weight in results:
         lines[0] += [title(float(weight))] + ['against softmax alone'] * (float(weight) != 0)
     for name in NAMES:
@@ -484,21 +515,19 @@ def table(results):
         line = [NAMES[name]]
         for weight, result in results.items():
             entry = result['metrics'][name]
-            line.append('%.2f [%.2f, %.2f]' % tuple(
-                100 * value for value in (entry['mean'], *entry['interval'])))
+            line.append(text('%.2f', entry, 'mean', 100))
             if not float(weight):
                 continue
             if name.startswith(('eer', 'false_accepts')) and entry['ratio'] is not None:
-                line.append('x %.2f [%.2f, %.2f]' % (entry['ratio'], *entry['ratio_interval']))
+                line.append('x ' + text('%.2f', entry, 'ratio'))
             else:
-                line.append('%+.2f [%+.2f, %+.2f] points' % tuple(100 * value for value in (
-                    entry['difference'], *entry['difference_interval'])))
+                line.append(text('%+.2f', entry, 'difference', 100) + ' points')
         lines.append(line)
     return aligned(lines)
 
 
 def roc_figure(curves, results):
-    """The ROC curves, mean over the seeds, for each distance.
+    """The ROC curves for each distance, as means over the seeds.
 
     Parameters
     ----------
@@ -537,8 +566,10 @@ def weights_figure(results):
     for shift, distance in zip((-0.04, 0.04), verification.DISTANCES):
         entries = [result['metrics']['eer_' + distance] for result in results.values()]
         means = np.array([entry['mean'] for entry in entries])
-        reach = np.abs(np.array([entry['interval'] for entry in entries]).T - means)
-        axes.errorbar(places + shift, 100 * means, 100 * reach, marker='o', capsize=3,
+        reach = None
+        if entries[0]['interval']:
+            reach = 100 * np.abs(np.array([entry['interval'] for entry in entries]).T - means)
+        axes.errorbar(places + shift, 100 * means, reach, marker='o', capsize=3,
                       label=distance + ' distance')
     axes.set_xticks(places)
     axes.set_xticklabels([title(float(weight)) for weight in results])
@@ -549,10 +580,19 @@ def weights_figure(results):
 
 
 def main(arguments=None):
-    """Train and verify for every λ and seed; leave metrics.json, options.json and pictures."""
+    """Do what the options say: metrics.json, options.json and pictures, and a table on stdout."""
     options = parse(arguments)
     data_sets = sets(options)
-    run.make_folder(options.output_dir)
+    # These results must not replace those of the test.
+    kind = ('validation-' if options.validate is not None else
+            'pairs-' if options.pairs is not None else '')
+    names = [kind + name for name in RESULTS]
+    with run.locked(options.output_dir, names):
+        compare(options, data_sets, names)
+
+
+def compare(options, data_sets, names):
+    """Train and verify for every λ and seed; write the results to files with these names."""
     weights = sorted({0., *options.center_weights})
     drawn, known_drawn = (
         verification.draw_classes(len(part.names), options.draws, number)
@@ -568,6 +608,12 @@ def main(arguments=None):
     if impostors < 1000:
         run.say('only %d pairs of two classes: a TAR at 0.1 %% FAR is that at none or one of them'
                 % impostors)
+    without = without_interval(data_sets)
+    if without:
+        known = len(np.unique(data_sets.known.labels))
+        run.say('no intervals for metrics over fewer than %d classes: there are %d unseen classes%s'
+                % (verification.FEWEST, len(data_sets.unseen.names),
+                   known and ' and %d to recognize' % known or ''))
     steps = len(data_sets.training.labels) // options.batch_size
     results, curves, base, seconds = {}, {}, None, []
     with tqdm(total=len(weights) * len(options.seeds) * options.epochs * steps,
@@ -587,17 +633,15 @@ def main(arguments=None):
             base = runs if base is None else base
             curves['%g' % weight] = of_weight
             results['%g' % weight] = {
-                'metrics': verification.combine(runs, base if weight else None),
+                'metrics': verification.combine(runs, base if weight else None,
+                                                    without=without),
                 'seeds': {str(seed): {name: metric.value for name, metric in metrics.items()}
                           for seed, metrics in runs.items()}}
-    run.say('training took %.0f s a run, the longest %.0f s' % (np.mean(seconds), max(seconds)))
-    # Beside the results of the test, not in their place.
-    kind = ('validation-' if options.validate is not None else
-            'pairs-' if options.pairs is not None else '')
-    run.write(options, kind + 'options.json', json.dumps(vars(options), indent=2) + '\n')
-    run.write(options, kind + 'metrics.json', json.dumps(results, indent=2) + '\n')
-    run.write(options, kind + 'roc.png', plots.png(roc_figure(curves, results)))
-    run.write(options, kind + 'lambda.png', plots.png(weights_figure(results)))
+    run.say('training took %.0f s per run, the longest %.0f s' % (np.mean(seconds), max(seconds)))
+    contents = [json.dumps(vars(options), indent=2) + '\n', json.dumps(results, indent=2) + '\n',
+                plots.png(roc_figure(curves, results)), plots.png(weights_figure(results))]
+    for name, content in zip(names, contents):
+        run.write(options, name, content)
     print(table(results))
 
 

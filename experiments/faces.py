@@ -1,40 +1,38 @@
-"""Images of people, or of any other classes: a folder with a sub-folder a class, or an .npz file.
+"""Images of people or other classes: a folder with one sub-folder per class, or an .npz file.
 
-Files are data: one that is no image is named and left out, whatever it holds; of an .npz file
-nothing is unpickled.
+No file is trusted: a file that is no valid image is named and left out, and nothing in an .npz file
+is unpickled.
 """
 import contextlib
 import os
 import warnings
-import zipfile
-import zlib
 from typing import NamedTuple
 
 import numpy as np
+from data import DataError, read_npz
 from PIL import Image
 from scipy.ndimage import affine_transform
 
-from data import DataError
-
-# What a file may be, whatever its name says. Pillow knows more formats, among them EPS: a program,
-# which it gives to Ghostscript to run.
+# The formats that are read, whatever the name of a file. Pillow knows more, among them EPS: that is
+# a program, which Pillow runs with Ghostscript.
 _FORMATS = ('JPEG', 'PNG', 'PPM', 'BMP', 'GIF', 'TIFF', 'WEBP')
-# Of an image file; more would be an attack on the memory or a mistake.
+# The most pixels of an image. A larger one is a mistake, or an attack on the memory.
 _LARGEST = 50000000
 
-# How far an image may be from the person's next one, as a share of the image's height and width.
+# The limits of augmentation, as shares of the height and width of an image.
 _SHIFT, _ZOOM, _SQUEEZE, _SHEAR = 0.08, 0.15, 0.15, 0.1
 _DEGREES = 12
-# Standard deviations of an image's pixels by which one side may be brighter than the other.
+# How much brighter one side may become than the other, in standard deviations of the pixels.
 _LIGHT = 0.4
-# How often a rectangle is covered, and its largest side as a share of the image's.
+# The share of images in which a rectangle is covered, and its largest side as a share of the image.
 _COVERED, _COVER = 0.5, 1 / 3
 
 
 class Faces(NamedTuple):
-    """Images, (N, 1, height, width) float32 of mean 0 and deviation 1, labels, (N,), names.
+    """Images, (N, 1, height, width), float32 with mean 0 and standard deviation 1; labels, (N,);
+    the names of the classes.
 
-    `numbers`, (N,), are those of the images among the files of their class, from 1 on.
+    `numbers`, (N,), has the position of each image among the files of its class, counted from 1.
     """
     images: np.ndarray
     labels: np.ndarray
@@ -43,7 +41,7 @@ class Faces(NamedTuple):
 
 
 def load(folder, size, say):
-    """All images of a folder with a sub-folder a person, in grey and scaled to `size`.
+    """All images of a folder with one sub-folder per person, grey and scaled to `size`.
 
     Parameters
     ----------
@@ -51,28 +49,28 @@ def load(folder, size, say):
     size : (int, int)
         Height and width.
     say : callable
-        Called with a line about whatever is left out or changed.
+        Called with a line about everything that is left out or changed.
 
     Returns
     -------
     Faces
-        Labels count people in the order of their names.
+        Labels number the people in the order of their names.
 
     Raises
     ------
     DataError
-        When the folder cannot be read.
+        The folder cannot be read.
     """
     images, labels, names, numbers, sizes = [], [], [], [], set()
-    for name in _listing(folder):
+    for name in listing(folder):
         path = os.path.join(folder, name)
         if not os.path.isdir(path):
             continue
         mine, of_mine = [], []
-        for number, file in enumerate(_listing(path), 1):
+        for number, file in enumerate(listing(path), 1):
             try:
                 original, pixels = _read(os.path.join(path, file), size)
-            except _Unreadable as error:
+            except Unreadable as error:
                 say('left out %s: %s' % (os.path.join(path, file), error))
                 continue
             mine.append(pixels)
@@ -102,41 +100,31 @@ def load_npz(path, size, say):
     ----------
     path : str
     size : (int, int) or None
-        Height and width to scale to; None: as they are.
+        The height and width to scale to; None leaves the images as they are.
     say : callable
-        Called with a line about whatever is left out.
+        Called with a line about everything that is left out.
 
     Returns
     -------
     list of Faces
-        Of the training and of the test classes, which may have the same numbers and are others
-        all the same; or of all, where the file does not part them.
+        Those of the training and of the test classes, which are different classes even if they have
+        the same labels; or those of all classes, if the file does not divide them.
 
     Raises
     ------
     DataError
-        When the file cannot be read or holds something else.
+        The file cannot be read, or has something else in it.
     """
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise DataError('cannot read %s: it is no file' % path)
-    try:
-        if not zipfile.is_zipfile(path):  # of which NumPy says that it is pickled
-            raise ValueError('it is no .npz file, or a damaged one')
-        with np.load(path, allow_pickle=False) as arrays:
-            parts = ('train_', 'test_') if 'train_images' in arrays.files else ('',)
-            missing = [part + kind for part in parts for kind in ('images', 'labels')
-                       if part + kind not in arrays.files]
-            if missing:
-                raise ValueError('it has no %s; it has %s'
-                                 % (', '.join(missing), ', '.join(arrays.files) or 'nothing'))
-            loaded = [(part, arrays[part + 'images'], arrays[part + 'labels']) for part in parts]
-    except OSError as error:
-        raise DataError('cannot read %s: %s' % (path, error.strerror or error)) from None
-    except (ValueError, EOFError, KeyError, MemoryError, NotImplementedError, zipfile.BadZipFile,
-            zlib.error) as error:
-        raise DataError('cannot read %s: %s' % (path, str(error).split('\n')[0])) from None
+    arrays = read_npz(path)
+    parts = ('train_', 'test_') if 'train_images' in arrays else ('',)
+    missing = [part + kind for part in parts for kind in ('images', 'labels')
+               if part + kind not in arrays]
+    if missing:
+        raise DataError('cannot read %s: it has no %s; it has %s'
+                        % (path, ', '.join(missing), ', '.join(arrays) or 'nothing'))
     result = []
-    for part, images, labels in loaded:
+    for part in parts:
+        images, labels = arrays[part + 'images'], arrays[part + 'labels']
         if images.dtype != np.uint8 or images.ndim != 3 or min(images.shape[1:]) < 1:
             raise DataError('%s: %simages must be bytes, (n, height, width), got %s of shape %s'
                             % (path, part, images.dtype, images.shape))
@@ -164,23 +152,23 @@ def load_npz(path, size, say):
 
 
 def _standardized(pixels):
-    """Images of mean 0 and deviation 1: brightness and contrast are the lamp's."""
+    """Images with mean 0 and deviation 1, because brightness and contrast depend on the light."""
     mean = pixels.mean(axis=(-2, -1), keepdims=True)
     return (pixels - mean) / (pixels.std(axis=(-2, -1), keepdims=True) + 1)
 
 
 def load_pairs(path, names):
-    """The pairs of images that a file in the form of LFW's pairs.txt names.
+    """The pairs of images in a file with the format of LFW's pairs.txt.
 
-    A line is `name number number`, two images of one class, or `name number name number`, images
-    of two; numbers count the files of a class from 1 on. A line of whole numbers alone, such as
-    the first, is a heading.
+    A line is `name number number` for two images of one class, or `name number name number` for
+    images of two classes. Numbers count the files of a class from 1. A line that has only whole
+    numbers, such as the first one, is skipped.
 
     Parameters
     ----------
     path : str
     names : collection of str
-        The classes there are.
+        The classes of the data set.
 
     Returns
     -------
@@ -219,55 +207,77 @@ def load_pairs(path, names):
     return pairs
 
 
-class _Unreadable(Exception):
-    """A file that gives no image."""
+class Unreadable(Exception):
+    """A file that is no image, or not a valid one."""
 
 
-def _listing(folder):
+def listing(folder):
+    """The names in a folder, sorted, without hidden ones.
+
+    Raises
+    ------
+    DataError
+        The folder cannot be read.
+    """
     try:
         return sorted(name for name in os.listdir(folder) if not name.startswith('.'))
     except OSError as error:
         raise DataError('cannot read %s: %s' % (folder, error.strerror)) from None
 
 
-def _read(path, size):
-    """(width and height of the file, pixels scaled to `size` and standardized)."""
-    if not os.path.isfile(path):  # opening a pipe would wait for whoever writes to it
-        raise _Unreadable('no file')
+def grey(source):
+    """A grey PIL.Image of the mode L, or of F if it had more than 8 bits.
+
+    Parameters
+    ----------
+    source : str or io.BytesIO
+        A path, or the content of a file.
+
+    Raises
+    ------
+    Unreadable
+        Says why.
+    """
+    # Opening a pipe would wait for its writer.
+    if isinstance(source, str) and not os.path.isfile(source):
+        raise Unreadable('no file')
     with _decoding():
-        image = Image.open(path, formats=_FORMATS)
+        image = Image.open(source, formats=_FORMATS)
     with image:
         if image.width * image.height > _LARGEST:
-            raise _Unreadable('%d x %d pixels are more than %d'
-                              % (image.width, image.height, _LARGEST))
+            raise Unreadable('%d x %d pixels are more than %d'
+                             % (image.width, image.height, _LARGEST))
         with _decoding():
             image.load()
             deep = image.mode == 'F' or image.mode.startswith('I')
-            grey = np.asarray(image, float) if deep else image.convert('L')
-        original = image.size
-    if deep:
-        grey = Image.fromarray(_scaled(grey))
-    pixels = np.asarray(grey.resize(size[::-1], Image.BILINEAR), np.float32)
-    return original, _standardized(pixels)
+            result = np.asarray(image, float) if deep else image.convert('L')
+    return Image.fromarray(_scaled(result)) if deep else result
+
+
+def _read(path, size):
+    """(width and height of the file, pixels scaled to `size` and standardized)."""
+    image = grey(path)
+    pixels = np.asarray(image.resize(size[::-1], Image.BILINEAR), np.float32)
+    return image.size, _standardized(pixels)
 
 
 @contextlib.contextmanager
 def _decoding():
-    """For Pillow's own work alone: a broken file makes it raise nearly anything."""
+    """Turns what Pillow raises into Unreadable: a broken file makes it raise nearly anything."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # of odd metadata
             yield
     except Exception as error:  # pylint: disable=broad-except
         reason = getattr(error, 'strerror', None)
-        raise _Unreadable(reason or 'no image that can be read as %s or %s'
+        raise Unreadable(reason or 'no image that can be read as %s or %s'
                           % (', '.join(_FORMATS[:-1]), _FORMATS[-1])) from None
 
 
 def _scaled(values):
-    """Pixels of more than 8 bits, which may mean anything, so that their own range is 0 to 255."""
+    """Scale pixels of more than 8 bits, whose unit is unknown, so that their range is 0 to 255."""
     if not np.isfinite(values).all():
-        raise _Unreadable('pixels that are NaN or infinite')
+        raise Unreadable('pixels that are NaN or infinite')
     low, high = values.min(), values.max()
     return ((values - low) * (255 / ((high - low) or 1))).astype(np.float32)
 
@@ -275,14 +285,14 @@ def _scaled(values):
 def split(faces, unseen, seed):
     """Two Faces of different people: those to train on, and `unseen` others.
 
-    Which is which follows from `seed` and the order of the names alone.
+    The split depends on `seed` and the order of the names alone.
     """
     order = np.random.RandomState(seed).permutation(len(faces.names))
     return of_classes(faces, order[unseen:]), of_classes(faces, order[:unseen])
 
 
 def of_classes(faces, classes):
-    """The Faces of some classes, labelled from 0 on in the order of their names."""
+    """The Faces of some classes, with labels that number them in the order of their names."""
     classes = np.sort(classes)
     mine = rows(faces, np.isin(faces.labels, classes))
     return mine._replace(labels=np.searchsorted(classes, mine.labels),
@@ -296,8 +306,8 @@ def rows(faces, chosen):
 
 
 def hold_out(faces, fewest, seed):
-    """Two Faces of the same classes: the images to train on, and one of each class with `fewest`
-    or more, to recognize."""
+    """Two Faces of the same classes: the images to train on, and one image of each class that has
+    `fewest` or more, to recognize."""
     random = np.random.RandomState(seed)
     held_out = np.zeros(len(faces.labels), bool)
     for label in range(len(faces.names)):
@@ -308,21 +318,22 @@ def hold_out(faces, fewest, seed):
 
 
 def augment(images, random, strength=1., drawn=False):
-    """Each image as if taken once more: moved, turned, squeezed, lit, mirrored, half hidden.
+    """Change each image as another photo of it might be: moved, turned, squeezed, lit differently,
+    mirrored, partly covered.
 
     Parameters
     ----------
     images : numpy.ndarray, (N, 1, height, width)
     random : numpy.random.RandomState
     strength : float
-        The limits of all that, as a multiple of what suits few people; from 0 to 1.
+        From 0 to 1: multiplies the limits of all changes. 1 suits a training set of few people.
     drawn : bool
-        Whether these are drawings, such as letters: then neither lit, mirrored nor hidden.
+        Whether these are drawings, such as letters. They are not lit, mirrored or covered.
 
     Returns
     -------
     numpy.ndarray
-        Of the same shape, standardized again.
+        Has the same shape, standardized again.
     """
     return np.stack([_again(image[0], random, strength, drawn) for image in images])[:, None]
 

@@ -1,13 +1,28 @@
-"""What a training run has seen so far: an epoch a row, and the epoch under way."""
+"""What a training run has seen so far: one row per epoch, and the epoch under way."""
 import csv
 import io
 import time
 
-import center_loss_op  # before mxnet, for newer NumPys; pylint: disable=unused-import
+import center_loss_op  # noqa: F401 - before mxnet, for newer NumPys
+
 from mxnet import metric
 
 COLUMNS = ('epoch', 'loss', 'softmax_loss', 'center_loss', 'accuracy', 'test_accuracy',
            'learning_rate', 'seconds')
+
+
+def value_of(holder, key, *kinds):
+    """The value of `key` in a dict that was read from JSON.
+
+    Raises
+    ------
+    ValueError
+        `holder` is no dict, or has no such key, or its value has none of the types.
+    """
+    # The exact types: True is no number here.
+    if not isinstance(holder, dict) or type(holder.get(key)) not in kinds:
+        raise ValueError('there is no "%s", or one of another type' % key)
+    return holder[key]
 
 
 class History:
@@ -16,8 +31,8 @@ class History:
     Parameters
     ----------
     weights : (float, float)
-        Of the softmax and the center loss in the total. Where they change from step to step,
-        an epoch's total is by its last.
+        Those of the softmax and the center loss in the total. If they change from step to step,
+        the total of an epoch has the last ones.
     softmax_loss, center_loss, accuracy : mxnet.metric.EvalMetric
         The metrics that the training loop updates.
 
@@ -25,11 +40,11 @@ class History:
     ----------
     weights : (float, float)
     rows : list of dict
-        By :data:`COLUMNS`; the seconds are those of the training steps.
+        With the keys :data:`COLUMNS`; the seconds are those of the training steps.
     metrics : mxnet.metric.CompositeEvalMetric
         All three, to update at once.
     epoch, batch : int
-        What comes next.
+        The next ones, counted from 0.
     """
 
     def __init__(self, weights, softmax_loss, center_loss, accuracy):
@@ -84,8 +99,25 @@ class History:
                 'totals': [[float(part.sum_metric), int(part.num_inst)]
                            for part in self.metrics.metrics]}
 
+    @staticmethod
+    def check(state):
+        """Raise ValueError unless :meth:`restore` can use a state that was read from a file."""
+        value_of(state, 'seconds', int, float)
+        if value_of(state, 'batch', int) < 0:
+            raise ValueError('the next batch is number %d' % state['batch'])
+        for row in value_of(state, 'rows', list):
+            for column in COLUMNS:
+                value_of(row, column, int, float)
+            if len(row) > len(COLUMNS):
+                raise ValueError('there are epochs with more than the columns %s'
+                                 % ', '.join(COLUMNS))
+        kinds = [[type(number) for number in pair] if isinstance(pair, list) else None
+                 for pair in value_of(state, 'totals', list)]
+        if kinds != [[float, int]] * 3:
+            raise ValueError('"totals" must be three pairs of a sum and a count')
+
     def restore(self, state):
-        """Become what :meth:`state` has told."""
+        """Continue from what :meth:`state` returned."""
         self.rows = state['rows']
         self.batch = state['batch']
         self._seconds = state['seconds']

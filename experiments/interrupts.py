@@ -1,15 +1,15 @@
-"""SIGINT and SIGTERM, at a moment that suits."""
+"""Handling SIGINT and SIGTERM between two steps of a training."""
 import signal
 import threading
 
 
 class Interrupts:
-    """Within this context the signals are noted, for the training loop to act on.
+    """Within this context a signal sets an attribute, which the training loop reads.
 
     Attributes
     ----------
     received : signal.Signals or None
-        What has come; a loop that sees it saves its work and ends.
+        The last signal. The loop then saves a checkpoint and ends.
     """
     _SIGNALS = signal.SIGINT, signal.SIGTERM
 
@@ -21,7 +21,7 @@ class Interrupts:
         self.received = signal.Signals(number)
 
     def __enter__(self):
-        # Python hands signals to the main thread only.
+        # Python runs signal handlers in the main thread only.
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._note) for number in self._SIGNALS}
         return self

@@ -1,25 +1,28 @@
 """A LeNet with PReLU, an embedding and a classifier: for Gluon, and the same as a symbol.
 
-Both give their parameters the same names and initial values of the same distributions, so
-that a checkpoint of one fits the other.
+Both give their parameters the same names and the same distributions of initial values, so a
+checkpoint of one fits the other.
 """
-import center_loss_op  # before mxnet, for newer NumPys; pylint: disable=unused-import
+import center_loss_op  # noqa: F401 - before mxnet, for newer NumPys
+
 import mxnet as mx
 from mxnet.gluon import nn
 
-# Of each convolution: its channels, and whether it ends in a maximum over 2 x 2.
+# The channels of each convolution, and whether a maximum over 2 x 2 follows it.
 CONVOLUTIONS = ((16, True), (32, True), (64, False), (64, True))
-# Two features alone need more than a linear map of the convolutions' to lie apart.
+# Units of the hidden layer. A linear map of the convolutions does not suffice to separate ten
+# classes with two features.
 HIDDEN = 512
-# How much faster the classifier learns: center loss keeps the features small, so its weights have
-# to grow. Otherwise they lag behind, and the classifier is worse than the nearest center.
+# The learning rate of the classifier, as a multiple. Center loss keeps the features small, so the
+# weights of the classifier must grow. At the rate of the other weights the classifier is worse than
+# the nearest center.
 CLASSIFIER_LR = 10
 # Slope of a PReLU for negative inputs, before training.
 SLOPE = 0.25
 
 
 def initializer():
-    """For all weights; biases start at 0, centers too."""
+    """The initializer of all weights. Biases and centers start at 0."""
     return mx.init.Xavier()
 
 
@@ -32,15 +35,15 @@ class Network(nn.HybridBlock):
         for number, (channels, pooled) in enumerate(CONVOLUTIONS, 1):
             self.features.add(nn.Conv2D(channels, kernel_size=3, padding=1,
                                         prefix='conv%d_' % number))
-            # A rising function may as well come after the maximum, with a quarter of the work:
-            # on the CPU, PReLU takes longer than the convolution.
+            # PReLU with a positive slope is monotonic, so it can follow the maximum, which leaves a
+            # quarter of the values. On the CPU, PReLU takes longer than the convolution.
             if pooled:
                 self.features.add(nn.MaxPool2D(pool_size=2, strides=2))
             self.features.add(nn.PReLU(mx.init.Constant(SLOPE), prefix='prelu%d_' % number))
         self.features.add(nn.Dense(HIDDEN, prefix='hidden_'),
                           nn.PReLU(mx.init.Constant(SLOPE), prefix='prelu_hidden_'))
         self.embedding = nn.Dense(embedding_size, prefix='embedding_')
-        # With a bias, the classes would not lie around the origin as on the paper's circle.
+        # With a bias, the classes would not lie on a circle around the origin, as in the paper.
         self.classifier = nn.Dense(classes, use_bias=False, in_units=embedding_size,
                                    prefix='classifier_')
         self.classifier.weight.lr_mult = CLASSIFIER_LR

@@ -1,31 +1,29 @@
-"""The command line of the examples."""
+"""The command line of train.py."""
 import argparse
 import math
-import os
 
-import center_loss_op  # before mxnet, for newer NumPys; pylint: disable=unused-import
+import center_loss_op  # noqa: F401 - before mxnet, for newer NumPys
+
 import mxnet as mx
-import numpy as np
-
 from data import DATASETS
 
 LOSSES = ('joint', 'softmax', 'center')
 
-# What to do with a data set unless an option says otherwise; the same for every loss. Values are of
-# the type that the option makes: reproduce.py names runs after them.
+# The defaults for each data set, the same for every loss. Each value has the type that its option
+# has: reproduce.py makes the names of folders from them.
 RECIPES = {
     'digits': {'epochs': 60, 'batch_size': 64, 'lr': 0.01, 'center_weight': 0.3,
                'center_warmup': 1., 'alpha': 0.5, 'shift': 1},
     'mnist': {'epochs': 20, 'batch_size': 128, 'lr': 0.003, 'center_weight': 20.,
               'center_warmup': 1., 'alpha': 0.5, 'shift': 1},
 }
-# What may not change when a run is resumed: the numbers would be those of neither run.
+# Options that a resumed run must not change: its numbers would belong to neither run.
 FIXED = ('dataset', 'loss', 'center_weight', 'center_warmup', 'alpha', 'embedding_size',
          'batch_size', 'lr', 'shift', 'seed', 'validate')
 
 
 class OptionError(Exception):
-    """Options that are right by themselves, but not here."""
+    """An option that does not fit the others, the data or this machine."""
 
 
 def whole(minimum, maximum=2 ** 31 - 1):
@@ -60,7 +58,7 @@ def _devices(text):
 
 
 def parser(description):
-    """The options that both training scripts share: an argparse.ArgumentParser."""
+    """An argparse.ArgumentParser of all options."""
     result = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = result.add_argument
@@ -73,114 +71,77 @@ def parser(description):
             kwargs['help'], values)})
 
     add('--dataset', choices=DATASETS, default='digits',
-        help="scikit-learn's bundled digits, or MNIST's files from --data-dir")
-    add('--data-dir', metavar='DIR', help="the folder of MNIST's four idx files, gzipped or not")
+        help="the digits bundled with scikit-learn, or the files of MNIST in --data-dir")
+    add('--data-dir', metavar='DIR',
+        help='the folder of the four idx files of MNIST, gzipped or not')
     add('--loss', choices=LOSSES, default='joint',
         help='softmax and center loss together, softmax alone, or center loss alone')
     add_of_recipe('--center-weight', type=number, metavar='λ',
-                  help='the weight of center loss beside softmax')
+                  help='the weight of center loss next to softmax')
     add_of_recipe('--center-warmup', type=share, metavar='SHARE',
-                  help='over which share of the training λ rises from 0; 0: it does not')
+                  help='the share of the training during which λ rises from 0; 0: it does not')
     add_of_recipe('--alpha', type=number, metavar='α', help='the rate at which centers move')
     add('--embedding-size', type=whole(1, 1 << 16), default=2, metavar='D',
-        help='features of an image; 2 can be drawn as they are')
+        help='the number of features of an image; 2 can be drawn as they are')
     add_of_recipe('--epochs', type=whole(1), metavar='N',
                   help='how often to see the training set')
-    add_of_recipe('--batch-size', type=whole(1), metavar='N', help='images a step')
+    add_of_recipe('--batch-size', type=whole(1), metavar='N', help='images per step')
     add_of_recipe('--lr', type=number, metavar='RATE', help='the highest learning rate')
     add_of_recipe('--shift', type=whole(0, 64), metavar='PIXELS',
-                  help='how far an image is moved at most, another way every time it is seen')
+                  help='by how many pixels an image is moved at most; differs each time it is seen')
     add('--seed', type=whole(0), default=0, metavar='N',
-        help='of initial values and data order; the same seed gives the same numbers')
+        help='the seed of the initial values and the order of the data; the same seed gives the '
+        'same numbers')
     add('--validate', action='store_true',
-        help='leave the test set alone: hold a sixth of the training set out and evaluate on that, '
-        'to choose λ and the rest')
-    add('--gpus', type=_devices, default=[], metavar='0,1', help='GPUs to train on instead of '
-        'the CPU')
+        help='to choose λ and other options: hold out a sixth of the training set and evaluate on '
+        'that, not on the test set')
+    add('--gpus', type=_devices, default=[], metavar='0,1', help='the GPUs to train on '
+        'instead of the CPU')
     add('--cpus', type=whole(1), default=1, metavar='N',
-        help='CPU contexts to split a batch over: to try without GPUs what several do')
+        help='the number of CPU contexts to split a batch over, to try several devices without '
+        'GPUs')
     add('--kv-store', default='device', metavar='TYPE',
-        help='what adds up the gradients and gathers the samples of several devices, or of '
-        'several workers (dist_sync, see launch_local.py; horovod, under horovodrun)')
+        help='the store that adds up the gradients and gathers the samples of several devices, or '
+        'of several workers (dist_sync, started by examples/launch_local.py; horovod, started by '
+        'horovodrun)')
+    add('--same-bits', action='store_true',
+        help='let a resumed run of three or more workers end with the same bits as one that was '
+        'not interrupted; needs --kv-store horovod, and switches its fusion of gradients off, '
+        'which takes longer. Up to two workers do so without this option')
     add('--output-dir', default='out', metavar='DIR',
-        help='where checkpoints, history.csv, metrics.json and pictures go')
+        help='the folder for checkpoints, history.csv, metrics.json and pictures')
     add('--resume', action='store_true',
-        help='continue from the last checkpoint in --output-dir, if there is one')
+        help='continue from the last checkpoint in --output-dir, if there is one; without this '
+        'option, earlier checkpoints are renamed')
     return result
 
 
 def parse(arguments=None, description=None):
     """The options as an argparse.Namespace, the recipe's values where nothing is given.
 
-    Beside the options it has `contexts`, the devices to train on; `weights`, those of the
-    softmax and the center loss in the end; and `workers`, a `Workers`.
+    It also has `contexts`, the devices to train on, and `weights`, the weights of the softmax and
+    the center loss at the end of the training. Parsing connects to nothing.
     """
     options = parser(description).parse_args(arguments)
     for name, value in RECIPES[options.dataset].items():
         vars(options).setdefault(name, value)
     options.contexts = ([mx.gpu(gpu) for gpu in options.gpus]
                         or [mx.cpu(cpu) for cpu in range(options.cpus)])
-    options.workers = Workers(options.kv_store)
-    # With weight 0 a loss has no gradient, but center loss still moves its centers: softmax
-    # alone can be measured by the same centers.
+    # With weight 0 center loss has no gradient, but its centers still move, so softmax alone can be
+    # measured by the distance to centers as well.
     options.weights = {'joint': (1., options.center_weight), 'softmax': (1., 0.),
                        'center': (0., options.center_weight)}[options.loss]
     return options
 
 
-class Workers:
-    """The processes that train together: usually this one alone. Number 0 is the one that shows
-    progress, writes, and heeds signals.
-
-    Attributes
-    ----------
-    store : KVStore or str
-        For the trainers.
-    rank, number : int
-        Which of how many this one is.
-    """
-
-    def __init__(self, kv_store):
-        self.store, self.rank, self.number = kv_store, 0, 1
-        if kv_store == 'horovod':
-            try:
-                from center_loss_op.horovod import Horovod  # who does not use it need not have it
-            except ImportError as error:
-                raise OptionError('--kv-store horovod: %s' % error) from None
-            # Packed as they come, as is its wont, the gradients of three workers are added up in
-            # another order in every run: a resumed one would not end with the same bits.
-            os.environ.setdefault('HOROVOD_FUSION_THRESHOLD', '0')
-            self.store = Horovod()
-            if self.store.num_workers == 1 and 'HOROVOD_SIZE' not in os.environ:
-                raise OptionError('--kv-store horovod needs workers: start it with '
-                                  'horovodrun -np 2 python ...')
-        elif 'dist' in kv_store:
-            if 'async' in kv_store:
-                raise OptionError('--kv-store %s: its workers do not step together, so they cannot '
-                                  'have one set of centers; use dist_sync' % kv_store)
-            if 'DMLC_ROLE' not in os.environ:
-                raise OptionError('--kv-store %s needs a scheduler and servers: start it with '
-                                  'examples/launch_local.py -n 2 python ...' % kv_store)
-            self.store = mx.kv.create(kv_store)
-        elif kv_store not in ('local', 'device'):
-            raise OptionError('--kv-store must be local, device, dist_sync or horovod, got %s'
-                              % kv_store)
-        if self.store is not kv_store:
-            self.rank, self.number = self.store.rank, self.store.num_workers
-
-    def part(self, batch):
-        """This worker's rows of each array of a global batch."""
-        return [np.array_split(array, self.number)[self.rank] for array in batch]
-
-
-def check(options, training_size):
-    """Raise OptionError where the devices or the training set are less than is asked for."""
+def check(options, training_size, number_of_workers=1):
+    """Raise OptionError if the devices or the training set do not suffice for the options."""
     present = mx.context.num_gpus()
     missing = [gpu for gpu in options.gpus if gpu >= present]
     if missing:
         raise OptionError('--gpus asks for GPU %s, but MXNet finds %d GPUs here'
                             % (', '.join(map(str, missing)), present))
-    shares = len(options.contexts) * options.workers.number
+    shares = len(options.contexts) * number_of_workers
     if options.batch_size % shares:
         raise OptionError('--batch-size must be a multiple of %d, the number of devices of all '
                           'workers, got %d' % (shares, options.batch_size))

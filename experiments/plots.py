@@ -1,4 +1,4 @@
-"""The pictures of the examples."""
+"""Figures of features and of a training."""
 import io
 
 import matplotlib
@@ -8,7 +8,7 @@ from sklearn.decomposition import PCA
 
 
 def _plane(embedding, centers):
-    """(features, centers, words for the title) in two dimensions."""
+    """(features, centers, suffix of the title) in two dimensions."""
     size = embedding.shape[1]
     if size == 2:
         return embedding, centers, ''
@@ -21,7 +21,7 @@ def _plane(embedding, centers):
 
 
 def draw_embedding(axes, title, evaluation):
-    """Features in a colour and a label a class, and the centers, as in the paper's figure 2."""
+    """Draw features, one colour per class, and the centers, as in figure 2 of the paper."""
     features, centers, projected = _plane(evaluation.embedding, evaluation.centers)
     classes = len(centers)
     colours = matplotlib.colormaps['tab10' if classes <= 10 else 'turbo']
@@ -58,12 +58,12 @@ def embedding_figure(evaluations):
 
 
 def curves_figure(rows):
-    """Losses, accuracies and the learning rate, epoch by epoch.
+    """Losses, accuracies and the learning rate by epoch.
 
     Parameters
     ----------
     rows : list of dict
-        As in history.csv.
+        The rows of history.csv.
 
     Returns
     -------

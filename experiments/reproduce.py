@@ -1,12 +1,12 @@
-"""The paper's pictures of center loss, on digits or MNIST: trains a grid of runs and draws it.
+"""Draw the figures of the paper on digits or MNIST: trains a grid of runs.
 
     python experiments/reproduce.py --figure distributions --output-dir out/reproduce
     python experiments/reproduce.py --figure lambda --dataset mnist --data-dir DIR
     python experiments/reproduce.py --figure alpha --seeds 0 1 2
     python experiments/reproduce.py --animate
 
-Every run has a folder of its own under the output folder. Finished runs are reused, an
-interrupted one continues where it stopped.
+Each run has a folder of its own in the output folder. Finished runs are used again, an interrupted
+run continues where it stopped.
 """
 import argparse
 import contextlib
@@ -17,38 +17,39 @@ import os
 import zlib
 from typing import NamedTuple
 
-import train as train_gluon  # imports the operator before mxnet, for newer NumPys
-import mxnet as mx
-import numpy as np
-from matplotlib import animation
-from matplotlib.figure import Figure
-from tqdm import tqdm
-
 import checkpoint
 import data
+import mxnet as mx
 import networks
-import options as cli
+import numpy as np
 import plots
 import run
+import train  # imports the operator before mxnet, for newer NumPys
 from evaluation import Evaluation, aligned, evaluate
+from matplotlib import animation
+from matplotlib.figure import Figure
+from options import number, whole
+from options import parse as parse_training
+from tqdm import tqdm
 
 LAMBDAS = (0.001, 0.01, 0.1, 1)
 ALPHAS = (0.01, 0.05, 0.1, 0.5, 1)
-FRAMES = 25  # of the animation at most, so that it stays small
+FRAMES = 25  # the most that the animation has, so that its file stays small
+CENTERS = 'center_loss_center_bias'
 SHOWN = ('accuracy', 'nearest_center_accuracy', 'compactness')
 
 
 class Cell(NamedTuple):
-    """A place of the grid: what to train there, with every seed."""
+    """A cell of the grid: its title, and the options to train with, with each seed."""
     title: str
     loss: str
     arguments: tuple
 
 
 def cells(figure, center_weight):
-    """The Cells of a figure; `center_weight` is λ where the figure does not vary it.
+    """The Cells of a figure.
 
-    None leaves it to the recipe.
+    `center_weight` is λ if the figure does not vary it; None means the default of the data set.
     """
     weight = () if center_weight is None else ('--center-weight', '%g' % center_weight)
     if figure == 'lambda':
@@ -64,27 +65,28 @@ def cells(figure, center_weight):
 
 
 def parse(arguments=None):
-    """The options as an argparse.Namespace; None where the data set's recipe decides."""
+    """The options as an argparse.Namespace; None means the default of the data set."""
     result = argparse.ArgumentParser(description=__doc__.splitlines()[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = result.add_argument
     add('--figure', nargs='+', choices=('distributions', 'lambda', 'alpha'), default=[],
-        help='the losses side by side, on training and test set; several λ side by side; '
-        'accuracy and compactness against α')
+        help='distributions: the losses side by side, on training and test set; lambda: several λ '
+        'side by side; alpha: accuracy and compactness against α')
     add('--animate', action='store_true',
-        help='a GIF of the features, epoch by epoch: softmax alone and joint')
+        help='a GIF of the features after each epoch, for softmax alone and joint training')
     add('--dataset', choices=data.DATASETS, default='digits',
-        help="scikit-learn's bundled digits, or MNIST's files from --data-dir")
-    add('--data-dir', metavar='DIR', help="the folder of MNIST's four idx files, gzipped or not")
-    add('--seeds', type=cli.whole(0), nargs='+', default=[0], metavar='N',
-        help='a run for each; numbers are their mean ± standard deviation, features those of '
-        'the first')
-    add('--center-weight', type=cli.number, metavar='λ', default=argparse.SUPPRESS,
-        help="where it does not vary (default: the data set's recipe)")
-    add('--epochs', type=cli.whole(1), metavar='N', default=argparse.SUPPRESS,
-        help="how often to see the training set (default: the data set's recipe)")
+        help='the digits bundled with scikit-learn, or the files of MNIST in --data-dir')
+    add('--data-dir', metavar='DIR',
+        help='the folder of the four idx files of MNIST, gzipped or not')
+    add('--seeds', type=whole(0), nargs='+', default=[0], metavar='N',
+        help='one run per seed; tables show mean ± standard deviation, pictures the features of '
+        'the first seed')
+    add('--center-weight', type=number, metavar='λ', default=argparse.SUPPRESS,
+        help='λ in the figures that do not vary it (default: as for train.py)')
+    add('--epochs', type=whole(1), metavar='N', default=argparse.SUPPRESS,
+        help='how often to see the training set (default: as for train.py)')
     add('--output-dir', default='out/reproduce', metavar='DIR',
-        help='where runs and pictures go')
+        help='the folder for runs and pictures')
     options = result.parse_args(arguments)
     for name in 'center_weight', 'epochs':
         vars(options).setdefault(name, None)
@@ -94,7 +96,7 @@ def parse(arguments=None):
 
 
 class Run:
-    """A cell trained with a seed; its folder is named after everything that defines it."""
+    """A cell trained with a seed. The name of its folder has all the options that define it."""
 
     def __init__(self, options, cell, seed):
         arguments = ['--dataset', options.dataset, '--loss', cell.loss, '--seed', str(seed),
@@ -103,7 +105,7 @@ class Run:
             arguments += ['--epochs', str(options.epochs)]
         if options.data_dir is not None:
             arguments += ['--data-dir', options.data_dir]
-        self.options = cli.parse(arguments + ['--resume'])
+        self.options = parse_training(arguments)
         self.options.output_dir = os.path.join(options.output_dir, 'runs', self._name())
         self.epochs = self.options.epochs
 
@@ -127,43 +129,54 @@ class Run:
                 and checkpoint.latest(self.options.output_dir) is not None)
 
     def train(self, bar):
-        """Train, or go on, keeping the features of every epoch for the animation."""
+        """Train or continue, and save the features of each epoch for the animation."""
         def keep(epoch, embedding, centers):
             content = checkpoint.npz(embedding=embedding.astype(np.float32), centers=centers)
-            run.make_folder(self._path('features'))
             run.write(self.options, os.path.join('features', '%d.npz' % epoch), content)
             bar.update()
 
-        with contextlib.redirect_stdout(io.StringIO()):  # a table a run would be too many
-            train_gluon.train(self.options, each_epoch=keep)
+        run.make_folder(self._path('features'))
+        self.options.resume = checkpoint.latest(self.options.output_dir) is not None
+        with contextlib.redirect_stdout(io.StringIO()):  # the table of each run is not shown
+            train.train(self.options, each_epoch=keep)
 
     def metrics(self):
-        """metrics.json."""
-        with open(self._path('metrics.json'), encoding='utf-8') as file:
-            return json.load(file)
+        """The content of metrics.json."""
+        path = self._path('metrics.json')
+        try:
+            with open(path, encoding='utf-8') as file:
+                return json.load(file)
+        except ValueError as error:
+            raise data.DataError('cannot read %s: %s; delete it to evaluate the run again'
+                                 % (path, error)) from None
 
     def features(self, epoch, labels):
-        """Evaluation of the test set after an epoch, from 1 on, without metrics."""
-        with np.load(self._path('features', '%d.npz' % epoch)) as arrays:
-            return Evaluation(arrays['embedding'], labels, arrays['centers'], {})
+        """The Evaluation of the test set after an epoch, counted from 1, without metrics."""
+        path = self._path('features', '%d.npz' % epoch)
+        arrays = data.read_npz(path)
+        if not {'embedding', 'centers'} <= set(arrays):
+            raise data.DataError('cannot read %s: it must have embedding and centers, it has %s'
+                                 % (path, ', '.join(arrays) or 'nothing'))
+        return Evaluation(arrays['embedding'], labels, arrays['centers'], {})
 
     def evaluations(self, splits):
-        """Evaluation of each split, by the network of the last checkpoint."""
+        """The Evaluation of each split with the network of the last checkpoint."""
         saved = checkpoint.load(self.options.output_dir, print)
         net = networks.Network(data.CLASSES, self.options.embedding_size)
         net.initialize()
-        for name, parameter in net.collect_params().items():
-            parameter.set_data(saved.arg_params[name])
-        centers, = (array.asnumpy() for array in saved.aux_params.values())
-        return [evaluate(*train_gluon.predict(net, split.images, 500, mx.cpu()), split.labels,
+        checkpoint.restore_parameters(net.collect_params(), saved.arg_params, saved.path)
+        if list(saved.aux_params) != [CENTERS]:
+            raise checkpoint.CheckpointError('%s has no parameter %s' % (saved.path, CENTERS))
+        centers = saved.aux_params[CENTERS].asnumpy()
+        return [evaluate(*train.predict(net, split.images, 500, mx.cpu()), split.labels,
                          centers) for split in splits]
 
 
-def train(options, figures):
-    """Train what is not there yet of several figures: {figure: {Cell: [Run]}}."""
+def train_missing(options, figures):
+    """Train the runs of several figures that are not finished: {figure: {Cell: [Run]}}."""
     grid = {figure: {cell: [Run(options, cell, seed) for seed in options.seeds]
                      for cell in cells(figure, options.center_weight)} for figure in figures}
-    # Figures share runs: each folder once.
+    # Figures share runs: train each folder once.
     runs = {one.options.output_dir: one
             for of_figure in grid.values() for of_cell in of_figure.values() for one in of_cell}
     with tqdm(total=sum(one.epochs for one in runs.values()), unit=' epochs') as bar:
@@ -172,12 +185,12 @@ def train(options, figures):
             before = bar.n
             if not one.finished():
                 one.train(bar)
-            bar.update(before + one.epochs - bar.n)  # epochs of an earlier session
+            bar.update(before + one.epochs - bar.n)  # epochs that an earlier start has trained
     return grid
 
 
 def spread(runs, metric):
-    """Mean ± standard deviation over the runs as text; a value that is missing is left out."""
+    """Mean ± standard deviation over the runs as text, without missing values."""
     values = [value for value in (one.metrics()[metric] for one in runs) if value is not None]
     if not values:
         return '-'
@@ -202,7 +215,7 @@ def _below(axes, runs):
 
 
 def distributions_figure(grid, splits):
-    """A column for each cell, a row for each of the splits {name: data.Split}."""
+    """One column per cell, one row per split of {name: data.Split}."""
     figure = Figure(figsize=(3.6 * len(grid), 3.6 * len(splits)), layout='constrained')
     panels = figure.subplots(len(splits), len(grid), squeeze=False)
     for column, (cell, runs) in zip(panels.T, grid.items()):
@@ -231,15 +244,15 @@ def alpha_figure(grid):
         axes.set_xticks(places)
         axes.set_xticklabels([cell.title for cell in grid])
         axes.grid(alpha=0.2)
-        # Above: whatever place is best, an error bar can be there.
+        # Above the axes, because an error bar can be at any place inside.
         axes.legend(frameon=False, loc='lower left', bbox_to_anchor=(0, 1), ncol=2)
     return figure
 
 
 def animate(grid, labels, path):
-    """Write a GIF of the test set's features, epoch by epoch, the cells side by side.
+    """Write a GIF of the features of the test set after each epoch, the cells side by side.
 
-    Of a long training only every n-th epoch, and the last.
+    A long training is shown at every n-th epoch and the last one.
     """
     runs = {cell.title: of_cell[0] for cell, of_cell in grid.items()}
     last = min(one.epochs for one in runs.values())
@@ -258,32 +271,39 @@ def animate(grid, labels, path):
 
     draw(last)
     figure.draw_without_rendering()
-    figure.set_layout_engine('none')  # or every frame moves the axes a little
+    figure.set_layout_engine('none')  # otherwise each frame moves the axes a little
     unfinished = path + '.unfinished.gif'
-    film = animation.FuncAnimation(figure, draw, [*epochs, *[last] * 5],  # rest on the last one
+    film = animation.FuncAnimation(figure, draw, [*epochs, *[last] * 5],  # show the last one longer
                                    init_func=lambda: None)
     film.save(unfinished, animation.PillowWriter(fps=4))
     os.replace(unfinished, path)
 
 
 def main(arguments=None):
-    """Train the grid and leave a picture for each figure."""
+    """Train the grid and write one picture per figure."""
     options = parse(arguments)
     splits = dict(zip(('training', 'test'), data.load(options.dataset, options.data_dir)))
-    run.make_folder(options.output_dir)
-    grid = train(options, options.figure + ['animation'] * options.animate)
-    for figure, of_figure in grid.items():
+    names = {figure: '%s-%s.png' % (options.dataset, figure) for figure in options.figure}
+    if options.animate:
+        names['animation'] = options.dataset + '-animation.gif'
+    with run.locked(options.output_dir, names.values()):
+        draw(options, splits, names)
+
+
+def draw(options, splits, names):
+    """Train what is missing, print the tables and draw the figures, {figure: name of its file}."""
+    for figure, of_figure in train_missing(options, names).items():
         print('%s, %s:\n%s\n' % (options.dataset, figure, table(of_figure)))
-        path = os.path.join(options.output_dir, '%s-%s' % (options.dataset, figure))
+        path = os.path.join(options.output_dir, names[figure])
         if figure == 'animation':
-            animate(of_figure, splits['test'].labels, path + '.gif')
+            animate(of_figure, splits['test'].labels, path)
             continue
         if figure == 'alpha':
             picture = alpha_figure(of_figure)
         else:
             picture = distributions_figure(of_figure, splits if figure == 'distributions' else
                                            {'test': splits['test']})
-        checkpoint.write_file(path + '.png', plots.png(picture))
+        checkpoint.write_file(path, plots.png(picture))
 
 
 if __name__ == '__main__':

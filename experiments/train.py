@@ -1,36 +1,41 @@
-"""Softmax and center loss on digits with Gluon: features that gather around their centers.
+"""Train softmax and center loss on digits with Gluon.
 
     python experiments/train.py --output-dir out/joint
     python experiments/train.py --loss softmax --output-dir out/softmax
     python experiments/train.py --dataset mnist --data-dir DIR --output-dir out/mnist
 """
-import processors  # before mxnet; pylint: disable=unused-import
+import contextlib
+
+import processors  # noqa: F401 - before mxnet
+
+# isort: split
 from center_loss_op.gluon import CenterLoss, CenterTrainer  # before mxnet, for newer NumPys
-import mxnet as mx
-import numpy as np
-from mxnet import gluon
 
 import checkpoint
 import data
+import mxnet as mx
 import networks
-import options as cli
+import numpy as np
 import recipe
 import run
 from evaluation import evaluate
 from history import History
 from interrupts import Interrupts
+from mxnet import gluon
+from options import check, parse
+from workers import Workers
 
 
 def train(options, each_epoch=None):
-    """Train as the options say and leave the results in the output folder.
+    """Train with these options and write the results to the output folder.
 
     Parameters
     ----------
     options : argparse.Namespace
         From `options.parse`.
     each_epoch : callable, optional
-        Called with the epoch, from 1 on, the test set's embedding and the centers after each;
-        it replaces the progress bar.
+        Called after each epoch with its number, counted from 1, the embedding of the test set and
+        the centers. Then there is no progress bar.
 
     Returns
     -------
@@ -38,9 +43,17 @@ def train(options, each_epoch=None):
         Of the test set.
     """
     train_set, test_set = data.load(options.dataset, options.data_dir, options.validate)
-    cli.check(options, len(train_set.labels))
-    contexts, workers = options.contexts, options.workers
-    steps = len(train_set.labels) // options.batch_size  # of an epoch
+    workers = Workers(options)
+    check(options, len(train_set.labels), workers.number)
+    lock = (run.locked(options.output_dir, run.RESULTS) if workers.rank == 0
+            else contextlib.nullcontext())
+    with lock:
+        return _train(options, workers, train_set, test_set, each_epoch)
+
+
+def _train(options, workers, train_set, test_set, each_epoch):
+    contexts = options.contexts
+    steps = len(train_set.labels) // options.batch_size  # per epoch
 
     # The network and the losses.
     mx.random.seed(options.seed)
@@ -57,13 +70,11 @@ def train(options, each_epoch=None):
                       mx.metric.Loss(output_names=['center_loss'], label_names=[]),
                       mx.metric.Accuracy(output_names=['scores'], label_names=['label']))
 
-    # Where an earlier run stopped.
-    saved = run.begin(options)
+    # The checkpoint of an earlier run.
+    saved = run.begin(options, workers)
     if saved is not None:
-        values = {**saved.arg_params, **saved.aux_params}
-        for block in net, center_loss:
-            for name, parameter in block.collect_params().items():
-                parameter.set_data(values[name])
+        checkpoint.restore_parameters({**net.collect_params(), **center_loss.collect_params()},
+                                      {**saved.arg_params, **saved.aux_params}, saved.path)
         history.restore(saved.state['history'])
 
     # The optimizer.
@@ -72,14 +83,14 @@ def train(options, each_epoch=None):
     trainer = gluon.Trainer(net.collect_params(),
                             recipe.optimizer(options.batch_size, begin_num_update=updates),
                             kvstore=workers.store, update_on_kvstore=False)
-    # Several devices or workers: all their copies of the centers move as one.
+    # With several devices or workers, all copies of the centers must stay equal.
     several = len(contexts) * workers.number > 1
     center_trainer = CenterTrainer(center_loss, workers.store) if several else None
-    names = sorted(net.collect_params())  # as Trainer numbers them
+    names = dict(enumerate(sorted(net.collect_params())))  # the numbers that Trainer gives them
     updaters = trainer._updaters  # pylint: disable=protected-access
     if saved is not None:
         for updater in updaters:
-            checkpoint.restore_optimizer(updater, names, saved.optimizer_states)
+            checkpoint.restore_optimizer(updater, names, saved.optimizer_states, saved.path)
 
     def save():
         return checkpoint.save(
@@ -92,7 +103,7 @@ def train(options, each_epoch=None):
             state={'options': run.fixed(options), 'history': history.state()})
 
     # Training.
-    with Interrupts() as interrupts, run.progress(options, steps, updates,
+    with Interrupts() as interrupts, run.progress(options, workers, steps, updates,
                                                   each_epoch is None) as bar:
         while history.epoch < options.epochs:
             history.start()
@@ -141,7 +152,8 @@ def train(options, each_epoch=None):
     # Results.
     embedding, scores = predict(net, test_set.images, options.batch_size, contexts[0])
     centers = center_loss.centers.data(contexts[0]).asnumpy()
-    return run.finish(options, history, evaluate(embedding, scores, test_set.labels, centers))
+    return run.finish(options, workers, history,
+                      evaluate(embedding, scores, test_set.labels, centers))
 
 
 def predict(net, images, batch_size, context):
@@ -152,4 +164,4 @@ def predict(net, images, batch_size, context):
 
 
 if __name__ == '__main__':
-    run.script(lambda: train(cli.parse(description=__doc__.splitlines()[0])))
+    run.script(lambda: train(parse(description=__doc__.splitlines()[0])))

@@ -1,18 +1,19 @@
-"""What embeddings of classes that training never saw are good for, and how sure that is.
+"""Metrics of embeddings of classes that are not in the training set, with intervals.
 
-Whether two images show the same class (verification), which of 20 classes an image belongs to
-(one-shot), which of all after one or five images of each were enrolled; and for classes that
-were trained on, which it is and whether it is one of them at all (rejection).
+They measure whether two images show the same class (verification), which of 20 classes an image
+belongs to (one-shot), and which of all classes after one or five images of each were enrolled. For
+classes in the training set they measure which class an image has, and whether it has one of these
+classes at all (rejection).
 
-A metric is measured twice: once as it is, and once for many draws of the classes with
-replacement (bootstrap), which say how much it depends on who happened to be in the test.
+Each metric is computed once for the test, and once for each of many draws of the classes with
+replacement (bootstrap). The draws tell how much it depends on the classes in the test.
 """
 from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
-from sklearn.metrics import auc, pairwise_distances, roc_curve
 from scipy.optimize import brentq
+from sklearn.metrics import auc, pairwise_distances, roc_curve
 
 DISTANCES = ('euclidean', 'cosine')
 # False accept rates, in percent, at which true accept rates are reported.
@@ -20,29 +21,32 @@ FALSE_ACCEPTS = (1, 0.1)
 WAYS = 20
 ENROLLED = (1, 5)
 CONFIDENCE = 0.95
+# A bootstrap over fewer classes gives an interval that is far too narrow: over two classes, every
+# draw has both classes once, so the interval has no width.
+FEWEST = 10
 # The share of images of known classes that a threshold may reject.
 REJECTED = 0.05
 
-# An estimate of one-shot accuracy is the mean of at least so many tasks.
+# The least number of tasks for one-shot accuracy.
 _TASKS = 10000
 _ENROLMENTS = 10
-# Distances of pairs are counted in so many even steps: sorting 40 million would take ten times as
-# long, and move no rate that is shown.
+# Distances of pairs are counted in so many equal steps. Sorting 40 million distances would take ten
+# times as long, and would change no rate that is shown.
 _STEPS = 1 << 16
-# Thresholds at which the curves of the bootstrap are known; between them they are interpolated.
+# The curves of the bootstrap are computed at so many thresholds, and interpolated between them.
 _THRESHOLDS = 192
-# Pairs by class and class as a full matrix, up to so many numbers; else as a sparse one.
+# The largest full matrix that counts pairs by their two classes; a larger one is sparse.
 _FULL = 1 << 26
 
 
 class Measured(NamedTuple):
-    """A metric: its value, and what it is for each draw of the classes, (draws,)."""
+    """The value of a metric, and its value for each draw of the classes, (draws,)."""
     value: float
     draws: np.ndarray
 
 
 class Pairs(NamedTuple):
-    """Which images are compared: numbers of both, (P,), and whether they show the same class."""
+    """The pairs to compare: the rows of both images, (P,), and whether both have one class."""
     first: np.ndarray
     second: np.ndarray
     genuine: np.ndarray
@@ -57,7 +61,7 @@ def all_pairs(labels):
 def draw_classes(classes, draws, seed):
     """How often each class occurs in each draw of `classes` with replacement: (classes, draws).
 
-    A draw of one class alone, with which no other could be confused, is made again.
+    A draw that has only one class is repeated, because it has no pair of two classes.
     """
     random = np.random.RandomState(seed)
     drawn = np.zeros((draws, classes))
@@ -69,20 +73,20 @@ def draw_classes(classes, draws, seed):
 
 
 def equal_error_rate(far, tar):
-    """Where false accepts are as frequent as false rejects on a ROC curve."""
+    """The rate at which false accepts are as frequent as false rejects on a ROC curve."""
     return brentq(lambda rate: 1 - rate - np.interp(rate, far, tar), 0, 1)
 
 
 def verify(embedding, labels, pairs, drawn):
-    """Verification of pairs of images: accepted when their distance is small.
+    """Verification of pairs of images, which are accepted if their distance is small.
 
-    - eer_*: where false accepts and false rejects are equally frequent
-    - tar_at_far_1_*, tar_at_far_0.1_*: share of the genuine pairs that is accepted at a distance
-      that accepts 1 % and 0.1 % of the others
+    - eer_*: the rate at which false accepts and false rejects are equally frequent
+    - tar_at_far_1_*, tar_at_far_0.1_*: share of the genuine pairs that are accepted at the distance
+      that accepts 1 % or 0.1 % of the other pairs
     - auc_*: area under the ROC curve
 
-    In a draw of the classes a pair counts as often as both its classes do; the copies of a
-    class are not compared with each other.
+    In a draw of the classes, the weight of a pair is the product of how often its two classes were
+    drawn. Copies of one class are not compared with each other.
 
     Parameters
     ----------
@@ -111,7 +115,7 @@ def verify(embedding, labels, pairs, drawn):
         fars, tars = _drawn_curves(steps, far, tar, labels, pairs, drawn)
         for name, of_curve in _CURVE_METRICS.items():
             metrics['%s_%s' % (name, distance)] = Measured(float(of_curve(far, tar)), np.array(
-                # Of a short list a draw may take no pair of a kind.
+                # With a short list, a draw may have no pair of one kind.
                 [of_curve(*curve) if all(rates[-1] for rates in curve) else np.nan
                  for curve in zip(fars, tars)]))
     return metrics, curves
@@ -127,7 +131,7 @@ _CURVE_METRICS = {'eer': equal_error_rate,
 
 
 def _thresholds(far, tar):
-    """Steps of the distance that follow both rates, and small false accept rates closely."""
+    """Steps of the distance that resolve both rates, small false accept rates most closely."""
     few = np.concatenate([np.logspace(-4.5, 0, _THRESHOLDS // 2, endpoint=False),
                           np.linspace(0.02, 1, _THRESHOLDS // 4)])
     return np.unique(np.concatenate([np.searchsorted(far, few), np.searchsorted(
@@ -138,7 +142,7 @@ def _drawn_curves(steps, far, tar, labels, pairs, drawn):
     """(false accept rates, true accept rates), each (draws, thresholds + 2), from 0 to 1."""
     classes = len(drawn)
     edges = _thresholds(far, tar)
-    # Pairs of bin b are accepted from threshold b on. Short integers are sorted in linear time.
+    # Pairs of bin b are accepted from threshold b on. NumPy sorts short integers in linear time.
     bins = np.searchsorted(edges, np.arange(_STEPS), 'right').astype(np.uint16)[steps]
     one, other = labels[pairs.first], labels[pairs.second]
     genuine = np.zeros((len(edges) + 1, classes), np.float32)
@@ -158,7 +162,7 @@ def _drawn_curves(steps, far, tar, labels, pairs, drawn):
 
 
 def _shares(counts):
-    """Of (bins, draws): which share lies below each threshold, (draws, bins + 1)."""
+    """The share of counts, (bins, draws), below each threshold: (draws, bins + 1)."""
     below = np.cumsum(counts, axis=0, dtype=np.float64)
     return np.vstack([np.zeros_like(below[:1]), below / np.maximum(below[-1], 1)]).T
 
@@ -171,15 +175,15 @@ def _share_of_hits(hits, labels, drawn):
 
 
 def identify(embedding, labels, drawn, seed=0):
-    """Whose image it is, of classes that are known by few images.
+    """Identification among classes of which few images are known.
 
-    - rank1_*: share of images whose nearest other one is of the same class
-    - one_shot_*: share of images that are nearer to another one of their class than to images of
-      19 other classes, one each (or of all, where there are fewer)
-    - enrol_1_*, enrol_5_*: share of the other images that are nearest to the mean of their own
-      class's enrolled images, 1 or 5 of each class that has more
+    - rank1_*: share of images whose nearest other image has the same class
+    - one_shot_*: share of images that are nearer to another image of their class than to one image
+      of each of 19 other classes (or of all others, if there are fewer)
+    - enrol_1_*, enrol_5_*: 1 or 5 images of each class that has more are enrolled; share of the
+      other images for which the nearest mean of enrolled images is that of their class
 
-    Parameters and result as for `verify`; `seed` chooses images and classes.
+    Parameters and result are those of `verify`; `seed` chooses images and classes.
     """
     metrics = {}
     rows = [np.flatnonzero(labels == label) for label in range(len(drawn))]
@@ -206,14 +210,14 @@ def identify(embedding, labels, drawn, seed=0):
 
 
 def _tasks(rows, labels, random):
-    """For each image (one of its class, (N,); one of each of 19 other classes, (N, 19)), often."""
+    """Yields for each image (another of its class, (N,); one of 19 other classes each, (N, 19))."""
     starts = np.concatenate([[0], np.cumsum([len(mine) for mine in rows])])
     by_class = np.concatenate(rows)
     place = np.empty(len(labels), int)
     place[by_class] = np.arange(len(labels))
     sizes = np.diff(starts)
     for _ in range(-(-_TASKS // len(labels))):
-        # Any but itself: a step of 1 to size − 1 around the circle of its class.
+        # Any image but itself: a step of 1 to size − 1 on a circle of the images of its class.
         step = 1 + (random.uniform(size=len(labels)) * (sizes[labels] - 1)).astype(int)
         own = starts[labels] + (place - starts[labels] + step) % sizes[labels]
         keys = random.uniform(size=(len(labels), len(rows)))
@@ -224,7 +228,7 @@ def _tasks(rows, labels, random):
 
 
 def _enrol(features, rows, number, distance, random):
-    """(hits, images): of images that are not enrolled, whether the nearest class is theirs."""
+    """(hits, images): whether the nearest class of each image that is not enrolled is its own."""
     rows = [mine for mine in rows if len(mine) > number]
     if len(rows) < 2:
         return None
@@ -241,28 +245,29 @@ def _enrol(features, rows, number, distance, random):
 
 
 class Known(NamedTuple):
-    """What a network says of images: features, (N, d), and softmax probabilities: the class
-    with the largest one, (N,), and that one, (N,)."""
+    """The outputs of a network for images: features, (N, d), the class with the largest softmax
+    probability, (N,), and that probability, (N,)."""
     embedding: np.ndarray
     predicted: np.ndarray
     probability: np.ndarray
 
 
 def recognize(known, labels, unknown, unknown_labels, centers, means, drawn, unknown_drawn):
-    """Recognition of classes that were trained on, among images of others.
+    """Recognition of classes in the training set, among images of other classes.
 
     - accuracy_softmax, accuracy_center, accuracy_mean: share of the known images whose class has
       the largest score, the nearest center, the nearest mean of training features (Euclidean)
-    - reject_*: the probability that an image of an unknown class looks less known than one of a
-      known class (AUROC), by the largest probability, the distance to the nearest center, to the
-      nearest mean
-    - false_accepts_*: share of the unknown accepted where 5 % of the known are rejected
+    - reject_*: the probability that an image of an unknown class gets a worse rating than an image
+      of a known class (AUROC). The rating is the largest probability, the distance to the nearest
+      center, or the distance to the nearest mean
+    - false_accepts_*: share of the unknown images that are accepted if 5 % of the known images are
+      rejected
 
     Parameters
     ----------
     known, unknown : Known
     labels, unknown_labels : numpy.ndarray
-        Of the former among the classes trained on, of the latter among the others.
+        The labels of `known` among the training classes, of `unknown` among the other classes.
     centers, means : numpy.ndarray, (C, d)
     drawn, unknown_drawn : numpy.ndarray
         From `draw_classes`.
@@ -302,24 +307,26 @@ def _far_at(far, tar):
     return np.interp(1 - REJECTED, tar, far)
 
 
-def combine(runs, base=None, seed=0):
+def combine(runs, base=None, seed=0, without=()):
     """Runs of one recipe with several seeds: their mean, and intervals over seeds and classes.
 
-    Each draw takes the classes of the draw and as many of the seeds, with replacement; of both
-    recipes the same ones.
+    Each draw takes the classes of the draw and as many of the seeds, with replacement; both recipes
+    get the same draws.
 
     Parameters
     ----------
     runs : {seed: {name: Measured}}
     base : dict like runs, optional
-        Of the same seeds: what to compare with.
+        The runs with the same seeds to compare with.
+    without : set of str
+        The metrics that get no intervals because they are over too few classes.
 
     Returns
     -------
     {name: dict}
         `mean` and its `interval`, [low, high]; with a base also `difference` and `ratio`, to its
-        mean, with `difference_interval` and `ratio_interval`. No ratio, None, where it would
-        divide by 0.
+        mean, with `difference_interval` and `ratio_interval`. The ratio is None if it would divide
+        by 0, each interval is None for the metrics in `without`.
     """
     result = {}
     for name in next(iter(runs.values())):
@@ -332,6 +339,8 @@ def combine(runs, base=None, seed=0):
                 difference=mean - base_mean, difference_interval=_interval(draws - base_draws),
                 ratio=mean / base_mean if divides else None,
                 ratio_interval=_interval(draws / base_draws) if divides else None)
+        if name in without:
+            entry.update((key, None) for key in entry if key.endswith('interval'))
         result[name] = entry
     return result
 

@@ -1,19 +1,16 @@
 """Workers over Horovod; where it is not installed, `make horovod` builds it."""
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
-import psutil
 import pytest
 
 import horovod_worker
 from parallel_worker import RUNS, check_one_set
-from test_train_parallel import EXAMPLES, SCRIPTS, check_workers, parameters
-from test_train_parallel import train as train_example
+from trainings import EXPERIMENTS, ONE_THREAD, SCRIPT, check_workers, parameters
+from trainings import train as train_alone
 
 try:
     import horovod.mxnet  # pylint: disable=unused-import
@@ -22,7 +19,6 @@ except ImportError:
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 RUN = os.path.join(os.path.dirname(sys.executable), 'horovodrun')
-ONE_THREAD = {**os.environ, 'OMP_NUM_THREADS': '1'}
 
 
 def command(workers, script, *arguments):
@@ -109,73 +105,66 @@ def test_horovodrun_ends_with_a_worker_that_dies(tmp_path):
     assert 'Process name: 1\nExit code: 137' in done.stdout
 
 
-def train(script, folder, *options, workers=2):
-    """Train an example on digits: its output, each line with the rank that wrote it."""
+def train(folder, *options, workers=2):
+    """Train on digits: the CompletedProcess. In its output each line has the rank that wrote it."""
     folder.mkdir(exist_ok=True)
-    done = subprocess.run(
-        command(workers, 'examples_worker.py', script, folder, '--output-dir', folder,
-                '--kv-store', 'horovod', *options), stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, timeout=300, universal_newlines=True, check=False, env=ONE_THREAD)
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+    return launch(workers, 'training_worker.py', '--keep', folder, '--output-dir', folder,
+                  '--kv-store', 'horovod', *options, timeout=300)
 
 
-@pytest.mark.parametrize('script', SCRIPTS)
-def test_the_examples_learn_what_one_process_does(script, tmp_path):
+def test_a_training_learns_what_one_process_does(tmp_path):
     """And the first worker alone shows progress, and writes."""
     few = ['--epochs', '2']
-    train_example(script, tmp_path / 'alone', *few)
-    output = train(script, tmp_path / 'together', *few)
+    train_alone(tmp_path / 'alone', *few)
+    done = train(tmp_path / 'together', *few)
+    assert done.returncode == 0, done.stdout
     check_workers(tmp_path / 'together', 2)
     alone, together = parameters(tmp_path / 'alone'), parameters(tmp_path / 'together')
     assert alone.keys() == together.keys()
     for name, value in alone.items():
         np.testing.assert_allclose(together[name], value, atol=1e-3, err_msg=name)
-    assert 'batches/s' in output and 'compactness' in output
-    assert not [line for line in output.splitlines() if line.startswith('[1]<std')]
+    assert 'batches/s' in done.stdout and 'compactness' in done.stdout
+    assert not [line for line in done.stdout.splitlines() if line.startswith('[1]<std')]
 
 
-@pytest.mark.parametrize('wanted', [signal.SIGTERM, signal.SIGKILL],
-                         ids=lambda number: number.name)
-@pytest.mark.parametrize('script, workers', [('train.py', 2), ('train_symbol.py', 2),
-                                             ('train.py', 3)])
-def test_a_resumed_training_ends_with_the_same_bits(script, workers, wanted, tmp_path):
-    """SIGTERM to horovodrun, or SIGKILL to a worker, in the second epoch."""
-    options = ['--epochs', '3', '--batch-size', '63' if workers == 3 else '64']
-    train(script, tmp_path / 'whole', *options, workers=workers)
-    folder = tmp_path / 'resumed'
-    folder.mkdir()
-    checkpoints = folder / 'checkpoints'
-    with subprocess.Popen(
-            command(workers, 'examples_worker.py', script, folder, '--output-dir', folder,
-                    '--kv-store', 'horovod', *options), stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, universal_newlines=True, env=ONE_THREAD) as run:
-        while not list(folder.glob('checkpoints/step-*')):
-            assert run.poll() is None
-            time.sleep(0.01)
-        time.sleep(0.05)
-        if wanted == signal.SIGTERM:
-            run.terminate()
-        else:
-            os.kill(worker_process(run.pid, 1), signal.SIGKILL)
-        output, _ = run.communicate(timeout=60)
-    assert run.returncode != 0
-    if wanted == signal.SIGTERM:
-        last = max(checkpoints.glob('step-*'))
-        assert 'SIGTERM: saved %s, continue with --resume' % last in output
-    output = train(script, folder, *options, '--resume', workers=workers)
-    assert output.count('continuing from %s' % checkpoints) == 1
+@pytest.mark.slow
+@pytest.mark.parametrize('wanted', ['SIGTERM', 'SIGKILL'])
+@pytest.mark.parametrize('workers', [2, 3])
+def test_a_resumed_training_ends_with_the_same_bits(workers, wanted, tmp_path):
+    """SIGTERM to horovodrun, or SIGKILL to a worker, in the second of two epochs."""
+    options = ['--epochs', '2', '--batch-size', '64']
+    if workers == 3:
+        options = ['--epochs', '2', '--batch-size', '63', '--same-bits']
+    done = train(tmp_path / 'whole', *options, workers=workers)
+    assert done.returncode == 0, done.stdout
+    folder, checkpoints = tmp_path / 'resumed', tmp_path / 'resumed' / 'checkpoints'
+    # Worker 0 signals horovodrun and waits until the signal has come back; worker 1 ends itself.
+    stop = (['--to-launcher'] if wanted == 'SIGTERM' else ['--rank', '1'])
+    done = train(folder, *options, '--stop', '30', '--signal', wanted, *stop, workers=workers)
+    assert done.returncode != 0
+    last = max(checkpoints.glob('step-*'))
+    if wanted == 'SIGTERM':
+        assert last.name == 'step-00000030'
+        assert 'SIGTERM: saved %s, continue with --resume' % last in done.stdout
+    done = train(folder, *options, '--resume', workers=workers)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count('continuing from %s: epoch 2 of 2' % last) == 1
     check_workers(folder, workers)
     assert bits(folder) == bits(tmp_path / 'whole')
 
 
-def worker_process(launcher, rank):
-    """The process id of the Python that is a worker."""
-    for process in psutil.Process(launcher).children(recursive=True):
-        if (process.name().startswith('python') and 'examples_worker.py' in process.cmdline()[1]
-                and process.environ().get('HOROVOD_RANK') == str(rank)):
-            return process.pid
-    raise LookupError('no worker %d' % rank)
+@pytest.mark.parametrize('same_bits', [False, True])
+def test_fusion_of_gradients_is_horovods_unless_the_same_bits_are_wanted(same_bits, child):
+    done = child('''if True:
+        import sys
+        sys.path.insert(0, sys.argv[1])
+        import os, options, workers
+        try:
+            workers.Workers(options.parse(['--kv-store', 'horovod', *sys.argv[2:]]))
+        except options.OptionError:  # nobody launched it
+            print(os.environ.get('HOROVOD_FUSION_THRESHOLD'))
+        ''', EXPERIMENTS, *['--same-bits'] * same_bits)
+    assert done.stdout == ('0\n' if same_bits else 'None\n'), done.stderr
 
 
 def bits(folder):
@@ -229,9 +218,9 @@ def test_the_store_by_itself(child):
 
 
 @pytest.mark.parametrize('option', [[], ['--resume']], ids=str)
-def test_an_example_that_nobody_launched_says_so(option, tmp_path):
+def test_a_training_that_nobody_launched_says_so(option, tmp_path):
     done = subprocess.run(
-        [sys.executable, os.path.join(EXAMPLES, 'train.py'), '--output-dir', str(tmp_path),
+        [sys.executable, SCRIPT, '--output-dir', str(tmp_path),
          '--kv-store', 'horovod', *option], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         universal_newlines=True, check=False, timeout=60)
     assert done.returncode == 1

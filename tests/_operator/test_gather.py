@@ -8,6 +8,7 @@ import time
 import mxnet as mx
 import numpy as np
 import pytest
+import horovod_worker
 from parallel_worker import BATCH, CLASSES, RUNS, SIZE, bounds, check_one_set
 
 import center_loss_op
@@ -16,6 +17,7 @@ from center_loss_op.symbol import center_loss
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 WORKER = os.path.join(HERE, '..', 'helpers', 'parallel_worker.py')
+TRAINING = os.path.join(HERE, '..', 'helpers', 'horovod_worker.py')
 LAUNCHER = os.path.join(HERE, '..', '..', 'experiments', 'launch_local.py')
 
 
@@ -58,6 +60,26 @@ def test_two_workers(api, contexts, tmp_path):
             copies += arrays.values()
     assert len(copies) == 2 * contexts
     check_one_set(copies)
+
+
+@pytest.mark.parametrize('contexts', [1, 2])
+def test_all_parameters_of_module_fit_are_those_of_one_process(contexts, tmp_path):
+    """Weights, and the centers of two losses. tests/experiments does the same with Gluon."""
+    done = launch(TRAINING, 'module', str(tmp_path), '--contexts', str(contexts), '--kv-store',
+                  'dist_sync')
+    assert done.returncode == 0, done.stdout
+    alone = horovod_worker.fit_alone()
+    found = []
+    for rank in range(2):
+        with np.load(str(tmp_path / ('%d.npz' % rank))) as arrays:
+            found.append(dict(arrays))
+    for name, (value,) in alone.items():
+        copies = np.concatenate([of_one.pop(name) for of_one in found])
+        assert len(copies) == 2 * contexts
+        for other in copies[1:]:
+            np.testing.assert_array_equal(other.view(np.uint32), copies[0].view(np.uint32), name)
+        np.testing.assert_allclose(copies[0], value, rtol=2e-6, atol=1e-6, err_msg=name)
+    assert found == [{}, {}]
 
 
 def test_two_workers_without_the_trainer_differ(tmp_path):

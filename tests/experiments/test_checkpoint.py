@@ -1,4 +1,4 @@
-"""The checkpoints of the examples, one function at a time; test_resume.py kills whole runs."""
+"""Checkpoints, one function at a time; test_resume.py kills whole runs."""
 import json
 import os
 import pickle
@@ -6,23 +6,18 @@ import resource
 import subprocess
 import sys
 
+import checkpoint
 import mxnet as mx
 import numpy as np
 import pytest
-
-import checkpoint
-from history import COLUMNS
 from parameter_files import array_file
 
 FILES = ('model-symbol.json', 'model-0000.params', 'optimizer.params', 'state.json')
 
 
 def state(value=0.):
-    """What a training run keeps beside its arrays; its numbers say `value`."""
-    row = dict.fromkeys(COLUMNS, value)
-    return {'options': {'dataset': 'digits'},
-            'history': {'rows': [row], 'batch': 3, 'seconds': value,
-                        'totals': [[float(value), 5]] * 3}}
+    """What a script may keep next to its arrays; its number is `value`."""
+    return {'options': {'dataset': 'digits'}, 'history': [value]}
 
 
 def save(folder, updates, value=0.):
@@ -93,11 +88,14 @@ def test_leftovers_of_a_kill_are_no_checkpoint_and_go(tmp_path):
 
 
 def test_a_new_run_sets_earlier_checkpoints_aside(tmp_path):
-    assert checkpoint.begin(str(tmp_path / 'new')) is None
-    save(tmp_path, 8, 1)
-    aside = checkpoint.begin(str(tmp_path))
-    assert checkpoint.latest(str(tmp_path)) is None
-    assert checkpoint.read(os.path.join(aside, 'step-00000008')).state == state(1)
+    assert checkpoint.begin(str(tmp_path)) is None
+    for value, name in enumerate(['', '-2', '-3']):
+        save(tmp_path, 8, value)
+        assert checkpoint.begin(str(tmp_path)) == str(tmp_path / 'checkpoints-earlier') + name
+        assert checkpoint.latest(str(tmp_path)) is None
+    for value, name in enumerate(['', '-2', '-3']):
+        path = tmp_path / ('checkpoints-earlier' + name) / 'step-00000008'
+        assert checkpoint.read(str(path)).state == state(value)
 
 
 def damage_truncate(path):
@@ -164,7 +162,7 @@ def test_nothing_is_unpickled(tmp_path, name):
     with open(os.path.join(path, name), 'wb') as file:
         pickle.dump(Bomb(str(tmp_path / 'ran')), file)
     with_checksums(path)
-    if name == 'model-symbol.json':     # for MXNet to load, not for the examples
+    if name == 'model-symbol.json':     # only MXNet loads it
         checkpoint.read(path)
     else:
         with pytest.raises(checkpoint.CheckpointError, match='%s is corrupt' % path):
@@ -204,51 +202,17 @@ def test_arrays_that_mxnet_refuses_count_as_damage(tmp_path):
                                 % path)
 
 
-MISSING = object()
-ROW = dict.fromkeys(COLUMNS, 1.)
-
-
-@pytest.mark.parametrize('keys, value, complaint', [
-    ((), [], 'has no "options"'), ((), None, 'has no "options"'), ((), {}, 'has no "options"'),
-    (('options',), MISSING, 'has no "options"'), (('options',), [], 'has no "options"'),
-    (('options', 'dataset'), MISSING, 'has no "dataset"'),
-    (('options', 'dataset'), 5, 'has no "dataset"'),
-    (('history',), MISSING, 'has no "history"'), (('history',), 'x', 'has no "history"'),
-    (('history', 'batch'), MISSING, 'has no "batch"'),
-    (('history', 'batch'), 1.5, 'has no "batch"'), (('history', 'batch'), True, 'has no "batch"'),
-    (('history', 'batch'), -1, 'goes on at batch -1'),
-    (('history', 'seconds'), MISSING, 'has no "seconds"'),
-    (('history', 'seconds'), 'x', 'has no "seconds"'),
-    (('history', 'rows'), MISSING, 'has no "rows"'), (('history', 'rows'), {}, 'has no "rows"'),
-    (('history', 'rows'), [ROW, None], 'has no "epoch"'),
-    (('history', 'rows', 0, 'loss'), MISSING, 'has no "loss"'),
-    (('history', 'rows', 0, 'loss'), None, 'has no "loss"'),
-    (('history', 'rows', 0, 'other'), 1, 'has epochs of more than the columns'),
-    (('history', 'totals'), MISSING, 'has no "totals"'),
-    (('history', 'totals'), [[1., 2]] * 2, 'does not have three "totals" of a sum and a count'),
-    (('history', 'totals'), [[1., 2], [1., 2], 3], 'does not have three "totals"'),
-    (('history', 'totals'), [[1., 2], [1., 2], [3]], 'does not have three "totals"'),
-    (('history', 'totals'), [[1., 2], [1., 2], [3, 'x']], 'does not have three "totals"'),
-])
-def test_a_state_that_lacks_what_the_examples_read_counts_as_damage(tmp_path, keys, value,
-                                                                    complaint):
+def test_a_state_that_the_script_cannot_use_counts_as_damage(tmp_path):
     before, path = save(tmp_path, 5, 5), save(tmp_path, 10)
-    content = {'': state()}
-    *inner, last = ('',) + keys
-    part = content
-    for key in inner:
-        part = part[key]
-    if value is MISSING:
-        del part[last]
-    else:
-        part[last] = value
-    with open(os.path.join(path, 'state.json'), 'w', encoding='utf-8') as file:
-        json.dump(content[''], file)
-    with_checksums(path)
+
+    def check(found):
+        if found == state():
+            raise ValueError('there is no "history"')
+
     lines = []
-    assert checkpoint.load(str(tmp_path), lines.append).path == before
-    assert len(lines) == 1 and '\n' not in lines[0]
-    assert lines[0].startswith('checkpoint %s is corrupt: state.json %s' % (path, complaint))
+    assert checkpoint.load(str(tmp_path), lines.append, check).path == before
+    assert lines == ['checkpoint %s is corrupt: state.json: there is no "history"; continuing from '
+                     'the one before it, %s' % (path, before)]
 
 
 @pytest.mark.parametrize('content', [b'', b'{"a": ', b'\xff', b'[' * 100000, b'{"a":' * 100000],
@@ -295,64 +259,78 @@ import resource, sys
 sys.path[:0] = sys.argv[1].split(',')
 import checkpoint
 from test_checkpoint import save
-limit = int(sys.argv[3])
-resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-try:
-    save(sys.argv[2], 10, 10)
-except checkpoint.CheckpointError as error:
-    print(error)
+_, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+for limit in 0, 100, 2000:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most))
+    try:
+        save(sys.argv[2], 10, 10)
+    except checkpoint.CheckpointError as error:
+        print(error)
 """
 
 
-@pytest.mark.parametrize('limit, reason', [
-    (0, 'File too large'), (100, 'File too large'),
-    (2000, 'not all of model-0000.params could be written, is the disk full?')])
-def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, limit, reason):
-    """Files may not grow beyond `limit` bytes: each limit stops another part of the writing."""
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
+    """Files may not grow beyond a limit: each of three limits stops another part of the writing."""
     last = save(tmp_path, 5, 5)
     child = subprocess.run(
-        [sys.executable, '-c', FULL_DISK, ','.join(sys.path), str(tmp_path), str(limit)], stdout=subprocess.PIPE, check=True, timeout=60,
-        universal_newlines=True)
-    assert child.stdout == 'cannot write %s: %s; the last checkpoint is %s\n' % (
-        tmp_path / 'checkpoints' / 'step-00000010', reason, last)
+        [sys.executable, '-c', FULL_DISK, ','.join(sys.path), str(tmp_path)],
+        stdout=subprocess.PIPE, check=True, timeout=60, universal_newlines=True)
+    assert child.stdout.splitlines() == ['cannot write %s: %s; the last checkpoint is %s' % (
+        tmp_path / 'checkpoints' / 'step-00000010', reason, last) for reason in (
+            'File too large', 'File too large',
+            'not all of model-0000.params could be written, is the disk full?')]
     assert names(tmp_path) == ['step-00000005']
     assert checkpoint.load(str(tmp_path), pytest.fail).state == state(5)
 
 
 @pytest.mark.parametrize('optimizer', ['sgd', 'nag', 'adam'])
-@pytest.mark.parametrize('copies', [1, 2])
-def test_optimizer_states_come_back_by_the_names_of_their_parameters(tmp_path, optimizer, copies):
+def test_optimizer_states_come_back_by_the_names_of_their_parameters(tmp_path, optimizer):
     """Ten updates are ten updates, with a break after five or without."""
+    names_ = {0: 'a', 2: 'b'}
+
     def updates(updater, weights, first, last):
         for step in range(first, last):
-            for index, weight in enumerate(weights):
-                for copy in range(copies):
-                    gradient = mx.nd.array(np.sin(np.arange(6) + step + index))
-                    updater(index * copies + copy, gradient, weight[copy])
+            for index in names_:
+                updater(index, mx.nd.array(np.sin(np.arange(6) + step + index)), weights[index])
 
     def make(begin):
         return mx.optimizer.get_updater(mx.optimizer.create(
             optimizer, learning_rate=0.1, begin_num_update=begin,
             **({} if optimizer == 'adam' else {'momentum': 0.9})))
 
-    def new_weights():
-        return [[mx.nd.ones(6) * index for _ in range(copies)] for index in range(2)]
-
-    straight = new_weights()
+    straight, weights = ({index: mx.nd.ones(6) * index for index in names_} for _ in range(2))
     updates(make(0), straight, 0, 10)
-    weights, first, second = new_weights(), make(0), make(5)
+    first, second = make(0), make(5)
     updates(first, weights, 0, 5)
-    states = checkpoint.optimizer_states(first, ['a', 'b'], copies)
+    states = checkpoint.optimizer_states(first, names_)
     assert set(states) == ({'a.0', 'a.1', 'b.0', 'b.1'} if optimizer == 'adam' else {'a', 'b'})
-    checkpoint.save(str(tmp_path), 5, mx.sym.var('x'), {'x': mx.nd.ones(1)}, {}, states,
-                    state())
+    checkpoint.save(str(tmp_path), 5, mx.sym.var('x'), {'x': mx.nd.ones(1)}, {}, states, state())
     loaded = checkpoint.load(str(tmp_path), pytest.fail)
-    checkpoint.restore_optimizer(second, ['a', 'b'], loaded.optimizer_states, copies)
+    checkpoint.restore_optimizer(second, names_, loaded.optimizer_states, loaded.path)
     updates(second, weights, 5, 10)
-    for copy in range(copies):
-        for index in range(2):
-            np.testing.assert_array_equal(weights[index][copy].asnumpy(),
-                                          straight[index][copy].asnumpy())
+    for index in names_:
+        np.testing.assert_array_equal(weights[index].asnumpy(), straight[index].asnumpy())
+
+
+def test_a_missing_optimizer_state_is_named():
+    updater = mx.optimizer.get_updater(mx.optimizer.create('adam'))
+    with pytest.raises(checkpoint.CheckpointError) as error:
+        checkpoint.restore_optimizer(updater, {0: 'a', 1: 'b'},
+                                     {'a.0': mx.nd.ones(1), 'a.1': mx.nd.ones(1)}, 'the file')
+    assert str(error.value) == 'the file has no optimizer state of parameter b'
+
+
+@pytest.mark.parametrize('arrays, complaint', [
+    ({}, 'the file has no parameter net_weight'),
+    ({'net_weight': mx.nd.ones((2, 4))},
+     'the file has a parameter net_weight of shape (2, 4), the network needs (2, 3)'),
+    ({'net_weight': mx.nd.ones((2, 3))}, 'the file has no parameter net_bias')])
+def test_a_parameter_that_is_missing_or_of_another_shape_is_named(arrays, complaint):
+    net = mx.gluon.nn.Dense(2, in_units=3, prefix='net_')
+    net.initialize()
+    with pytest.raises(checkpoint.CheckpointError) as error:
+        checkpoint.restore_parameters(net.collect_params(), arrays, 'the file')
+    assert str(error.value) == complaint
 
 
 def test_state_is_plain_json(tmp_path):

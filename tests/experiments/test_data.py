@@ -4,10 +4,9 @@ import os
 import resource
 import struct
 
+import data
 import numpy as np
 import pytest
-
-import data
 
 PIXELS = np.arange(3 * 28 * 28).reshape(3, 28, 28) % 256
 LABELS = np.array([7, 0, 9])

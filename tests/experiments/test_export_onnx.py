@@ -27,7 +27,7 @@ def example(script, *arguments):
     return done.stdout
 
 
-@pytest.fixture(name='trained', scope='module', params=['train.py', 'train_symbol.py'])
+@pytest.fixture(name='trained', scope='module', params=['train.py'])
 def fixture_trained(request, tmp_path_factory):
     """The folder of a short run with an exported network, and what the exporter said."""
     folder = tmp_path_factory.mktemp('onnx')

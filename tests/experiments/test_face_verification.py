@@ -1,9 +1,11 @@
-"""The face example on images that the test makes: smooth random patterns, one a person."""
+"""Verification on images that the test makes: smooth random patterns, one a person."""
 import io
 import json
+import lzma
 import operator
 import os
 import struct
+import tokenize
 import zipfile
 
 import face_verification
@@ -11,7 +13,7 @@ import faces
 import numpy as np
 import PIL.ImageFile
 import pytest
-import run as examples_run
+import run
 from checkpoint import CheckpointError
 from data import DataError
 from options import OptionError
@@ -47,7 +49,7 @@ def options_of(source, *arguments):
     return face_verification.parse(['--data-dir', str(source), *QUICK, *arguments])
 
 
-def run(source, output_dir, *arguments, kind=''):
+def metrics_of(source, output_dir, *arguments, kind=''):
     """metrics.json of a quick run."""
     face_verification.main(['--data-dir', str(source), *QUICK, '--draws', '20',
                             '--output-dir', str(output_dir), *arguments])
@@ -55,7 +57,7 @@ def run(source, output_dir, *arguments, kind=''):
 
 
 def test_a_run_leaves_metrics_and_pictures_and_shows_a_table(folder, tmp_path, capsys):
-    results = run(folder, tmp_path, '--center-weights', '0.01', '0.1', '--seeds', '0', '3')
+    results = metrics_of(folder, tmp_path, '--center-weights', '0.01', '0.1', '--seeds', '0', '3')
     assert list(results) == ['0', '0.01', '0.1']
     for weight, result in results.items():
         assert set(result['seeds']) == {'0', '3'}
@@ -67,7 +69,7 @@ def test_a_run_leaves_metrics_and_pictures_and_shows_a_table(folder, tmp_path, c
             values = [of_seed[name] for of_seed in result['seeds'].values()]
             assert all(0 <= value <= 1 for value in values)
             assert entry['mean'] == pytest.approx(np.mean(values))
-            assert 0 <= entry['interval'][0] <= entry['interval'][1] <= 1
+            assert entry['interval'] is None  # over 3 classes
             assert ('ratio' in entry) == (weight != '0')
     base, other = (results[weight]['metrics']['auc_cosine'] for weight in ('0', '0.1'))
     assert other['ratio'] == pytest.approx(other['mean'] / base['mean'])
@@ -75,10 +77,32 @@ def test_a_run_leaves_metrics_and_pictures_and_shows_a_table(folder, tmp_path, c
     for name in 'roc.png', 'lambda.png':
         with Image.open(str(tmp_path / name)) as picture:
             assert picture.format == 'PNG'
-    lines = capsys.readouterr().out.splitlines()
+    shown = capsys.readouterr()
+    lines = shown.out.splitlines()
     assert 'softmax alone' in lines[0] and 'λ = 0.1' in lines[0]
     row, = (line for line in lines if line.startswith('equal error rate, cosine'))
-    assert '%.2f [' % (100 * results['0.1']['metrics']['eer_cosine']['mean']) in row
+    assert '%.2f ' % (100 * results['0.1']['metrics']['eer_cosine']['mean']) in row
+    # Over 2 classes every draw has both of them once: the interval would have no width.
+    assert '[' not in shown.out
+    assert ('no intervals for metrics over fewer than 10 classes: there are 3 unseen classes\n'
+            in shown.err)
+
+
+def test_ten_classes_have_intervals(tmp_path, capsys):
+    npz(tmp_path / 'a.npz', classes=15, each=5)
+    results = metrics_of(tmp_path / 'a.npz', tmp_path, '--unseen', '10', '--center-weights', '0.1',
+                         '--seeds', '0', '--epochs', '1')
+    for name, entry in results['0.1']['metrics'].items():
+        known = name.startswith(('accuracy', 'reject', 'false_accepts'))  # 5 classes
+        assert (entry['interval'] is None) == known
+        if not known:
+            assert 0 <= entry['interval'][0] < entry['interval'][1] <= 1
+    shown = capsys.readouterr()
+    row, = (line for line in shown.out.splitlines() if line.startswith('equal error rate, cosine'))
+    entry = results['0']['metrics']['eer_cosine']
+    assert '%.2f [%.2f, %.2f]' % tuple(
+        100 * value for value in (entry['mean'], *entry['interval'])) in row
+    assert '10 unseen classes and 5 to recognize' in shown.err
 
 
 def test_images_held_out_of_training_are_recognized(tmp_path):
@@ -87,14 +111,14 @@ def test_images_held_out_of_training_are_recognized(tmp_path):
         for image in range(6):
             noise = np.random.RandomState(100 * number + image).normal(scale=30, size=(24, 20))
             write(tmp_path / ('p%d' % number) / ('%d.png' % image), person(number) + noise)
-    results = run(tmp_path, tmp_path / 'out', '--center-weights', '0.1', '--seeds', '0', '--epochs',
-                  '8')
+    results = metrics_of(tmp_path, tmp_path / 'out', '--center-weights', '0.1', '--seeds', '0',
+                         '--epochs', '8')
     assert set(results['0']['metrics']) == set(face_verification.NAMES)
     assert results['0.1']['metrics']['accuracy_mean']['mean'] > 0.6  # of 6 classes
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(folder, tmp_path):
-    results = [run(folder, tmp_path / name, '--center-weights', '0.1', '--seeds', '1', '2',
+    results = [metrics_of(folder, tmp_path / name, '--center-weights', '0.1', '--seeds', '1', '2',
                    '--epochs', '1', '--lr', '0.01')
                for name in ('first', 'second')]
     assert results[0] == results[1]
@@ -138,7 +162,7 @@ def test_an_interrupted_run_continues_and_ends_alike(folder, tmp_path, optimizer
 def test_an_interrupted_command_says_that_it_continues(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(face_verification.Run, '_train', lambda self, bar: Bar(1).update())
     with pytest.raises(SystemExit) as exit_:
-        examples_run.script(lambda: run(folder, tmp_path / 'out'), 'the same command continues')
+        run.script(lambda: metrics_of(folder, tmp_path / 'out'), 'the same command continues')
     assert exit_.value.code == 130
     assert ('SIGINT: saved %s, the same command continues' % (tmp_path / 'out')
             in capsys.readouterr().err)
@@ -173,26 +197,74 @@ def test_softmax_alone_has_features_of_its_own_number(folder, tmp_path):
 
 def test_a_finished_run_is_not_trained_again_and_another_one_is(folder, tmp_path, monkeypatch):
     arguments = ('--center-weights', '0.1', '--seeds', '0')
-    before = run(folder, tmp_path, *arguments)
+    before = metrics_of(folder, tmp_path, *arguments)
     trained = []
     train = face_verification.Run._train
     monkeypatch.setattr(face_verification.Run, '_train', lambda self, bar: (
         trained.append(self.center_weight), train(self, bar))[1])
-    assert run(folder, tmp_path, *arguments) == before
+    assert metrics_of(folder, tmp_path, *arguments) == before
     assert not trained
-    run(folder, tmp_path, *arguments, '--alpha', '0.2')
+    metrics_of(folder, tmp_path, *arguments, '--alpha', '0.2')
     assert trained == [0., 0.1]
     trained.clear()
-    run(folder, tmp_path, *arguments, '--split-seed', '1')  # other classes to train on
+    metrics_of(folder, tmp_path, *arguments, '--split-seed', '1')  # other classes to train on
     assert trained == [0., 0.1]
 
 
 def test_features_that_cannot_be_read_are_named(folder, tmp_path):
-    run(folder, tmp_path, '--center-weights', '--seeds', '0')
+    metrics_of(folder, tmp_path, '--center-weights', '--seeds', '0')
     path, = tmp_path.glob('runs/*/features.npz')
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(CheckpointError, match='features.npz: .*; delete it to train again'):
-        run(folder, tmp_path, '--center-weights', '--seeds', '0')
+        metrics_of(folder, tmp_path, '--center-weights', '--seeds', '0')
+
+
+def test_an_array_that_is_missing_is_named(folder, tmp_path):
+    options = options_of(folder, '--output-dir', str(tmp_path))
+    one = face_verification.Run(options, face_verification.sets(options), 0.1, 0)
+    with pytest.raises(KeyboardInterrupt):
+        one.features(Bar(4))
+    path, = tmp_path.glob('runs/*/epoch.npz')
+    with np.load(str(path)) as file:
+        arrays = dict(file)
+    for name, complaint in (
+            ('epoch', 'has no array epoch; delete it to train again'),
+            ('parameter_1', 'has no parameter parameter_1'),
+            ('optimizer_1', 'has no optimizer state of parameter 1')):
+        np.savez(str(path), **{key: array for key, array in arrays.items() if key != name})
+        with pytest.raises(CheckpointError) as caught:
+            one.features(Bar())
+        assert str(caught.value) == '%s %s' % (path, complaint)
+    path.unlink()
+    one.features(Bar())
+    features = path.with_name('features.npz')
+    np.savez(str(features), embedding=np.zeros((2, 2)))
+    with pytest.raises(CheckpointError, match='features.npz has no array known_embedding; delete'):
+        one.features(Bar())
+
+
+def test_a_resumed_run_says_so_with_the_epoch(folder, tmp_path, capsys):
+    options = options_of(folder, '--output-dir', str(tmp_path))
+    one = face_verification.Run(options, face_verification.sets(options), 0.1, 0)
+    with pytest.raises(KeyboardInterrupt):
+        one.features(Bar(4))
+    assert 'continuing' not in capsys.readouterr().err
+    one.features(Bar())
+    assert 'λ = 0.1, seed 0: continuing with epoch 2 of 2\n' in capsys.readouterr().err
+
+
+def test_a_second_command_in_the_same_folder_is_refused(folder, tmp_path):
+    with run.locked(str(tmp_path), []):
+        with pytest.raises(run.TrainingError, match='another run is using'):
+            metrics_of(folder, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ['.lock']
+
+
+def test_a_result_that_is_a_folder_shows_before_the_training(folder, tmp_path):
+    (tmp_path / 'roc.png').mkdir()
+    with pytest.raises(CheckpointError, match='cannot write .*roc.png: it is a folder'):
+        metrics_of(folder, tmp_path)
+    assert not (tmp_path / 'runs').exists()
 
 
 def test_center_loss_gathers_the_people_it_trains_on(folder, tmp_path):
@@ -284,12 +356,51 @@ def test_an_npz_file_of_something_else_is_refused(tmp_path, changes, words):
 
 
 @pytest.mark.parametrize('keep', [0, 10, 1000, -40])
-def test_a_damaged_npz_file_is_refused(tmp_path, keep):
+def test_a_cut_npz_file_is_refused(tmp_path, keep):
     path = tmp_path / 'a.npz'
     npz(path)
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(DataError, match='cannot read'):
         faces.load_npz(str(path), None, print)
+
+
+@pytest.mark.parametrize('save', [np.savez, np.savez_compressed])
+@pytest.mark.parametrize('cases', [60, pytest.param(1500, marks=pytest.mark.soak)])
+def test_a_damaged_npz_file_is_read_as_it_was_or_refused_in_one_line(tmp_path, save, cases):
+    """Bytes are replaced, most of them in the header of an array or in the list of the archive."""
+    random, path = np.random.RandomState(0), tmp_path / 'a.npz'
+    arrays = {'images': random.randint(0, 256, (8, 40, 40)).astype(np.uint8),
+              'labels': np.arange(8) // 2}
+    save(str(path), **arrays)
+    whole, refused = path.read_bytes(), 0
+    for _ in range(cases):
+        content = bytearray(whole)
+        for place in random.randint(-200, 200, size=random.randint(1, 6)):
+            content[place] = random.randint(256)
+        path.write_bytes(content)
+        try:
+            people, = faces.load_npz(str(path), None, pytest.fail)
+        except DataError as error:
+            assert str(path) in str(error) and '\n' not in str(error)
+            refused += 1
+        else:
+            assert people.labels.tolist() == arrays['labels'].tolist()
+    assert refused > cases / 2
+
+
+@pytest.mark.parametrize('error', [
+    AttributeError(), OverflowError('too large'), tokenize.TokenError('EOF', (1, 2)),
+    RuntimeError('encrypted'), lzma.LZMAError('corrupt'), RecursionError(), MemoryError()])
+def test_whatever_numpy_raises_is_one_line(tmp_path, monkeypatch, error):
+    npz(tmp_path / 'a.npz')
+
+    def load(*args, **kwargs):
+        raise error
+    monkeypatch.setattr(np, 'load', load)
+    with pytest.raises(DataError) as caught:
+        faces.load_npz(str(tmp_path / 'a.npz'), None, print)
+    assert str(caught.value).startswith('cannot read %s: ' % (tmp_path / 'a.npz'))
+    assert str(caught.value)[-2:] != ': ' and '\n' not in str(caught.value)
 
 
 def test_one_array_is_no_npz_file(tmp_path):
@@ -317,13 +428,13 @@ def test_what_was_compared_is_said_and_kept(tmp_path, capsys):
     npz(tmp_path / 'a.npz', classes=14)
     arguments = ('--center-weights', '0.1', '--seeds', '0', '--softmax-embedding-size', '5',
                  '--decorrelation', '0.3')
-    run(tmp_path / 'a.npz', tmp_path, *arguments)
+    metrics_of(tmp_path / 'a.npz', tmp_path, *arguments)
     assert ('softmax alone has 5 features; center loss 8, with decorrelation of 0.3'
             in capsys.readouterr().err)
     kept = json.loads((tmp_path / 'options.json').read_text())
     assert (kept['seeds'], kept['decorrelation'], kept['center_weights']) == ([0], 0.3, [0.1])
     before = (tmp_path / 'metrics.json').read_bytes()
-    run(tmp_path / 'a.npz', tmp_path, *arguments, '--validate', kind='validation-')
+    metrics_of(tmp_path / 'a.npz', tmp_path, *arguments, '--validate', kind='validation-')
     assert (tmp_path / 'metrics.json').read_bytes() == before
 
 
@@ -363,8 +474,8 @@ def test_pairs_of_a_list_are_verified_and_their_classes_not_trained_on(folder, t
     assert sets.pairs.first.tolist() == [0, 5, 8, 0, 5, 2]
     assert sets.pairs.second.tolist() == [3, 6, 9, 4, 11, 10]
     assert sets.pairs.genuine.tolist() == 3 * [True] + 3 * [False]
-    results = run(folder, tmp_path, '--pairs', str(tmp_path / 'pairs.txt'), '--center-weights',
-                  '--seeds', '0', kind='pairs-')
+    results = metrics_of(folder, tmp_path, '--pairs', str(tmp_path / 'pairs.txt'),
+                         '--center-weights', '--seeds', '0', kind='pairs-')
     assert 0 <= results['0']['metrics']['eer_cosine']['mean'] <= 1
 
 

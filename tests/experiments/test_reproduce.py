@@ -1,25 +1,30 @@
 """The paper's pictures, from grids of runs of an epoch or two on digits."""
 import os
+import re
 import shutil
 import signal
-import subprocess
-import sys
-import time
 
 import checkpoint
+import data
 import numpy as np
-import options as cli
+import plots
 import pytest
 import reproduce
-import train as train_gluon
+import train
 from evaluation import Evaluation
+from matplotlib.figure import Figure
+from options import RECIPES
 from PIL import Image
 
 
 @pytest.fixture(name='small', scope='module', autouse=True)
 def small_fixture():
-    """A grid of fewer values."""
-    patch = pytest.MonkeyPatch()
+    """A grid of fewer values, with a fifth of the images, and empty pictures of single runs."""
+    patch, load = pytest.MonkeyPatch(), data.load
+    patch.setattr(data, 'load', lambda *args: tuple(
+        data.Split(part.images[::5], part.labels[::5]) for part in load(*args)))
+    for name in 'embedding_figure', 'curves_figure':
+        patch.setattr(plots, name, lambda *args: Figure())
     patch.setattr(reproduce, 'LAMBDAS', (0.01, 0.1))
     patch.setattr(reproduce, 'ALPHAS', (0, 0.5))
     yield
@@ -38,13 +43,13 @@ def folder_fixture(tmp_path_factory):
 @pytest.fixture(name='trained')
 def trained_fixture(monkeypatch):
     """The options of every run that is trained from here on."""
-    trained, train = [], train_gluon.train
+    trained, original = [], train.train
 
     def count(options, each_epoch=None):
         trained.append(options)
-        return train(options, each_epoch)
+        return original(options, each_epoch)
 
-    monkeypatch.setattr(train_gluon, 'train', count)
+    monkeypatch.setattr(train, 'train', count)
     return trained
 
 
@@ -58,7 +63,7 @@ def test_every_figure_is_there(folder):
             assert picture.format == 'PNG'
             assert len(set(picture.convert('L').getdata())) > 50  # not a blank page
     assert sorted(path.name for path in folder.iterdir()) == [
-        'digits-alpha.png', 'digits-animation.gif', 'digits-distributions.png',
+        '.lock', 'digits-alpha.png', 'digits-animation.gif', 'digits-distributions.png',
         'digits-lambda.png', 'runs']
 
 
@@ -119,7 +124,7 @@ def test_the_features_drawn_are_those_of_the_trained_network(folder):
         np.testing.assert_allclose(test.embedding, kept.embedding, rtol=1e-4, atol=1e-5)
         np.testing.assert_array_equal(test.centers, kept.centers)
         assert test.metrics['accuracy'] == one.metrics()['accuracy']
-        assert len(training.embedding) == 1437
+        assert len(training.embedding) == len(splits[0].labels)
 
 
 def test_the_grid_varies_what_its_figure_says():
@@ -133,10 +138,10 @@ def test_the_grid_varies_what_its_figure_says():
     assert [(one.alpha, one.center_weight) for one in runs['alpha']] == [(0, 0.3), (0.5, 0.3)]
 
 
-@pytest.mark.parametrize('dataset', sorted(cli.RECIPES))
+@pytest.mark.parametrize('dataset', sorted(RECIPES))
 def test_a_run_has_one_folder_whether_its_values_are_given_or_the_recipes(dataset):
     options = options_of('--figure', 'lambda', '--dataset', dataset)
-    given = [text for name, value in cli.RECIPES[dataset].items()
+    given = [text for name, value in RECIPES[dataset].items()
              for text in ('--' + name.replace('_', '-'), '%g' % value)]
     folders = {reproduce.Run(options, reproduce.Cell('', 'joint', tuple(arguments)), 0)
                .options.output_dir for arguments in ([], given)}
@@ -206,23 +211,69 @@ def test_metrics_without_a_checkpoint_are_no_finished_run(folder, tmp_path, trai
     assert [options.loss for options in trained] == ['softmax']
 
 
+def test_a_second_command_in_the_same_folder_is_refused(tmp_path, trained):
+    with reproduce.run.locked(str(tmp_path), []):
+        with pytest.raises(reproduce.run.TrainingError, match='another run is using'):
+            reproduce.main(['--animate', '--output-dir', str(tmp_path)])
+    assert not trained
+
+
+def test_a_picture_that_is_a_folder_shows_before_the_training(tmp_path, trained):
+    (tmp_path / 'digits-animation.gif').mkdir()
+    with pytest.raises(checkpoint.CheckpointError, match='cannot write .*gif: it is a folder'):
+        reproduce.main(['--animate', '--output-dir', str(tmp_path)])
+    assert not trained
+
+
+def test_a_folder_without_mnist_is_refused(tmp_path, trained):
+    with pytest.raises(reproduce.data.DataError, match='--data-dir is for --dataset mnist'):
+        reproduce.main(['--animate', '--data-dir', str(tmp_path), '--output-dir', str(tmp_path)])
+    assert not trained
+
+
+@pytest.mark.parametrize('file, content, complaint', [
+    ('features/1.npz', b'PK', 'features/1.npz: it is no .npz file'),
+    ('features/1.npz', checkpoint.npz(embedding=np.zeros((2, 2))),
+     'features/1.npz: it must have embedding and centers, it has embedding'),
+    ('metrics.json', b'{"acc', 'metrics.json: .*; delete it to evaluate the run again')])
+def test_a_damaged_file_of_a_run_is_named(folder, tmp_path, file, content, complaint):
+    shutil.copytree(str(folder / 'runs'), str(tmp_path / 'runs'))
+    for path in (tmp_path / 'runs').glob('*/' + file):
+        path.write_bytes(content)
+    with pytest.raises(reproduce.data.DataError, match='cannot read .*' + complaint):
+        reproduce.main(['--animate', '--epochs', '2', '--center-weight', '0.1', '--output-dir',
+                        str(tmp_path)])
+
+
+def test_a_checkpoint_that_lacks_the_centers_is_one_line(folder, tmp_path):
+    options = options_of('--figure', 'lambda', '--epochs', '2', '--output-dir', str(folder))
+    one = reproduce.Run(options, reproduce.cells('distributions', 0.1)[0], seed=0)
+    saved = checkpoint.load(one.options.output_dir, pytest.fail)
+    one.options.output_dir = str(tmp_path)
+    checkpoint.save(str(tmp_path), 1, reproduce.mx.sym.var('x'), saved.arg_params, {},
+                    saved.optimizer_states, saved.state)
+    with pytest.raises(checkpoint.CheckpointError, match='has no parameter center_loss_center'):
+        one.evaluations(reproduce.data.load('digits'))
+
+
 def test_help_names_each_default_once(capsys):
     with pytest.raises(SystemExit):
         reproduce.parse(['--help'])
     assert "recipe) (default" not in ' '.join(capsys.readouterr().out.split())
 
 
-def test_an_interruption_says_how_to_go_on(tmp_path):
-    script = os.path.join(os.path.dirname(reproduce.__file__), 'reproduce.py')
-    with subprocess.Popen([sys.executable, script, '--figure', 'lambda', '--output-dir',
-                           str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          universal_newlines=True) as process:
-        while process.poll() is None and not list(tmp_path.glob('runs/*/features/1.npz')):
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert errors.rstrip().endswith(', the same command continues')
+def test_an_interruption_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    def interrupt(options, name, content):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(reproduce.run, 'write', interrupt)
+    with pytest.raises(SystemExit) as caught:
+        reproduce.run.script(
+            lambda: reproduce.main(['--figure', 'lambda', '--output-dir', str(tmp_path)]),
+            'the same command continues')
+    assert caught.value.code == 130
+    assert re.search('SIGINT: saved .*step-[0-9]*, the same command continues\n$',
+                     capsys.readouterr().err)
 
 
 @pytest.mark.skipif(not os.path.isdir('/sys/kernel'), reason='no folder that root cannot write to')

@@ -1,66 +1,61 @@
-"""The training examples, for real, for a few steps; test_resume.py interrupts them."""
+"""The training script, for real, for a few steps; test_resume.py interrupts it."""
 import csv
+import io
 import json
 import os
-import shutil
 import struct
 import subprocess
 import sys
 
-import mxnet as mx
-import numpy as np
-import pytest
-
 import evaluation
+import mxnet as mx
 import networks
+import numpy as np
 import options
 import plots
+import pytest
 import recipe
 import run
-import train as train_gluon
-import train_symbol
+import train
 from pictures import png_size
 
-EXAMPLES = os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir, os.pardir, 'experiments')
-SCRIPTS = ('train.py', 'train_symbol.py')
+SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir, os.pardir,
+                      'experiments', 'train.py')
 METRICS = ('accuracy', 'nearest_center_accuracy', 'intra_class_distance', 'inter_class_distance',
            'compactness', 'seconds_per_epoch')
 PICTURES = ('embedding.png', 'curves.png')
 
 
-def command(script, *arguments):
-    return [sys.executable, os.path.join(EXAMPLES, script), *map(str, arguments)]
-
-
-def example(script, *arguments, timeout=120, code=0):
-    """Run a script: its CompletedProcess."""
-    done = subprocess.run(command(script, *arguments), timeout=timeout, check=False,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+def script(*arguments, code=0, **environment):
+    """Run the script: its CompletedProcess."""
+    done = subprocess.run([sys.executable, SCRIPT, *map(str, arguments)], timeout=120, check=False,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          env={**os.environ, **environment})
+    done.stdout, done.stderr = done.stdout.decode(), done.stderr.decode()
     assert done.returncode == code, done.stderr
     return done
 
 
-def trained(script, *arguments):
-    """Run what a script runs in this process: its Evaluation."""
-    train = {'train.py': train_gluon.train, 'train_symbol.py': train_symbol.train}[script]
-    return train(options.parse(list(map(str, arguments))))
+def trained(*arguments):
+    """Train in this process: the Evaluation."""
+    return train.train(options.parse(list(map(str, arguments))))
 
 
 def contents(folder, name):
     return (folder / name).read_text(encoding='utf-8')
 
 
-@pytest.fixture(scope='module', params=SCRIPTS)
-def short_run(request, tmp_path_factory):
-    """(script, output folder, CompletedProcess) of two epochs on digits."""
+@pytest.fixture(scope='module')
+def short_run(tmp_path_factory):
+    """(output folder, CompletedProcess) of two epochs on digits, with an ASCII terminal."""
     folder = tmp_path_factory.mktemp('short') / 'new' / 'folder'
-    return request.param, folder, example(request.param, '--epochs', 2, '--output-dir', folder)
+    return folder, script('--epochs', 2, '--output-dir', folder, PYTHONIOENCODING='ascii')
 
 
 def test_a_run_leaves_what_the_readme_promises(short_run):
-    _, folder, done = short_run
-    assert sorted(os.listdir(str(folder))) == ['checkpoints', 'curves.png', 'embedding.png',
-                                               'history.csv', 'metrics.json']
+    folder, done = short_run
+    assert sorted(os.listdir(str(folder))) == ['.lock', 'checkpoints', 'curves.png',
+                                               'embedding.png', 'history.csv', 'metrics.json']
     metrics = json.loads(contents(folder, 'metrics.json'))
     assert tuple(metrics) == METRICS
     assert 0 < metrics['accuracy'] <= 1 and 0 < metrics['nearest_center_accuracy'] <= 1
@@ -76,7 +71,7 @@ def test_a_run_leaves_what_the_readme_promises(short_run):
 
 
 def test_the_history_has_a_row_an_epoch_and_learns(short_run):
-    _, folder, _ = short_run
+    folder, _ = short_run
     rows = [{name: float(value) for name, value in row.items()}
             for row in csv.DictReader(contents(folder, 'history.csv').splitlines())]
     assert [row['epoch'] for row in rows] == [1, 2]
@@ -93,8 +88,8 @@ def test_the_history_has_a_row_an_epoch_and_learns(short_run):
 
 
 def test_the_same_seed_gives_the_same_numbers(short_run, tmp_path):
-    script, folder, _ = short_run
-    example(script, '--epochs', 2, '--output-dir', tmp_path)
+    folder, _ = short_run
+    trained('--epochs', 2, '--output-dir', tmp_path)
     before, after = (json.loads(contents(path, 'metrics.json')) for path in (folder, tmp_path))
     del before['seconds_per_epoch'], after['seconds_per_epoch']
     assert before == after
@@ -103,7 +98,7 @@ def test_the_same_seed_gives_the_same_numbers(short_run, tmp_path):
 
 def test_mxnet_loads_the_checkpoint_and_computes_the_same(short_run):
     """The network in Gluon, the network as a symbol and the saved symbol agree on one file."""
-    script, folder, _ = short_run
+    folder, _ = short_run
     checkpoints = folder / 'checkpoints'
     model = str(checkpoints / max(os.listdir(str(checkpoints))) / 'model')
     symbol, arg_params, aux_params = mx.model.load_checkpoint(model, 0)
@@ -120,20 +115,18 @@ def test_mxnet_loads_the_checkpoint_and_computes_the_same(short_run):
     for output, value in zip(outputs, expected):
         np.testing.assert_allclose(output.asnumpy(), value, rtol=1e-4, atol=1e-5)
 
-    module = mx.mod.Module(symbol, label_names=['label'] if 'symbol' in script else None)
-    module.bind([('data', images.shape)], [('label', (5,))] if 'symbol' in script else None,
-                for_training=False)
+    module = mx.mod.Module(symbol, label_names=None)
+    module.bind([('data', images.shape)], for_training=False)
     module.set_params(arg_params, aux_params, allow_extra=True)
-    module.forward(mx.io.DataBatch([images], [mx.nd.zeros(5)] if 'symbol' in script else None))
+    module.forward(mx.io.DataBatch([images]))
     outputs = dict(zip(symbol.list_outputs(), module.get_outputs()))
-    embedding = outputs['features_output' if 'symbol' in script else 'embedding_fwd_output']
-    np.testing.assert_allclose(embedding.asnumpy(), expected[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(outputs['embedding_fwd_output'].asnumpy(), expected[0], rtol=1e-4,
+                               atol=1e-5)
 
 
-@pytest.mark.parametrize('script', SCRIPTS)
-def test_every_option_arrives(script, tmp_path):
+def test_every_option_arrives(tmp_path):
     """A run with no option at its default, of the class of losses that collapses."""
-    trained(script, '--dataset', 'digits', '--loss', 'center', '--center-weight', 0.5,
+    trained('--dataset', 'digits', '--loss', 'center', '--center-weight', 0.5,
             '--center-warmup', 0.75, '--alpha', 0.25, '--embedding-size', 5, '--epochs', 1,
             '--batch-size', 100, '--lr', 0.02, '--shift', 2, '--seed', 3, '--validate',
             '--output-dir', tmp_path)
@@ -150,23 +143,6 @@ def test_every_option_arrives(script, tmp_path):
         == (10, 5)
 
 
-def test_both_examples_give_the_same_kind_of_results(tmp_path):
-    """Each goes on where the other stopped, as itself would."""
-    for first, second in (SCRIPTS, SCRIPTS[::-1]):
-        common = ('--batch-size', 100, '--output-dir', tmp_path / 'run')
-        trained(first, '--epochs', 1, *common)
-        results = []
-        for script in first, second:
-            shutil.copytree(str(tmp_path / 'run'), str(tmp_path / 'start'))
-            trained(script, '--epochs', 2, '--resume', *common)
-            rows = list(csv.DictReader(contents(tmp_path / 'run', 'history.csv').splitlines()))
-            results.append([float(rows[-1][name]) for name in ('softmax_loss', 'center_loss')])
-            shutil.rmtree(str(tmp_path / 'run'))
-            (tmp_path / 'start').rename(tmp_path / 'run')
-        shutil.rmtree(str(tmp_path / 'run'))
-        assert results[0] == pytest.approx(results[1], rel=1e-2)
-
-
 def mnist_files(folder, count=40):
     """Idx files like MNIST's, of random pixels."""
     random = np.random.RandomState(0)
@@ -179,16 +155,18 @@ def mnist_files(folder, count=40):
             struct.pack('>4BI', 0, 0, 8, 1, count) + labels.tobytes())
 
 
-@pytest.mark.parametrize('script', SCRIPTS)
-def test_mnist_trains_from_files(script, tmp_path):
+def test_mnist_trains_from_files(tmp_path):
     mnist_files(tmp_path)
-    trained(script, '--dataset', 'mnist', '--data-dir', tmp_path, '--epochs', 1, '--batch-size',
-            20, '--output-dir', tmp_path / 'out')
+    trained('--dataset', 'mnist', '--data-dir', tmp_path, '--epochs', 1, '--batch-size', 20,
+            '--output-dir', tmp_path / 'out')
     assert json.loads(contents(tmp_path / 'out', 'metrics.json'))['accuracy'] <= 1
 
 
 ERRORS = [
     (['--dataset', 'mnist'], 'MNIST is read from files: give their folder with --data-dir'),
+    (['--data-dir', 'folder'],
+     '--data-dir is for --dataset mnist, the digits are bundled with scikit-learn: give --dataset '
+     'mnist as well, or leave --data-dir out'),
     (['--dataset', 'mnist', '--data-dir', 'no'],
      'train-images-idx3-ubyte not found in no, neither as it is nor as .gz'),
     (['--gpus', '0,99'], '--gpus asks for GPU 0, 99, but MXNet finds 0 GPUs here'),
@@ -199,21 +177,35 @@ ERRORS = [
 ]
 
 
-@pytest.mark.parametrize('train', [train_gluon.train, train_symbol.train])
 @pytest.mark.parametrize('arguments, line', ERRORS)
-def test_what_a_user_can_put_right_is_one_line(train, arguments, line, tmp_path, monkeypatch):
+def test_what_a_user_can_put_right_is_one_line(arguments, line, tmp_path, monkeypatch):
     if '--gpus' in arguments and mx.context.num_gpus():
         pytest.skip('this machine has GPUs')
     monkeypatch.setattr(sys, 'argv', ['train.py'])
     with pytest.raises(SystemExit) as exit_:
-        run.script(lambda: train(options.parse(['--output-dir', str(tmp_path), *arguments])))
+        run.script(lambda: trained('--output-dir', tmp_path, *arguments))
     assert exit_.value.code == 'train.py: error: ' + line
 
 
-@pytest.mark.parametrize('script', SCRIPTS)
-def test_the_line_reaches_the_user(script, tmp_path):
-    done = example(script, '--dataset', 'mnist', '--output-dir', tmp_path, code=1)
-    assert done.stderr == '%s: error: %s\n' % (script, ERRORS[0][1])
+def test_the_line_reaches_the_user(tmp_path):
+    """Nothing else comes with it, also from Python and MXNet."""
+    done = script('--dataset', 'mnist', '--output-dir', tmp_path, code=1)
+    assert done.stderr == 'train.py: error: %s\n' % ERRORS[0][1]
+
+
+def test_a_terminal_that_is_not_utf_8_shows_the_codes_of_letters(monkeypatch):
+    stdout = io.TextIOWrapper(io.BytesIO(), 'ascii')
+    monkeypatch.setattr(sys, 'stdout', stdout)
+    run.script(lambda: print('λ = 0.1'))
+    stdout.flush()
+    assert stdout.buffer.getvalue() == b'\\u03bb = 0.1\n'
+
+
+def test_parsing_connects_to_nothing(monkeypatch):
+    monkeypatch.setattr(mx.kv, 'create', lambda *args: pytest.fail('connected to servers'))
+    monkeypatch.setitem(sys.modules, 'horovod', None)
+    for store in 'dist_sync', 'horovod':
+        assert options.parse(['--kv-store', store]).kv_store == store
 
 
 @pytest.mark.parametrize('arguments, complaint', [

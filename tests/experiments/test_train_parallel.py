@@ -1,100 +1,58 @@
-"""The training examples on several devices and workers."""
-import json
-import os
-import subprocess
-import sys
-
+"""The training script on several devices and workers."""
 import mxnet as mx
 import numpy as np
 import pytest
-
-HERE = os.path.dirname(os.path.abspath(__file__))
-EXAMPLES = os.path.join(HERE, '..', '..', 'experiments')
-LAUNCHER = os.path.join(EXAMPLES, 'launch_local.py')
-SCRIPTS = ['train.py', 'train_symbol.py']
-# Two workers, who share the processors, would add up in another order than one who has them all,
-# and two epochs make a difference in the third decimal of that.
-ONE_THREAD = {**os.environ, 'OMP_NUM_THREADS': '1'}
+import train as training
+from options import OptionError, parse
+from trainings import check_workers, metrics, parameters, train
+from workers import Workers
 
 
-def train(script, folder, *options, workers=0):
-    """Train on digits: the metrics of the first worker."""
-    command = [sys.executable, os.path.join(EXAMPLES, script), '--output-dir', str(folder),
-               *options]
-    if workers:
-        folder.mkdir(exist_ok=True)
-        command = [sys.executable, LAUNCHER, '-n', str(workers), sys.executable,
-                   os.path.join(HERE, '..', 'helpers', 'examples_worker.py'), script, str(folder),
-                   '--output-dir', str(folder), *options, '--kv-store', 'dist_sync']
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600,
-                          universal_newlines=True, check=False, env=ONE_THREAD)
-    assert done.returncode == 0, done.stdout
-    return json.loads((folder / 'metrics.json').read_text())
+@pytest.fixture(name='alone', scope='module')
+def trained_alone(tmp_path_factory):
+    """The output folder of one process with one device."""
+    folder = tmp_path_factory.mktemp('alone')
+    train(folder, '--epochs', '2')
+    return folder
 
 
-def parameters(folder):
-    """All parameters of the last checkpoint below `folder`, the centers among them."""
-    last = max((folder / 'checkpoints').iterdir())
-    arrays = mx.nd.load(str(last / 'model-0000.params'))
-    return {name: array.asnumpy() for name, array in arrays.items()}
-
-
-def check_workers(folder, workers):
-    """All have learned the same bits, and the first one alone has written."""
-    found = [np.load(str(folder / ('%d.npz' % rank))) for rank in range(workers)]
-    for other in found[1:]:
-        for name in 'embedding', 'centers':
-            np.testing.assert_array_equal(other[name].view(np.uint32),
-                                          found[0][name].view(np.uint32), name)
-    assert {path.name for path in folder.iterdir()} == {
-        'checkpoints', 'curves.png', 'embedding.png', 'history.csv', 'metrics.json',
-        *('%d.npz' % rank for rank in range(workers))}
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize('split', [{'options': ['--cpus', '2']}, {'workers': 2}],
                          ids=['contexts', 'workers'])
-@pytest.mark.parametrize('script', SCRIPTS)
-def test_two_learn_what_one_does(script, split, tmp_path):
+def test_two_learn_what_one_does(split, alone, tmp_path):
     """After two epochs all parameters are those of one device, but for the order of sums."""
-    few = ['--epochs', '2']
-    train(script, tmp_path / 'alone', *few)
-    train(script, tmp_path / 'split', *few, *split.get('options', ()),
+    train(tmp_path / 'split', '--epochs', '2', *split.get('options', ()),
           workers=split.get('workers', 0))
-    alone, together = parameters(tmp_path / 'alone'), parameters(tmp_path / 'split')
-    assert alone.keys() == together.keys()
-    for name, value in alone.items():
+    expected, together = parameters(alone), parameters(tmp_path / 'split')
+    assert expected.keys() == together.keys()
+    for name, value in expected.items():
         np.testing.assert_allclose(together[name], value, atol=1e-3, err_msg=name)
     if 'workers' in split:
         check_workers(tmp_path / 'split', 2)
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize('script', SCRIPTS)
-def test_two_workers_end_where_one_does(script, tmp_path):
-    alone = train(script, tmp_path / 'alone')
-    together = train(script, tmp_path / 'together', workers=2)
+def test_two_workers_end_where_one_does(tmp_path):
+    train(tmp_path / 'alone')
+    train(tmp_path / 'together', workers=2)
+    alone, together = metrics(tmp_path / 'alone'), metrics(tmp_path / 'together')
     assert together['accuracy'] >= alone['accuracy'] - 0.01
     # Sums in another order: as far apart as two seeds.
     assert together['compactness'] <= alone['compactness'] * 1.5
 
 
+@pytest.mark.slow
 def test_workers_resume_from_the_checkpoint_of_the_first(tmp_path):
-    script = 'train.py'
+    """SIGTERM to the launcher in the second of two epochs."""
     few = ['--epochs', '2']
-    whole = train(script, tmp_path / 'whole', *few, workers=2)
+    train(tmp_path / 'whole', *few, workers=2)
     folder = tmp_path / 'resumed'
-    command = [sys.executable, LAUNCHER, '-n', '2', sys.executable,
-               os.path.join(EXAMPLES, script), *few, '--output-dir', str(folder),
-               '--kv-store', 'dist_sync']
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          env=ONE_THREAD) as launcher:
-        while not list(folder.glob('checkpoints/step-*')):
-            assert launcher.poll() is None
-        launcher.terminate()
-        launcher.communicate(timeout=60)
-    resumed = train(script, folder, *few, '--resume', workers=2)
-    del whole['seconds_per_epoch'], resumed['seconds_per_epoch']
-    assert resumed == whole
+    output = train(folder, *few, '--stop', '30', '--signal', 'SIGTERM', '--to-launcher', workers=2,
+                   code=143)
+    assert 'SIGTERM: saved %s' % (folder / 'checkpoints' / 'step-00000030') in output
+    output = train(folder, *few, '--resume', workers=2)
+    assert output.count('step-00000030: epoch 2 of 2') == 1
+    assert metrics(folder) == metrics(tmp_path / 'whole')
 
 
 @pytest.mark.parametrize('options, message', [
@@ -104,12 +62,22 @@ def test_workers_resume_from_the_checkpoint_of_the_first(tmp_path):
     (['--kv-store', 'horovod'], '--kv-store horovod'),  # missing, or not started by horovodrun
     (['--cpus', '3'], '--batch-size must be a multiple of 3'),
 ])
-@pytest.mark.parametrize('script', SCRIPTS)
-def test_bad_options(script, options, message, tmp_path):
-    done = subprocess.run(
-        [sys.executable, os.path.join(EXAMPLES, script), '--output-dir', str(tmp_path), *options],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, check=False,
-        timeout=60, env={key: value for key, value in os.environ.items() if 'DMLC' not in key})
-    assert len(done.stderr.splitlines()) == 1
-    assert done.returncode == 1
-    assert message in done.stderr and 'Traceback' not in done.stderr
+def test_bad_options(options, message, tmp_path, monkeypatch):
+    monkeypatch.delenv('DMLC_ROLE', raising=False)
+    with pytest.raises(OptionError) as error:
+        training.train(parse(['--output-dir', str(tmp_path), *options]))
+    assert message in str(error.value) and '\n' not in str(error.value)
+
+
+def test_the_same_bits_are_refused_where_servers_add_up(monkeypatch):
+    """In the order of arrival: only two terms have one sum."""
+    class Store:
+        rank, num_workers = 0, 3
+
+    monkeypatch.setenv('DMLC_ROLE', 'worker')
+    monkeypatch.setattr(mx.kv, 'create', lambda name: Store)
+    arguments = ['--kv-store', 'dist_sync', '--same-bits']
+    with pytest.raises(OptionError, match='--same-bits needs --kv-store horovod'):
+        Workers(parse(arguments))
+    monkeypatch.setattr(Store, 'num_workers', 2)
+    assert Workers(parse(arguments)).number == 2

@@ -1,9 +1,10 @@
 """A joint training of a few steps on any number of workers and contexts, and what can befall one.
 
-Under horovodrun it writes all parameters of its worker, one array a context, to
+Started by a launcher of workers, it writes all parameters of its worker, one array per context, to
 `<folder>/<rank>.npz`. Every way to train must end with the parameters of `train_alone`.
 """
 import argparse
+import importlib
 import json
 import os
 import signal
@@ -98,7 +99,7 @@ def train_by_store(store, contexts, slices, before_step):
     """The store for all trainers, as with 'dist_sync': it sums, so `step` takes the whole batch."""
     training = Gluon(contexts)  # its trainer sends rank 0's weights after the first backward pass
     trainer = mx.gluon.Trainer(training.net.collect_params(), 'sgd', {'learning_rate': RATE},
-                               kvstore=store)
+                               kvstore=store, update_on_kvstore=False)
     training.run(trainer, BATCH,
                  [center_loss_op.gluon.CenterTrainer(loss, store) for loss in training.losses],
                  slices, before_step)
@@ -224,6 +225,7 @@ def main():
     parser.add_argument('way', choices=WAYS)
     parser.add_argument('folder')
     parser.add_argument('--contexts', type=int, default=1)
+    parser.add_argument('--kv-store', default='horovod')
     parser.add_argument('--fault', choices=FAULTS, help='what befalls the last worker')
     parser.add_argument('--shielded', action='store_true')
     parser.add_argument('--program', default=__file__, help='what to run shielded')
@@ -232,8 +234,9 @@ def main():
         run_shielded([args.program] + [one for one in sys.argv[1:] if one != '--shielded'],
                      args.folder)
         return
-    from center_loss_op.horovod import Horovod
-    store = Horovod()
+    if args.kv_store == 'horovod':
+        importlib.import_module('center_loss_op.horovod')  # makes the name known to MXNet
+    store = mx.kv.create(args.kv_store)
     parts = np.array_split(range(BATCH), store.num_workers * args.contexts)
     mine = parts[store.rank * args.contexts:][:args.contexts]
 
