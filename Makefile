@@ -24,7 +24,8 @@ HOROVOD_WITH := HOROVOD_WITH_MXNET=1 HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1 \
 .PHONY: demo test soak bench horovod dist clean
 
 demo: $(VENV)/installed
-	$(BIN)/python experiments/demo.py --output-dir out/demo
+	mkdir -p out
+	$(BIN)/python examples/train_gluon.py --output out/distributions.png
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

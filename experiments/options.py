@@ -101,7 +101,7 @@ def parser(description):
         help='CPU contexts to split a batch over: to try without GPUs what several do')
     add('--kv-store', default='device', metavar='TYPE',
         help='what adds up the gradients and gathers the samples of several devices, or of '
-        'several workers (dist_sync, see launch_local.py; horovod, under horovodrun)')
+        'several workers (dist_sync, see examples/launch_local.py; horovod, under horovodrun)')
     add('--output-dir', default='out', metavar='DIR',
         help='where checkpoints, history.csv, metrics.json and pictures go')
     add('--resume', action='store_true',

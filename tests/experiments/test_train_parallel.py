@@ -10,7 +10,7 @@ import pytest
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 EXAMPLES = os.path.join(HERE, '..', '..', 'experiments')
-LAUNCHER = os.path.join(EXAMPLES, 'launch_local.py')
+LAUNCHER = os.path.join(HERE, '..', '..', 'examples', 'launch_local.py')
 SCRIPTS = ['train.py', 'train_symbol.py']
 # Two workers, who share the processors, would add up in another order than one who has them all,
 # and two epochs make a difference in the third decimal of that.
