@@ -97,6 +97,9 @@ def train(center_weight, title):
             total += loss.mean().asscalar()
         progress.set_postfix(loss=f'{total / len(batches):.3f}')
 
+    # To keep the network, write net.save_parameters('net.params') and
+    # center_loss.save_parameters('centers.params') here; load_parameters reads them.
+
     # Two ways to classify: by the scores, and by the center that lies nearest to the features.
     embedding, scores = net(mx.nd.array(x_test))
     centers = center_loss.centers.data()
