@@ -35,7 +35,8 @@ images, labels = load_digits(return_X_y=True)
 images = (images / 16).astype('float32').reshape(-1, 1, 8, 8)     # (N, channels, height, width)
 x_train, x_test, y_train, y_test = train_test_split(images, labels.astype('float32'),
                                                     test_size=0.2, random_state=0, stratify=labels)
-# With a border of one pixel, so that each batch can be moved by up to one: more than 1,437 images.
+# A border of one pixel, so that each batch can be moved by up to one pixel in each direction: that
+# makes more of 1,437 images.
 x_train = np.pad(x_train, ((0, 0), (0, 0), (1, 1), (1, 1)))
 batches = gluon.data.DataLoader(gluon.data.ArrayDataset(x_train, y_train), options.batch_size,
                                 shuffle=True, last_batch='discard')
@@ -78,6 +79,7 @@ def train(center_weight, title):
         block.hybridize()
     updates = options.epochs * len(batches)
     schedule = mx.lr_scheduler.CosineScheduler(updates, options.lr, warmup_steps=updates // 20)
+    # The rate twice: otherwise Adam's default replaces that of the schedule.
     trainer = gluon.Trainer(net.collect_params(), 'adam', {
         'learning_rate': options.lr, 'lr_scheduler': schedule})
 
@@ -87,7 +89,7 @@ def train(center_weight, title):
         center_loss.weight = center_weight * epoch / options.epochs
         total = 0
         for x, y in batches:
-            top, left = np.random.randint(3, size=2)
+            top, left = np.random.randint(3, size=2)    # move the batch
             x = x[:, :, top:top + 8, left:left + 8]
             with autograd.record():
                 embedding, scores = net(x)

@@ -18,7 +18,7 @@ def accuracies(text):
 def test_it_trains_twice_and_draws_both_side_by_side(example):
     done = example('train_gluon.py', '--epochs', 2)
     for row in accuracies(done.stdout):
-        assert all(0.3 < number <= 1 for number in row)
+        assert all(0.2 < number <= 1 for number in row)     # guessing: 0.1
     for title in TITLES:        # a progress bar each
         assert re.search(re.escape(title) + r':.*2/2 \[.*loss=\d', done.stderr)
     height, width, _ = imread(str(example.folder / 'distributions.png')).shape
