@@ -31,7 +31,8 @@ LINT_BIN := $(LINT_VENV)/bin
 .PHONY: demo test check soak lint bench horovod dist clean
 
 demo: $(VENV)/installed
-	$(BIN)/python experiments/demo.py --output-dir out/demo
+	mkdir -p out
+	$(BIN)/python examples/train_gluon.py --output out/distributions.png
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
@@ -72,7 +73,7 @@ $(VENV)/installed: setup.cfg setup.py pyproject.toml constraints.txt $(wildcard 
 	@test -n "$(PYTHON)" || { echo "center_loss_op runs on Python 3.8 to 3.14, found $$(python3 --version 2>&1): install one of them and run 'make PYTHON=/path/to/python3.13'" >&2; exit 1; }
 	@$(PYTHON) -I center_loss_op/_mxnet/requirements.py
 	$(PYTHON) -m venv --clear $(VENV)
-	$(PIP_INSTALL) $(EDITABLE) -e '.[examples,onnx,notebook,tests]'
+	$(PIP_INSTALL) $(EDITABLE) -e '.[examples,onnx,tests]'
 	$(PIP_INSTALL) --no-deps mxnet
 	touch $@
 

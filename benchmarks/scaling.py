@@ -20,7 +20,7 @@ import numpy as np
 
 from .timing import table
 
-LAUNCHER = os.path.join(os.path.dirname(__file__), '..', 'experiments', 'launch_local.py')
+LAUNCHER = os.path.join(os.path.dirname(__file__), '..', 'examples', 'launch_local.py')
 # (workers, contexts a worker, global batch, features, classes)
 CASES = [(1, 1, 256, 512, 10000), (1, 2, 256, 512, 10000), (1, 4, 256, 512, 10000),
          (2, 1, 256, 512, 10000), (2, 2, 256, 512, 10000), (4, 1, 256, 512, 10000),

@@ -18,7 +18,7 @@ from center_loss_op.symbol import center_loss
 HERE = os.path.dirname(os.path.abspath(__file__))
 WORKER = os.path.join(HERE, '..', 'helpers', 'parallel_worker.py')
 TRAINING = os.path.join(HERE, '..', 'helpers', 'horovod_worker.py')
-LAUNCHER = os.path.join(HERE, '..', '..', 'experiments', 'launch_local.py')
+LAUNCHER = os.path.join(HERE, '..', '..', 'examples', 'launch_local.py')
 
 
 def launch(*command, timeout=120):

@@ -11,7 +11,7 @@ import numpy as np
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 EXPERIMENTS = os.path.join(HERE, '..', '..', 'experiments')
-LAUNCHER = os.path.join(EXPERIMENTS, 'launch_local.py')
+LAUNCHER = os.path.join(EXPERIMENTS, '..', 'examples', 'launch_local.py')
 SCRIPT = os.path.join(EXPERIMENTS, 'train.py')
 WORKER = os.path.join(HERE, 'training_worker.py')
 # With as many threads as processors, two workers would add up in another order than one process,

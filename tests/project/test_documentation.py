@@ -108,7 +108,8 @@ def test_links(name):
 
 
 def commands():
-    for name in PAGES:
+    scripts = [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob('examples/*.py'))]
+    for name in PAGES + scripts:
         found = re.findall(r'(?:^|[\s`"/(])python3? ((?:-m )?[\w./-]+(?:\.py|\b)[^`\n]*)', text(name))
         yield from ((name, command.split('  #')[0]) for command in found)
 

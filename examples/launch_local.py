@@ -1,13 +1,22 @@
-"""Start a distributed training on this machine: scheduler, servers and workers.
+"""Start a distributed training on this machine: a scheduler, servers and workers.
 
-    python experiments/launch_local.py -n 2 python experiments/train.py --kv-store dist_sync
+    python examples/launch_local.py -n 2 python examples/train_workers.py
 
-Every line of output is prefixed with who wrote it. When one process fails, all are ended,
-and the exit code is that of the first to fail. (MXNet's own launcher, tools/launch.py, is not
-part of its wheel. On several machines, use that one.)
+    -n, --num-workers N   how many times to start the command (required)
+    -s, --num-servers S   how many servers add up the gradients (1); more help only where one
+                          server is the bottleneck, which is rare on one machine
+
+Everything after the options is the command that each worker runs. Every line of output begins with
+the name of the process that wrote it; of a progress bar, a line appears every two seconds. The
+launcher sets the environment variables that `mx.kv.create('dist_sync')` reads (DMLC_ROLE and
+others). When one process fails, it ends all others, and its exit code is that of the first to fail.
+
+On several machines use MXNet's own launcher, tools/launch.py; MXNet's wheel does not contain it.
 """
 import argparse
+import math
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,7 +24,8 @@ import sys
 import threading
 import time
 
-GRACE = 5  # seconds that a process gets to end by itself
+GRACE = 5               # seconds that a process gets to end by itself
+BETWEEN_PROGRESS = 2    # seconds between two lines of one progress bar
 
 
 def free_port():
@@ -27,7 +37,8 @@ def free_port():
 def start(name, command, role, settings):
     """Start `command` in `role`, its output prefixed with `name`."""
     process = subprocess.Popen(
-        command, env={**os.environ, **settings, 'DMLC_ROLE': role},
+        # Unbuffered: Python keeps what it prints into a pipe back until it has 8 KiB of it.
+        command, env={'PYTHONUNBUFFERED': '1', **os.environ, **settings, 'DMLC_ROLE': role},
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         start_new_session=True)  # a group of its own, so that its children end with it
     process.name = name
@@ -37,10 +48,27 @@ def start(name, command, role, settings):
 
 
 def print_lines(name, stream):
-    for line in iter(stream.readline, b''):
-        # A progress bar writes one line over and over: only its last state is of interest here.
-        text = line.decode(errors='replace').rstrip('\r\n').rsplit('\r', 1)[-1]
-        print('[%s] %s' % (name, text), flush=True)
+    """Print the lines of a stream, and now and then the state of a progress bar.
+
+    A bar ends each state with a carriage return, and writes a newline only when it is full. So
+    waiting for whole lines would show nothing until the training has ended.
+    """
+    def show(line):
+        # One write, so that the lines of two processes do not mix.
+        sys.stdout.write(f'[{name}] {line.decode(errors="replace").rstrip()}\n')
+        sys.stdout.flush()
+
+    begun, shown = b'', -math.inf
+    for chunk in iter(lambda: stream.read1(1 << 16), b''):
+        *ended, begun = re.split(rb'(?<=\n)|(?<=\r)(?!\n)', begun + chunk)
+        for line in ended:
+            if line.endswith(b'\n'):
+                show(line)
+            elif line.strip() and time.monotonic() - shown > BETWEEN_PROGRESS:
+                show(line)
+                shown = time.monotonic()
+    if begun:
+        show(begun)
 
 
 def end(processes):
@@ -73,8 +101,8 @@ def watch(workers, others):
             code = process.poll()
             if code:
                 code = code if code > 0 else 128 - code  # as a shell reports a signal
-                print('launch_local: %s failed with exit code %d; ending the others'
-                      % (process.name, code), file=sys.stderr, flush=True)
+                print(f'launch_local: {process.name} failed with exit code {code}; '
+                      'ending the others', file=sys.stderr, flush=True)
                 return code
         if all(worker.poll() == 0 for worker in workers):
             # Scheduler and servers end with the last worker.
@@ -86,8 +114,10 @@ def watch(workers, others):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
-    parser.add_argument('-n', '--num-workers', type=int, required=True)
-    parser.add_argument('-s', '--num-servers', type=int, default=1)
+    parser.add_argument('-n', '--num-workers', type=int, required=True, metavar='N',
+                        help='how many times to start the command')
+    parser.add_argument('-s', '--num-servers', type=int, default=1, metavar='S',
+                        help='how many servers add up the gradients (default: 1)')
     parser.add_argument('command', nargs=argparse.REMAINDER, help='what each worker runs')
     args = parser.parse_args()
     if args.num_workers < 1 or args.num_servers < 1:

@@ -1,0 +1,30 @@
+"""How the tests run an example: as a user does, from another folder."""
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[2] / 'examples'
+
+
+class Example:
+    """Runs examples in a folder."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __call__(self, script, *arguments, status=0, launch=()):
+        """Run a script with arguments, behind the command `launch`: its CompletedProcess."""
+        command = [*launch, sys.executable, EXAMPLES / script, *arguments]
+        done = subprocess.run([str(part) for part in command], cwd=str(self.folder), timeout=300,
+                              check=False, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              universal_newlines=True)
+        assert done.returncode == status, done.stdout + done.stderr
+        return done
+
+
+@pytest.fixture
+def example(tmp_path):
+    """:class:`Example` in a folder of its own."""
+    return Example(tmp_path)
