@@ -14,9 +14,10 @@ import numpy as np
 
 from center_loss_op import native
 
-from . import memory, recognize, steps, training
+from . import images, memory, recognize, steps, training
 
-QUESTIONS = {'operator': steps, 'training': training, 'memory': memory, 'recognize': recognize}
+QUESTIONS = {'operator': steps, 'training': training, 'memory': memory, 'images': images,
+             'recognize': recognize}
 
 
 def processor():

@@ -7,11 +7,11 @@
         --network model-symbol.json --params model-0000.params --layer fc1_output
 
 DATA is a folder with one sub-folder of images per class, a .rec file with its .idx as ``python -m
-mxnet.tools.im2rec`` writes them (insightface's train.rec also), or an .npz file with `images`, bytes
-(n, height, width), and `labels`. Some classes are held out of the training: after each epoch, pairs
-of their images show how well the network tells apart classes that it has never seen. The best epoch
-is kept. Because these classes choose the epoch, and λ if several are given, the rates that they
-give are a little better than those that other classes will see.
+mxnet.tools.im2rec`` writes them (insightface's train.rec also), or an .npz file with `images`,
+bytes (n, height, width), and `labels`. A fifth of the classes is held out of the training: after
+each epoch, pairs of their images show how well the network tells apart classes that it has never
+seen. The best epoch is kept. Because these classes choose the epoch, and λ if several are given,
+their rates are a little better than those of other classes will be.
 
 OUT gets, for ``recognize.py`` and for other programs:
 
@@ -66,6 +66,55 @@ DECORRELATION = 0.1
 MOMENTUM = 0.9
 
 
+def main(arguments=None):
+    """Train, choose, export, and say how good it is; returns what is in metrics.json."""
+    options = parse(arguments)
+    out = options.output_dir
+    run = Run(options)
+    histories = {}
+    for weight in options.center_weight:
+        histories[weight] = train(run, weight)
+        if run.rank == 0:
+            write(os.path.join(out, 'history.csv'), history_csv(histories))
+    if run.rank:
+        return None
+
+    # The best epoch of each, again.
+    networks, metrics, curves, thresholds = {}, {}, {}, {}
+    for weight, history in histories.items():
+        best = max(history, key=goodness)
+        networks[weight] = parts = run.parts()
+        load_parts(epoch_folder(run.folder(weight), best['epoch']), parts, run.contexts)
+        metrics[weight] = {'epoch': best['epoch']}
+        thresholds[weight] = dict.fromkeys(map(str, FALSE_ACCEPTS))
+        if run.held_out:
+            embedding = embed_all(parts['embedding'], run.held_out, run.contexts[0])
+            measured, curves[weight], thresholds[weight] = verify_held_out(
+                embedding, run.held_out_labels, options.distance)
+            metrics[weight].update(measured)
+    chosen = max(metrics, key=lambda weight: goodness(metrics[weight]))
+    embed, _, center_loss = networks[chosen].values()
+    export(run, embed, center_loss.centers.data(run.contexts[0]).asnumpy(), thresholds[chosen])
+
+    rows = [row for history in histories.values() for row in history]
+    result = {
+        'center_weight': chosen, 'distance': options.distance, 'thresholds': thresholds[chosen],
+        'held_out': {f'{weight:g}': measured for weight, measured in metrics.items()},
+        'speed': {name: float(np.median([row[name] for row in rows]))
+                  for name in ('images_per_second', 'share_waiting_for_images',
+                               'reading_images_per_second')}}
+    if run.pairs:
+        images, pairs, same = run.pairs
+        embedding = embed_all(embed, run.reader(images, np.arange(len(images))), run.contexts[0])
+        result['verify'] = verify_pairs(embedding, pairs, same, options.distance)
+    write(os.path.join(out, 'metrics.json'), json.dumps(result, indent=2) + '\n')
+    write(os.path.join(out, 'curves.png'), png(curves_figure(histories)))
+    if curves:
+        write(os.path.join(out, 'roc.png'), png(roc_figure(curves, metrics)))
+    report(run, result)
+    return result
+
+
 def parse(arguments=None):
     """The options as an argparse.Namespace."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
@@ -83,8 +132,8 @@ def parse(arguments=None):
         'channel, from pixels of 0 to 255 (default: nothing)')
     add('--std', type=float, nargs='+', help='and what it is divided by then (default: 1)')
     add('--size', type=int, nargs=2, metavar=('H', 'W'), help='height and width of the input '
-        '(default: for "small" the shape of most images, with a shorter side of at most 48; 224 224 '
-        'for the model zoo; 112 112 for your own)')
+        '(default: for "small" the shape of most images, with a shorter side of at most 48; 224 '
+        '224 for the model zoo; 112 112 for your own)')
     add('--embedding-size', type=int, metavar='D', help='the size of an embedding (default: 128; '
         'for a network of your own, that of its layer)')
     add('--drawings', action='store_true', help='the images are drawings, such as letters: do not '
@@ -96,9 +145,9 @@ def parse(arguments=None):
         f'to hold out of the training, at most {MOST_HELD_OUT} images; 0: none')
     add('--distance', choices=('cosine', 'euclidean'), default='cosine',
         help='how embeddings are compared')
-    add('--verify', nargs='+', metavar='FILE', help="also verify the pairs of LFW's pairs.txt, whose "
-        'images are in the folder that follows (default: in DATA, and then their classes are not '
-        "trained on), or of insightface's .bin")
+    add('--verify', nargs='+', metavar='FILE', help="also verify the pairs of LFW's pairs.txt, "
+        'whose images are in the folder that follows (default: in DATA, and then their classes are '
+        "not trained on), or of insightface's .bin")
     add('--epochs', type=int, default=40)
     add('--patience', type=int, metavar='N', help='stop when N epochs have not been better')
     add('--batch-size', type=int, default=64, help='of all devices and machines together')
@@ -106,7 +155,7 @@ def parse(arguments=None):
     add('--wd', type=float, help='the weight decay (default: 0.003; for other networks than '
         '"small" 0.0005)')
     add('--seed', type=int, default=0, help='of initial values, order and variation')
-    add('--workers', type=int, default=os.cpu_count() or 1, help='processes that read images')
+    add('--readers', type=int, default=os.cpu_count() or 1, help='processes that read images')
     add('--ctx', nargs='+', default=['cpu(0)'], metavar='DEVICE', help='such as gpu(0) gpu(1)')
     add('--kv-store', default='device', help='dist_sync or horovod: several machines or processes '
         'train one network; see docs/scaling.md')
@@ -121,17 +170,20 @@ def parse(arguments=None):
     if options.embedding_size is None and not options.own:
         options.embedding_size = 128
     for name, low, high in (('epochs', 1, 1e9), ('batch_size', 2, 1e9), ('held_out', 0, 0.9),
-                            ('lr', 0, 1e9), ('wd', 0, 1e9), ('workers', 0, 1e9), ('seed', 0, 2e9),
+                            ('lr', 0, 1e9), ('wd', 0, 1e9), ('readers', 0, 1e9), ('seed', 0, 2e9),
                             ('patience', 1, 1e9), ('embedding_size', 1, 65536)):
         value = getattr(options, name)
         if value is not None and not low <= value <= high:
-            parser.error(f'--{name.replace("_", "-")} must be from {low:g} to {high:g}, got {value}')
+            name = name.replace('_', '-')
+            parser.error(f'--{name} must be from {low:g} to {high:g}, got {value}')
     if not all(0 <= weight < math.inf for weight in options.center_weight):
         parser.error('--center-weight must be finite and >= 0')
     if options.size and min(options.size) < 8:
         parser.error('--size must be 8 or more')
     if not all(re.fullmatch(r'[cg]pu\(\d+\)', device) for device in options.ctx):
         parser.error('--ctx must be devices such as cpu(0) or gpu(1)')
+    if os.path.realpath(options.output_dir).startswith(os.path.realpath(options.data) + os.sep):
+        parser.error('--output-dir must not be in DATA, where its pictures would be a class')
     if options.own and not options.params:
         parser.error(f'--network {options.network} needs its --params')
     if small and options.params:
@@ -166,6 +218,87 @@ def open_store(name):
 # -- data: which classes are trained on and which are held out
 
 
+class Run:
+    """What the trainings of several λ share: data, options, devices."""
+
+    def __init__(self, options):
+        self.options = options
+        self.store, self.rank, self.workers = open_store(options.kv_store)
+        self.contexts = [getattr(mx, device[:3])(int(device[4:-1])) for device in options.ctx]
+        if any(context.device_type == 'gpu' and context.device_id >= mx.context.num_gpus()
+               for context in self.contexts):
+            raise DataError(f'--ctx {" ".join(options.ctx)}: MXNet finds {mx.context.num_gpus()} '
+                            'GPUs here')
+        if self.rank == 0:
+            checkpoints = os.path.join(options.output_dir, 'checkpoints')
+            if glob.glob(os.path.join(checkpoints, '*', 'epoch-*')) and not options.resume:
+                raise DataError(f'{checkpoints} are of an earlier run: continue it with --resume, '
+                                'or take another --output-dir')
+            os.makedirs(checkpoints, exist_ok=True)
+        images = image_data.load(options.data)
+        images, found = image_data.check(images, options.readers, self.say)
+        self.shape = input_shape(options, found)
+        self.pairs, left_out = None, set()
+        if options.verify:
+            path, folder = [*options.verify, options.data][:2]
+            self.pairs = image_data.load_pairs(path, folder, options.readers, self.say)
+            if folder is options.data and not path.endswith('.bin'):
+                left_out = {self.pairs[0].names[label] for label in self.pairs[0].labels}
+        self.classes, held_out = split(images, options.held_out, left_out)
+        self.names = [images.names[label] for label in self.classes]
+        rows = np.flatnonzero(np.isin(images.labels, self.classes))
+        held_out_rows = np.flatnonzero(np.isin(images.labels, held_out))
+        if len(held_out_rows) > MOST_HELD_OUT:
+            held_out_rows = np.sort(np.random.RandomState(0).permutation(held_out_rows)[
+                :MOST_HELD_OUT])
+        self.held_out_labels = images.labels[held_out_rows]
+        devices = len(self.contexts) * self.workers
+        self.batch_size = min(options.batch_size, len(rows)) // devices * devices
+        if self.batch_size < 2 * devices:
+            raise DataError(f'--batch-size must be {2 * devices} or more: two images per device')
+        self.fixed = {name: value for name, value in vars(options).items() if name not in (
+            'output_dir', 'resume', 'verify', 'readers', 'patience', 'center_weight', 'ctx',
+            'size')}
+        self.fixed.update(input=list(self.shape), images=len(rows), classes=len(self.classes))
+        self.say(f'{len(rows)} images of {len(self.classes)} classes to train on, '
+                 f'{len(held_out_rows)} of {len(held_out)} classes held out; '
+                 f'{"grey" if self.shape[0] == 1 else "colour"}, {self.shape[1]} x {self.shape[2]}')
+
+        # The processes that read start now: after MXNet has used a GPU, they could not.
+        self.order = image_data.Batches(rows, self.batch_size, options.seed, self.rank,
+                                        self.workers)
+        self.training = gluon.data.DataLoader(
+            image_data.Training(images, self.classes, self.shape), batch_sampler=self.order,
+            batchify_fn=image_data.Vary(options.drawings), num_workers=options.readers)
+        self.held_out = self.reader(images, held_out_rows) if len(held_out) else None
+
+    def reader(self, images, rows):
+        """A DataLoader of images as they are."""
+        return gluon.data.DataLoader(image_data.Plain(images, rows, self.shape), 64,
+                                     num_workers=self.options.readers)
+
+    def say(self, line):
+        """A line for the user, apart from the results."""
+        if self.rank == 0:
+            print(line, file=sys.stderr, flush=True)
+
+    def folder(self, weight):
+        """Where the checkpoints of a λ are."""
+        return os.path.join(self.options.output_dir, 'checkpoints', f'lambda-{weight:g}')
+
+    def parts(self):
+        """{name: block}: the embedding network, the classifier, the center loss."""
+        mx.random.seed(self.options.seed)
+        embed, classifier = build(self.options, self.shape, len(self.classes), self.contexts)
+        features = classifier.weight.shape[1]
+        center_loss = CenterLoss(len(self.classes), features)
+        center_loss.initialize(ctx=self.contexts)
+        parts = {'embedding': embed, 'classifier': classifier, 'centers': center_loss}
+        for block in parts.values():
+            block.hybridize()
+        return parts
+
+
 def split(images, share, left_out):
     """The labels to train on and the labels held out.
 
@@ -184,7 +317,8 @@ def split(images, share, left_out):
         held_out = np.intersect1d(usable, images.own_held_out)
     else:
         order = np.random.RandomState(0).permutation(usable)    # the same for every --seed
-        number = min(max(2, round(share * len(order))), len(order) - 2) if share else 0
+        most = np.searchsorted(np.cumsum(counts[order]), MOST_HELD_OUT)
+        number = min(max(2, min(round(share * len(order)), most)), len(order) - 2) if share else 0
         while share and number < len(order) // 2 and _different(counts[order[:number]]) < 100:
             number += 1
         held_out = order[:max(number, 0)]
@@ -342,6 +476,113 @@ def first_line(error):
     return (lines or [type(error).__name__])[-1 if isinstance(error, mx.MXNetError) else 0].strip()
 
 
+# -- training
+
+
+def train(run, weight):
+    """Train with a center loss of this weight; leaves checkpoints, and returns the history."""
+    options, contexts = run.options, run.contexts
+    steps = len(run.order)
+    updates = options.epochs * steps
+    parts = run.parts()
+    embed, classifier, center_loss = parts.values()
+    softmax_loss = gluon.loss.SoftmaxCrossEntropyLoss()
+    decorrelation_loss = DecorrelationLoss(DECORRELATION if weight else 0)
+    for block in softmax_loss, decorrelation_loss:
+        block.hybridize()
+    parameters = {**embed.collect_params(), **classifier.collect_params()}
+    trainer = gluon.Trainer(parameters, 'sgd', {'momentum': MOMENTUM, 'wd': options.wd},
+                            kvstore=run.store, update_on_kvstore=False)
+    # Several devices or workers: all their copies of the centers move as one.
+    several = len(contexts) * run.workers > 1
+    center_trainer = CenterTrainer(center_loss, run.store) if several else None
+    # From a small rate up, then down to 0 along a cosine.
+    schedule = mx.lr_scheduler.CosineScheduler(updates, options.lr, warmup_begin_lr=options.lr / 50,
+                                               warmup_steps=min(50, updates // 2))
+
+    path, state = last_state(run.folder(weight))
+    history = state.get('history', [])
+    if path:
+        before = {name: (state['options'].get(name), value) for name, value in run.fixed.items()
+                  if state['options'].get(name) != value}
+        for name, (old, new) in before.items():
+            raise DataError(f'{path} was written with {name} = {old}, not {new}: resume with the '
+                            'same, or take another --output-dir')
+        load_parts(path, parts, contexts)
+        trainer.load_states(os.path.join(path, 'trainer.states'))
+
+    bar = tqdm(total=updates, initial=len(history) * steps, unit=' batches', desc=title(weight),
+               disable=run.rank != 0, mininterval=0.1 if sys.stderr.isatty() else 10)
+    while len(history) < options.epochs and not stopped(history, options.patience):
+        epoch = run.order.epoch = len(history) + 1
+        sums, waiting, reading, start = np.zeros(4), 0., 0., time.perf_counter()
+        batches = iter(run.training)
+        for update in range((epoch - 1) * steps + 1, epoch * steps + 1):
+            asked = time.perf_counter()
+            images, labels, seconds = next(batches)
+            waiting += time.perf_counter() - asked
+            reading += seconds
+            # λ rises: classes have to lie apart before they are gathered.
+            rising = weight * update / updates
+            losses, shown = [], []
+            with autograd.record():
+                for x, y in zip(*(gluon.utils.split_and_load(array, contexts, even_split=False)
+                                  for array in (images, labels))):
+                    embedding = embed(x)
+                    scores = classifier(embedding)
+                    softmax, center = softmax_loss(scores, y), center_loss(embedding, y)
+                    decorrelation = decorrelation_loss(embedding)
+                    losses.append(softmax + rising * center + decorrelation)
+                    shown.append((softmax, center, decorrelation, scores.argmax(axis=1) == y))
+            autograd.backward(losses)
+            trainer.set_learning_rate(schedule(update))
+            trainer.step(run.batch_size)
+            if center_trainer:
+                center_trainer.step()
+            sums += [sum(float(part.sum().asscalar()) for part in kind) for kind in zip(*shown)]
+            done = (update - (epoch - 1) * steps) * len(labels)
+            shown = {'softmax': f'{sums[0] / done:.3f}', 'center': f'{sums[1] / done:.2f}'}
+            if history and 'eer' in history[-1]:
+                shown['eer'] = f'{100 * history[-1]["eer"]:.1f} %'
+            bar.set_postfix(shown, refresh=False)
+            bar.update()
+        seconds = time.perf_counter() - start
+        if not np.isfinite(sums).all():
+            raise DataError(f'the loss is no number any more in epoch {epoch}, {title(weight)}: try '
+                            'a smaller --lr')
+        if run.rank:
+            history.append({'epoch': epoch})
+            continue
+        seen = steps * run.batch_size
+        row = {'center_weight': weight, 'epoch': epoch, 'learning_rate': trainer.learning_rate,
+               **dict(zip(('softmax_loss', 'center_loss', 'decorrelation_loss', 'accuracy'),
+                          sums / done)),
+               'images_per_second': seen / seconds, 'share_waiting_for_images': waiting / seconds,
+               'reading_images_per_second':
+               len(labels) * steps * max(1, options.readers) / max(float(reading), 1e-9)}
+        if run.held_out:
+            row.update(verify_held_out(embed_all(embed, run.held_out, contexts[0]),
+                                       run.held_out_labels, options.distance)[0])
+        history.append(row)
+        save_checkpoint(run.folder(weight), epoch, parts, trainer,
+                        {'options': run.fixed, 'history': history},
+                        keep=max(history, key=goodness)['epoch'])
+    bar.close()
+    return history
+
+
+def title(weight):
+    """How a λ is called."""
+    return f'λ = {weight:g}' if weight else 'softmax alone'
+
+
+def stopped(history, patience):
+    """Whether the last epochs, `patience` in number, were no better than one before."""
+    if not patience or len(history) <= patience:
+        return False
+    return len(history) - max(history, key=goodness)['epoch'] >= patience
+
+
 # -- verification: are pairs of images of the same class nearer than others?
 
 
@@ -464,190 +705,6 @@ def last_state(folder):
         raise DataError(f'cannot read {path}: {error}') from None
 
 
-# -- training
-
-
-class Run:
-    """What the trainings of several λ share: data, options, devices."""
-
-    def __init__(self, options):
-        self.options = options
-        self.store, self.rank, self.workers = open_store(options.kv_store)
-        self.contexts = [getattr(mx, device[:3])(int(device[4:-1])) for device in options.ctx]
-        if any(context.device_type == 'gpu' and context.device_id >= mx.context.num_gpus()
-               for context in self.contexts):
-            raise DataError(f'--ctx {" ".join(options.ctx)}: MXNet finds {mx.context.num_gpus()} '
-                            'GPUs here')
-        if self.rank == 0:
-            os.makedirs(options.output_dir, exist_ok=True)
-        images = image_data.load(options.data)
-        images, found = image_data.check(images, options.workers, self.say)
-        self.shape = input_shape(options, found)
-        self.pairs = None
-        left_out = set()
-        if options.verify and self.rank == 0 or options.verify and len(options.verify) == 1:
-            path, folder = [*options.verify, options.data][:2]
-            self.pairs = image_data.load_pairs(path, folder, options.workers, self.say)
-            if folder is options.data and not path.endswith('.bin'):
-                left_out = {self.pairs[0].names[label] for label in self.pairs[0].labels}
-        self.classes, held_out = split(images, options.held_out, left_out)
-        self.names = [images.names[label] for label in self.classes]
-        rows = np.flatnonzero(np.isin(images.labels, self.classes))
-        held_out_rows = np.flatnonzero(np.isin(images.labels, held_out))
-        if len(held_out_rows) > MOST_HELD_OUT:
-            held_out_rows = np.sort(np.random.RandomState(0).permutation(held_out_rows)[
-                :MOST_HELD_OUT])
-        self.held_out_labels = images.labels[held_out_rows]
-        devices = len(self.contexts) * self.workers
-        self.batch_size = min(options.batch_size, len(rows)) // devices * devices
-        if self.batch_size < 2 * devices:
-            raise DataError(f'--batch-size must be {2 * devices} or more: two images per device')
-        self.fixed = {name: value for name, value in vars(options).items() if name not in (
-            'output_dir', 'resume', 'verify', 'workers', 'patience', 'center_weight', 'ctx', 'size')}
-        self.fixed.update(input=list(self.shape), images=len(rows), classes=len(self.classes))
-        self.say(f'{len(rows)} images of {len(self.classes)} classes to train on, '
-                 f'{len(held_out_rows)} of {len(held_out)} classes held out; '
-                 f'{"grey" if self.shape[0] == 1 else "colour"}, {self.shape[1]} x {self.shape[2]}')
-
-        # The processes that read start now: after MXNet has used a GPU, they could not.
-        self.order = image_data.Batches(rows, self.batch_size, options.seed, self.rank,
-                                        self.workers)
-        self.training = gluon.data.DataLoader(
-            image_data.Training(images, self.classes, self.shape), batch_sampler=self.order,
-            batchify_fn=image_data.Vary(options.drawings), num_workers=options.workers)
-        self.held_out = self.reader(images, held_out_rows) if len(held_out) else None
-
-    def reader(self, images, rows):
-        """A DataLoader of images as they are."""
-        return gluon.data.DataLoader(image_data.Plain(images, rows, self.shape), 64,
-                                     num_workers=self.options.workers)
-
-    def say(self, line):
-        """A line for the user, apart from the results."""
-        if self.rank == 0:
-            print(line, file=sys.stderr, flush=True)
-
-    def folder(self, weight):
-        """Where the checkpoints of a λ are."""
-        return os.path.join(self.options.output_dir, 'checkpoints', f'lambda-{weight:g}')
-
-    def parts(self):
-        """{name: block}: the embedding network, the classifier, the center loss."""
-        mx.random.seed(self.options.seed)
-        embed, classifier = build(self.options, self.shape, len(self.classes), self.contexts)
-        features = classifier.weight.shape[1]
-        center_loss = CenterLoss(len(self.classes), features)
-        center_loss.initialize(ctx=self.contexts)
-        parts = {'embedding': embed, 'classifier': classifier, 'centers': center_loss}
-        for block in parts.values():
-            block.hybridize()
-        return parts
-
-
-def train(run, weight):
-    """Train with a center loss of this weight; leaves checkpoints, and returns the history."""
-    options, contexts = run.options, run.contexts
-    steps = len(run.order)
-    updates = options.epochs * steps
-    parts = run.parts()
-    embed, classifier, center_loss = parts.values()
-    softmax_loss = gluon.loss.SoftmaxCrossEntropyLoss()
-    decorrelation_loss = DecorrelationLoss(DECORRELATION if weight else 0)
-    for block in softmax_loss, decorrelation_loss:
-        block.hybridize()
-    parameters = {**embed.collect_params(), **classifier.collect_params()}
-    trainer = gluon.Trainer(parameters, 'sgd', {'momentum': MOMENTUM, 'wd': options.wd},
-                            kvstore=run.store, update_on_kvstore=False)
-    # Several devices or workers: all their copies of the centers move as one.
-    several = len(contexts) * run.workers > 1
-    center_trainer = CenterTrainer(center_loss, run.store) if several else None
-    # From a small rate up, then down to 0 along a cosine.
-    schedule = mx.lr_scheduler.CosineScheduler(updates, options.lr, warmup_begin_lr=options.lr / 50,
-                                               warmup_steps=min(50, updates // 2))
-
-    path, state = last_state(run.folder(weight))
-    history = state.get('history', [])
-    if path:
-        before = {name: (state['options'].get(name), value) for name, value in run.fixed.items()
-                  if state['options'].get(name) != value}
-        for name, (old, new) in before.items():
-            raise DataError(f'{path} was written with {name} = {old}, not {new}: resume with the '
-                            'same, or take another --output-dir')
-        load_parts(path, parts, contexts)
-        trainer.load_states(os.path.join(path, 'trainer.states'))
-
-    bar = tqdm(total=updates, initial=len(history) * steps, unit=' batches', desc=title(weight),
-               disable=run.rank != 0, mininterval=0.1 if sys.stderr.isatty() else 10)
-    while len(history) < options.epochs and not stopped(history, options.patience):
-        epoch = run.order.epoch = len(history) + 1
-        sums, waiting, reading, start = np.zeros(4), 0., 0., time.perf_counter()
-        batches = iter(run.training)
-        for update in range((epoch - 1) * steps + 1, epoch * steps + 1):
-            asked = time.perf_counter()
-            images, labels, seconds = next(batches)
-            waiting += time.perf_counter() - asked
-            reading += seconds
-            # λ rises: classes have to lie apart before they are gathered.
-            rising = weight * update / updates
-            losses, shown = [], []
-            with autograd.record():
-                for x, y in zip(*(gluon.utils.split_and_load(array, contexts, even_split=False)
-                                  for array in (images, labels))):
-                    embedding = embed(x)
-                    scores = classifier(embedding)
-                    softmax, center = softmax_loss(scores, y), center_loss(embedding, y)
-                    decorrelation = decorrelation_loss(embedding)
-                    losses.append(softmax + rising * center + decorrelation)
-                    shown.append((softmax, center, decorrelation, scores.argmax(axis=1) == y))
-            autograd.backward(losses)
-            trainer.set_learning_rate(schedule(update))
-            trainer.step(run.batch_size)
-            if center_trainer:
-                center_trainer.step()
-            sums += [sum(float(part.sum().asscalar()) for part in kind) for kind in zip(*shown)]
-            done = (update - (epoch - 1) * steps) * len(labels)
-            shown = {'softmax': f'{sums[0] / done:.3f}', 'center': f'{sums[1] / done:.2f}'}
-            if history and 'eer' in history[-1]:
-                shown['eer'] = f'{100 * history[-1]["eer"]:.1f} %'
-            bar.set_postfix(shown, refresh=False)
-            bar.update()
-        seconds = time.perf_counter() - start
-        if not np.isfinite(sums).all():
-            raise DataError(f'the loss is no number any more in epoch {epoch} with {title(weight)}: '
-                            'try a smaller --lr')
-        if run.rank:
-            history.append({'epoch': epoch})
-            continue
-        seen = steps * run.batch_size
-        row = {'center_weight': weight, 'epoch': epoch, 'learning_rate': trainer.learning_rate,
-               **dict(zip(('softmax_loss', 'center_loss', 'decorrelation_loss', 'accuracy'),
-                          sums / done)),
-               'images_per_second': seen / seconds, 'share_waiting_for_images': waiting / seconds,
-               'reading_images_per_second':
-               len(labels) * steps * max(1, options.workers) / max(float(reading), 1e-9)}
-        if run.held_out:
-            row.update(verify_held_out(embed_all(embed, run.held_out, contexts[0]),
-                                       run.held_out_labels, options.distance)[0])
-        history.append(row)
-        save_checkpoint(run.folder(weight), epoch, parts, trainer,
-                        {'options': run.fixed, 'history': history},
-                        keep=max(history, key=goodness)['epoch'])
-    bar.close()
-    return history
-
-
-def title(weight):
-    """How a λ is called."""
-    return f'λ = {weight:g}' if weight else 'softmax alone'
-
-
-def stopped(history, patience):
-    """Whether the last epochs, `patience` in number, were no better than one before."""
-    if not patience or len(history) <= patience:
-        return False
-    return len(history) - max(history, key=goodness)['epoch'] >= patience
-
-
 # -- results
 
 
@@ -720,7 +777,8 @@ def curves_figure(histories):
                           [factor * row[column] for row in history], label=title(weight))
                 if column == 'eer':
                     best = max(history, key=goodness)
-                    axes.plot(best['epoch'], 100 * best['eer'], 'o', color=axes.lines[-1].get_color())
+                    axes.plot(best['epoch'], 100 * best['eer'], 'o',
+                              color=axes.lines[-1].get_color())
         axes.set(title=label, xlabel='epoch', ylim=(0, None))
         axes.grid(alpha=0.2)
         if axes.lines:
@@ -761,58 +819,6 @@ def history_csv(histories):
     return text.getvalue()
 
 
-def main(arguments=None):
-    """Train, choose, export, and say how good it is; returns what is in metrics.json."""
-    options = parse(arguments)
-    out = options.output_dir
-    run = Run(options)
-    if not options.resume and run.rank == 0 and os.path.exists(os.path.join(out, 'checkpoints')):
-        raise DataError(f'{out} has checkpoints of an earlier run: continue it with --resume, or '
-                        'take another --output-dir')
-    histories = {}
-    for weight in options.center_weight:
-        histories[weight] = train(run, weight)
-        if run.rank == 0:
-            write(os.path.join(out, 'history.csv'), history_csv(histories))
-    if run.rank:
-        return None
-
-    # The best epoch of each, again.
-    networks, metrics, curves, thresholds = {}, {}, {}, {}
-    for weight, history in histories.items():
-        best = max(history, key=goodness)
-        networks[weight] = parts = run.parts()
-        load_parts(epoch_folder(run.folder(weight), best['epoch']), parts, run.contexts)
-        metrics[weight] = {'epoch': best['epoch']}
-        thresholds[weight] = dict.fromkeys(map(str, FALSE_ACCEPTS))
-        if run.held_out:
-            embedding = embed_all(parts['embedding'], run.held_out, run.contexts[0])
-            measured, curves[weight], thresholds[weight] = verify_held_out(
-                embedding, run.held_out_labels, options.distance)
-            metrics[weight].update(measured)
-    chosen = max(metrics, key=lambda weight: goodness(metrics[weight]))
-    embed, _, center_loss = networks[chosen].values()
-    export(run, embed, center_loss.centers.data(run.contexts[0]).asnumpy(), thresholds[chosen])
-
-    rows = [row for history in histories.values() for row in history]
-    result = {
-        'center_weight': chosen, 'distance': options.distance, 'thresholds': thresholds[chosen],
-        'held_out': {f'{weight:g}': measured for weight, measured in metrics.items()},
-        'speed': {name: float(np.median([row[name] for row in rows]))
-                  for name in ('images_per_second', 'share_waiting_for_images',
-                               'reading_images_per_second')}}
-    if run.pairs:
-        images, pairs, same = run.pairs
-        embedding = embed_all(embed, run.reader(images, np.arange(len(images))), run.contexts[0])
-        result['verify'] = verify_pairs(embedding, pairs, same, options.distance)
-    write(os.path.join(out, 'metrics.json'), json.dumps(result, indent=2) + '\n')
-    write(os.path.join(out, 'curves.png'), png(curves_figure(histories)))
-    if curves:
-        write(os.path.join(out, 'roc.png'), png(roc_figure(curves, metrics)))
-    report(run, result)
-    return result
-
-
 def report(run, result):
     """Print the results as people read them."""
     if run.held_out:
@@ -829,12 +835,12 @@ def report(run, result):
     if 'verify' in result:
         of_pairs = result['verify']
         print(f'{of_pairs["pairs"]} pairs of {run.options.verify[0]}: accuracy '
-              f'{100 * of_pairs["accuracy"]:.2f} ± {100 * of_pairs["accuracy_std"]:.2f} %, TAR at 1 '
-              f'% FAR {100 * of_pairs["tar_at_far_1"]:.1f} %, at 0.1 % FAR '
-              f'{100 * of_pairs["tar_at_far_0.1"]:.1f} %')
+              f'{100 * of_pairs["accuracy"]:.2f} ± {100 * of_pairs["accuracy_std"]:.2f} %, '
+              f'TAR {100 * of_pairs["tar_at_far_1"]:.1f} % at 1 % FAR and '
+              f'{100 * of_pairs["tar_at_far_0.1"]:.1f} % at 0.1 % FAR')
     speed = result['speed']
-    print(f'trained on {speed["images_per_second"]:.0f} images per second, of which '
-          f'{100 * speed["share_waiting_for_images"]:.0f} % of the time waiting for images; reading '
+    print(f'{speed["images_per_second"]:.0f} images per second, waiting for images '
+          f'{100 * speed["share_waiting_for_images"]:.0f} % of the time; reading and varying them '
           f'alone: {speed["reading_images_per_second"]:.0f} per second')
     print(f'wrote {run.options.output_dir}')
 
@@ -842,7 +848,7 @@ def report(run, result):
 if __name__ == '__main__':
     try:
         main()
-    except DataError as error:
+    except (DataError, OSError) as error:
         sys.exit(f'train_images.py: error: {error}')
     except KeyboardInterrupt:
         print('interrupted: --resume continues after the last whole epoch', file=sys.stderr)

@@ -74,7 +74,7 @@ def write_records(path, digits, insightface=False):
 
 
 TRAINED = tuple(digit for digit in range(10) if digit not in STRANGERS)
-QUICK = ['--drawings', '--epochs', '3', '--workers', '1']
+QUICK = ['--drawings', '--epochs', '3', '--readers', '1']
 
 
 def run(data, out, *arguments):
@@ -206,7 +206,7 @@ def test_resumed_is_the_same(folder, tmp_path, monkeypatch):
         patch.setattr(train_images, 'save_checkpoint', interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(folder, tmp_path / 'resumed', '--held-out', '0')
-    with pytest.raises(image_data.DataError, match='--resume'):
+    with pytest.raises(image_data.DataError, match='checkpoints are of an earlier run'):
         run(folder, tmp_path / 'resumed', '--held-out', '0')
     with pytest.raises(image_data.DataError, match='lr = 0.1, not 0.05'):
         run(folder, tmp_path / 'resumed', '--held-out', '0', '--resume', '--lr', '0.05')
@@ -428,7 +428,7 @@ def _pickled(path):
     (None, ['--ctx', 'gpu(99)'], 'MXNet finds [0-9]+ GPUs'),
     (None, ['--kv-store', 'dist_sync'], '--kv-store must be'),
     (None, ['--verify', 'no.txt'], 'cannot read no.txt'),
-    (None, ['--lr', '1e8'], 'the loss is no number any more in epoch 1 .* smaller --lr'),
+    (None, ['--lr', '1e8'], 'the loss is no number any more in epoch 1, .* smaller --lr'),
 ], ids=lambda value: getattr(value, '__name__', None))
 def test_bad_input_gets_one_line(folder, tmp_path, make, arguments, message):
     (tmp_path / 'data').mkdir()
@@ -445,6 +445,23 @@ def test_own_network_that_does_not_fit(trained, folder, tmp_path):
         run(folder, tmp_path / 'out', *network, '--layer', 'fc7')
     with pytest.raises(image_data.DataError, match='does not take images of 40 x 40.*--size'):
         run(folder, tmp_path / 'out', *network, '--size', '40', '40')
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['--output-dir', 'data/out'], '--output-dir must not be in DATA'),
+    (['--network', 'a.json'], '--network a.json needs its --params'),
+    (['--params', 'a.params'], '--params are of a --network'),
+    (['--epochs', '0'], '--epochs must be from 1'),
+    (['--held-out', '1'], '--held-out must be from 0 to 0.9'),
+    (['--center-weight', '-1'], '--center-weight must be finite and >= 0'),
+    (['--center-weight', '0', '0.1', '--held-out', '0'], '--held-out must not be 0'),
+    (['--ctx', 'tpu'], '--ctx must be devices'),
+    (['--kv-store', 'horovod', '--patience', '3'], 'takes one --center-weight and no --patience'),
+])
+def test_options_that_make_no_sense(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        train_images.parse(['data', '--output-dir', 'out', *arguments])
+    assert message in capsys.readouterr().err
 
 
 def test_command_line(tmp_path):
