@@ -65,6 +65,13 @@ class Images:
         file = self.files[row]
         return file if isinstance(file, str) else f'image {row} of {self.names[self.labels[row]]}'
 
+    def pixels(self, row, shape):
+        """An image as (channels, height, width) bytes of this shape."""
+        try:
+            return load_image(self.open(row), shape)
+        except UnreadableImage as error:    # it could be read before
+            raise DataError(f'cannot read {self.describe(row)}: {error}') from None
+
     def keep(self, rows):
         """The same with some of the images."""
         return type(self)([self.files[row] for row in rows], self.labels[rows], self.names,
@@ -221,16 +228,16 @@ def read_all(images, workers, say):
     -------
     good, widths, heights, grey : numpy.ndarray, (N,)
     """
-    found = []
+    good, sizes = [], []
     loader = gluon.data.DataLoader(_Checked(images), 64, num_workers=workers, batchify_fn=list)
     for batch in tqdm(loader, 'checking images', unit=' batches', disable=None, leave=False):
-        found += batch
-    reasons, widths, heights, grey = zip(*found)
-    for row, reason in enumerate(reasons):
-        if reason:
-            say(f'left out {images.describe(row)}: {reason}')
-    return (np.array([not reason for reason in reasons]), np.array(widths), np.array(heights),
-            np.array(grey))
+        for reason, *size_and_grey in batch:
+            if reason:
+                say(f'left out {images.describe(len(good))}: {reason}')
+            good.append(not reason)
+            sizes.append(np.array(size_and_grey, 'int32'))
+    widths, heights, grey = np.array(sizes).T
+    return np.array(good), widths, heights, grey == 1
 
 
 def check(images, workers, say):
@@ -271,7 +278,7 @@ class Plain(gluon.data.Dataset):
         return len(self._rows)
 
     def __getitem__(self, number):
-        return load_image(self._images.open(self._rows[number]), self._shape)
+        return self._images.pixels(self._rows[number], self._shape)
 
 
 class Training(gluon.data.Dataset):
@@ -302,8 +309,7 @@ class Training(gluon.data.Dataset):
             random.seed(seed)
             np.random.seed(seed)
             mx.random.seed(seed)
-        image = load_image(self._images.open(row), self._shape)
-        return image, self._number[self._images.labels[row]]
+        return self._images.pixels(row, self._shape), self._number[self._images.labels[row]]
 
 
 class Vary:

@@ -117,14 +117,13 @@ def main(arguments=None):
 
 def parse(arguments=None):
     """The options as an argparse.Namespace."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add('data', metavar='DATA', help='a folder with one sub-folder of images per class, a .rec '
         'file with its .idx, or an .npz file')
     add('--output-dir', metavar='OUT', required=True, help='where everything is written')
-    add('--network', default='small', help='"small", for small images; the name of a network in '
-        'mx.gluon.model_zoo.vision; or the -symbol.json file of your own, to fine-tune it')
+    add('--network', default='small', help='"small" (default), for small images; the name of a '
+        'network in mx.gluon.model_zoo.vision; or the -symbol.json file of your own, to fine-tune')
     add('--params', metavar='FILE', help='the parameters of that network, to start from')
     add('--layer', metavar='NAME', help='the output of your own network to use as features '
         '(default: its last output)')
@@ -139,24 +138,28 @@ def parse(arguments=None):
     add('--drawings', action='store_true', help='the images are drawings, such as letters: do not '
         'mirror or light them in other ways')
     add('--center-weight', type=float, nargs='+', default=[0.1], metavar='λ', help='the weight of '
-        'center loss, which rises from 0 during the training; 0 is softmax alone. Several: train '
-        'each, and keep what is best for the held-out classes')
+        'center loss, which rises from 0 during the training (default: 0.1); 0 is softmax alone. '
+        'Several: train each, and keep what is best for the held-out classes')
     add('--held-out', type=float, default=0.2, metavar='SHARE', help='which share of the classes '
-        f'to hold out of the training, at most {MOST_HELD_OUT} images; 0: none')
+        f'to hold out of the training (default: 0.2), at most {MOST_HELD_OUT} images; 0: none')
     add('--distance', choices=('cosine', 'euclidean'), default='cosine',
-        help='how embeddings are compared')
+        help='how embeddings are compared (default: %(default)s)')
     add('--verify', nargs='+', metavar='FILE', help="also verify the pairs of LFW's pairs.txt, "
         'whose images are in the folder that follows (default: in DATA, and then their classes are '
         "not trained on), or of insightface's .bin")
-    add('--epochs', type=int, default=40)
+    add('--epochs', type=int, default=40, help='default: 40')
     add('--patience', type=int, metavar='N', help='stop when N epochs have not been better')
-    add('--batch-size', type=int, default=64, help='of all devices and machines together')
+    add('--batch-size', type=int, default=64, help='of all devices and machines together '
+        '(default: 64)')
     add('--lr', type=float, help='the highest learning rate (default: 0.1; with --params 0.01)')
     add('--wd', type=float, help='the weight decay (default: 0.003; for other networks than '
         '"small" 0.0005)')
-    add('--seed', type=int, default=0, help='of initial values, order and variation')
-    add('--readers', type=int, default=os.cpu_count() or 1, help='processes that read images')
-    add('--ctx', nargs='+', default=['cpu(0)'], metavar='DEVICE', help='such as gpu(0) gpu(1)')
+    add('--seed', type=int, default=0, help='of initial values, order and variation '
+        '(default: 0)')
+    add('--readers', type=int, default=os.cpu_count() or 1, help='processes that read '
+        'images (default: %(default)s, as there are processors)')
+    add('--ctx', nargs='+', default=['cpu(0)'], metavar='DEVICE', help='such as '
+        'gpu(0) gpu(1) (default: cpu(0))')
     add('--kv-store', default='device', help='dist_sync or horovod: several machines or processes '
         'train one network; see docs/scaling.md')
     add('--resume', action='store_true', help='continue after the last epoch in OUT')
@@ -257,8 +260,8 @@ class Run:
         if self.batch_size < 2 * devices:
             raise DataError(f'--batch-size must be {2 * devices} or more: two images per device')
         self.fixed = {name: value for name, value in vars(options).items() if name not in (
-            'output_dir', 'resume', 'verify', 'readers', 'patience', 'center_weight', 'ctx',
-            'size')}
+            'data', 'output_dir', 'resume', 'verify', 'readers', 'patience', 'center_weight',
+            'ctx', 'size')}
         self.fixed.update(input=list(self.shape), images=len(rows), classes=len(self.classes))
         self.say(f'{len(rows)} images of {len(self.classes)} classes to train on, '
                  f'{len(held_out_rows)} of {len(held_out)} classes held out; '
@@ -443,8 +446,7 @@ def read_body(options, shape, contexts):
 def read_network(network, params_file, layer):
     """(symbol up to the layer, name of its input, {name: array}) of the user's network."""
     try:
-        with open(network, encoding='utf-8') as file:
-            graph = json.load(file)
+        graph = json.loads(mx.sym.load(network).tojson())
         for node in graph['nodes']:
             if node['op'] == 'FullyConnected':      # MXNet's default, which its ONNX exporter needs
                 node.setdefault('attrs', {}).setdefault('flatten', 'True')
@@ -521,7 +523,7 @@ def train(run, weight):
             asked = time.perf_counter()
             images, labels, seconds = next(batches)
             waiting += time.perf_counter() - asked
-            reading += seconds
+            reading += float(seconds)
             # λ rises: classes have to lie apart before they are gathered.
             rising = weight * update / updates
             losses, shown = [], []
@@ -548,8 +550,8 @@ def train(run, weight):
             bar.update()
         seconds = time.perf_counter() - start
         if not np.isfinite(sums).all():
-            raise DataError(f'the loss is no number any more in epoch {epoch}, {title(weight)}: try '
-                            'a smaller --lr')
+            raise DataError(f'the loss is no number any more in epoch {epoch}, {title(weight)}: '
+                            'try a smaller --lr')
         if run.rank:
             history.append({'epoch': epoch})
             continue
@@ -558,8 +560,8 @@ def train(run, weight):
                **dict(zip(('softmax_loss', 'center_loss', 'decorrelation_loss', 'accuracy'),
                           sums / done)),
                'images_per_second': seen / seconds, 'share_waiting_for_images': waiting / seconds,
-               'reading_images_per_second':
-               len(labels) * steps * max(1, options.readers) / max(float(reading), 1e-9)}
+               'reading_images_per_second': seen / run.workers * (
+                   options.readers / reading if options.readers else 1 / waiting)}
         if run.held_out:
             row.update(verify_held_out(embed_all(embed, run.held_out, contexts[0]),
                                        run.held_out_labels, options.distance)[0])
@@ -694,7 +696,7 @@ def load_parts(path, parts, contexts):
 
 def last_state(folder):
     """(folder of the last epoch, its state) or (None, {})."""
-    folders = sorted(glob.glob(os.path.join(folder, 'epoch-*')))
+    folders = sorted(glob.glob(os.path.join(folder, 'epoch-*')), key=lambda path: (len(path), path))
     if not folders:
         return None, {}
     path = os.path.join(folders[-1], 'state.json')

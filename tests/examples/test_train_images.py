@@ -238,7 +238,7 @@ def test_signals(folder, tmp_path, number):
 
 
 def test_patience(folder, tmp_path):
-    run(folder, tmp_path / 'out', '--epochs', '30', '--patience', '2')
+    run(folder, tmp_path / 'out', '--epochs', '30', '--patience', '2', '--readers', '0')
     with open(tmp_path / 'out' / 'history.csv', encoding='utf-8') as file:
         rates = [float(row['eer']) for row in csv.DictReader(file)]
     assert len(rates) < 30 and len(rates) - 1 - rates.index(min(rates)) >= 2
