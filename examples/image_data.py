@@ -74,15 +74,15 @@ class Images:
 
     def keep(self, rows):
         """The same with some of the images."""
-        return type(self)([self.files[row] for row in rows], self.labels[rows], self.names,
-                          self.own_held_out)
+        return Images([self.files[row] for row in rows], self.labels[rows], self.names,
+                      self.own_held_out)
 
 
 class Records(Images):
     """Images in a RecordIO file; `files` are the keys of its index."""
 
-    def __init__(self, files, labels, names, own_held_out=None, path=None):
-        super().__init__(files, labels, names, own_held_out)
+    def __init__(self, path, files, labels, names):
+        super().__init__(files, labels, names)
         self.path = path
         self.record = mx.recordio.MXIndexedRecordIO(os.path.splitext(path)[0] + '.idx', path, 'r')
 
@@ -93,8 +93,7 @@ class Records(Images):
         return f'record {self.files[row]} of {self.path}'
 
     def keep(self, rows):
-        return type(self)([self.files[row] for row in rows], self.labels[rows], self.names,
-                          path=self.path)
+        return Records(self.path, [self.files[row] for row in rows], self.labels[rows], self.names)
 
 
 def load(path):
@@ -162,7 +161,7 @@ def _records(path, start):
         raise DataError(f'cannot read {path} by {index}: '
                         f'{(str(error) or type(error).__name__).splitlines()[0]}') from None
     present, labels = np.unique(classes, return_inverse=True)
-    return Records(keys, labels, [str(number) for number in present], path=path)
+    return Records(path, keys, labels, [str(number) for number in present])
 
 
 def _arrays(path):
@@ -213,13 +212,13 @@ class _Checked(gluon.data.Dataset):
             return f'no record of an image: {error}', 0, 0, True
 
 
-def read_all(images, workers, say):
+def read_all(images, readers, say):
     """Read every image once, to find those that are damaged.
 
     Parameters
     ----------
     images : Images
-    workers : int
+    readers : int
         Processes that read.
     say : callable
         Called with a line about each image that cannot be read.
@@ -229,7 +228,7 @@ def read_all(images, workers, say):
     good, widths, heights, grey : numpy.ndarray, (N,)
     """
     good, sizes = [], []
-    loader = gluon.data.DataLoader(_Checked(images), 64, num_workers=workers, batchify_fn=list)
+    loader = gluon.data.DataLoader(_Checked(images), 64, num_workers=readers, batchify_fn=list)
     for batch in tqdm(loader, 'checking images', unit=' batches', disable=None, leave=False):
         for reason, *size_and_grey in batch:
             if reason:
@@ -240,7 +239,7 @@ def read_all(images, workers, say):
     return np.array(good), widths, heights, grey == 1
 
 
-def check(images, workers, say):
+def check(images, readers, say):
     """Leave out images that cannot be read, and classes that have only one that can.
 
     Parameters as for `read_all`.
@@ -255,7 +254,7 @@ def check(images, workers, say):
     DataError
         No class has two images.
     """
-    good, widths, heights, grey = read_all(images, workers, say)
+    good, widths, heights, grey = read_all(images, readers, say)
     counts = np.bincount(images.labels[good], minlength=len(images.names))
     few = np.flatnonzero(counts < 2)
     if len(few) == len(counts):
@@ -315,6 +314,9 @@ class Training(gluon.data.Dataset):
 class Vary:
     """Makes a batch of images, each varied in another way every time: a DataLoader's batchify_fn.
 
+    The batch is a NumPy array: NDArrays would go through shared memory, of which containers have
+    little, and which leaves messages when a run is interrupted.
+
     Parameters
     ----------
     drawings : bool
@@ -329,7 +331,7 @@ class Vary:
         self._color = transforms.RandomColorJitter(brightness=0.2, contrast=0.2, saturation=0.2)
 
     def __call__(self, samples):
-        """[images (N, channels, height, width), labels (N,), seconds of processor time]."""
+        """(images (N, channels, height, width) uint8, labels (N,), seconds of processor time)."""
         global _spent
         images, labels = zip(*samples)
         if len(images[0]) == 3 and not self._drawings:
@@ -338,9 +340,9 @@ class Vary:
         images = self._moved(mx.nd.array(np.stack(images)))
         if not self._drawings:
             images = self._lit_and_covered(images)
-        images.wait_to_read()
+        images = images.rint().clip(0, 255).astype('uint8').asnumpy()
         before, _spent = _spent, time.process_time()
-        return [images, mx.nd.array(labels), _spent - before]
+        return images, np.array(labels), _spent - before
 
     def _moved(self, images):
         """Each image turned, sheared, zoomed, shifted and half of them mirrored.
@@ -374,7 +376,7 @@ class Vary:
         down, right = np.random.uniform(-self.LIGHT, self.LIGHT, (2, count, 1, 1)).astype('float32')
         light = (down * np.linspace(-1, 1, height, dtype='float32')[:, None]
                  + right * np.linspace(-1, 1, width, dtype='float32'))
-        pixels = (mx.nd.broadcast_add(images, mx.nd.array(light[:, None]))).clip(0, 255).asnumpy()
+        pixels = mx.nd.broadcast_add(images, mx.nd.array(light[:, None])).asnumpy()
         for number in np.flatnonzero(np.random.uniform(size=count) < 0.3):
             high, wide = (max(1, int(side * np.random.uniform(0.1, self.COVER)))
                           for side in (height, width))
@@ -415,7 +417,7 @@ class Batches:
             yield list(zip(mine, seeds))
 
 
-def load_pairs(path, folder, workers, say):
+def load_pairs(path, folder, readers, say):
     """Pairs of images to verify: LFW's pairs.txt, or a .bin file of insightface.
 
     In pairs.txt a line is "name 1 2" for two images of one class, or "name 1 other 2" for two of
@@ -426,7 +428,7 @@ def load_pairs(path, folder, workers, say):
     ----------
     path, folder : str
         The file, and the folder with the images that pairs.txt names.
-    workers, say
+    readers, say
         As for `read_all`.
 
     Returns
@@ -445,7 +447,7 @@ def load_pairs(path, folder, workers, say):
         raise DataError(f'cannot read {path}: {error.strerror}') from None
     images, pairs, same = (_pairs_of_bin(path, content) if path.endswith('.bin') else
                            _pairs_of_text(path, content, load(folder), say))
-    good = read_all(images, workers, say)[0][pairs].all(axis=1)
+    good = read_all(images, readers, say)[0][pairs].all(axis=1)
     pairs, same = pairs[good], same[good]
     if min(same.sum(), (~same).sum()) < 10:
         raise DataError(f'{path} needs ten pairs of the same class and ten of different ones, has '

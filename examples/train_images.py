@@ -51,6 +51,7 @@ from mxnet.gluon import nn
 from mxnet.gluon.model_zoo import vision
 from scipy.optimize import brentq
 from sklearn.metrics import pairwise_distances, roc_curve
+from sklearn.metrics.pairwise import paired_distances
 from sklearn.model_selection import StratifiedKFold
 from tqdm import tqdm
 
@@ -162,7 +163,8 @@ def parse(arguments=None):
         'gpu(0) gpu(1) (default: cpu(0))')
     add('--kv-store', default='device', help='dist_sync or horovod: several machines or processes '
         'train one network; see docs/scaling.md')
-    add('--resume', action='store_true', help='continue after the last epoch in OUT')
+    add('--resume', action='store_true', help='continue after the last epoch in OUT, which must '
+        "be your own: MXNet unpickles the optimizer's state")
     options = parser.parse_args(arguments)
     options.own = options.network.endswith('.json')
     small = options.network == 'small'
@@ -278,7 +280,7 @@ class Run:
     def reader(self, images, rows):
         """A DataLoader of images as they are."""
         return gluon.data.DataLoader(image_data.Plain(images, rows, self.shape), 64,
-                                     num_workers=self.options.readers)
+                                     batchify_fn=np.stack, num_workers=self.options.readers)
 
     def say(self, line):
         """A line for the user, apart from the results."""
@@ -588,15 +590,6 @@ def stopped(history, patience):
 # -- verification: are pairs of images of the same class nearer than others?
 
 
-def compare(first, second, distance):
-    """Distances of embeddings, row by row."""
-    if distance == 'cosine':
-        first, second = ([row / np.maximum(np.linalg.norm(row, axis=1, keepdims=True), 1e-12)
-                          for row in (first, second)])
-        return 1 - (first * second).sum(axis=1)
-    return np.linalg.norm(first - second, axis=1)
-
-
 def verify(distances, same):
     """({metric: value}, (false accept rates, true accept rates)) of pairs of images."""
     far, tar, _ = roc_curve(same, -distances)
@@ -625,7 +618,8 @@ def verify_held_out(embedding, labels, distance):
 
 def verify_pairs(embedding, pairs, same, distance):
     """As people report on LFW: accuracy at the best threshold of nine folds on the tenth."""
-    distances = compare(*(embedding[part].astype(np.float64) for part in pairs.T), distance)
+    distances = paired_distances(*(embedding[part].astype(np.float64) for part in pairs.T),
+                                 metric=distance)
     accuracies = []
     for fit, test in StratifiedKFold(10).split(distances, same):
         order = np.argsort(distances[fit])
@@ -638,8 +632,7 @@ def verify_pairs(embedding, pairs, same, distance):
 
 def embed_all(embed, loader, context):
     """The embeddings of all images of a loader."""
-    return np.concatenate([embed(images.as_in_context(context).astype('float32')).asnumpy()
-                           for images in loader])
+    return np.concatenate([embed(mx.nd.array(images, ctx=context)).asnumpy() for images in loader])
 
 
 def goodness(row):

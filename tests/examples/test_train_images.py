@@ -488,7 +488,7 @@ def test_variation_without_limits_changes_nothing(shape, monkeypatch):
     for name in 'SHIFT', 'ZOOM', 'SQUEEZE', 'SHEAR', 'ANGLE':
         monkeypatch.setattr(image_data.Vary, name, 0)
     pixels = np.random.RandomState(0).randint(0, 255, shape).astype('uint8')
-    varied = image_data.Vary(drawings=True)(samples(pixels))[0].asnumpy()
+    varied = image_data.Vary(drawings=True)(samples(pixels))[0]
     np.testing.assert_allclose(varied, np.stack([pixels] * 4), atol=1e-2)
 
 
@@ -501,7 +501,7 @@ def test_turning_keeps_lengths(monkeypatch):
     pixels[0, 4, 5] = 100
     monkeypatch.setattr(np.random, 'uniform', lambda low, high, size: np.full(size, high))
     monkeypatch.setattr(image_data.Vary, 'ANGLE', np.pi / 2)
-    turned = image_data.Vary(drawings=True)(samples(pixels, 1))[0].asnumpy()[0]
+    turned = image_data.Vary(drawings=True)(samples(pixels, 1))[0][0]
     around = pixels[0, :, 2:11]
     wanted = np.rot90(around) if turned[0, 4, 4] > 150 else np.rot90(around, -1)
     np.testing.assert_allclose(turned[0, :, 2:11], wanted, atol=1)
@@ -510,11 +510,10 @@ def test_turning_keeps_lengths(monkeypatch):
 def test_variation(folder):
     pixels = recognize.load_image(str(sorted(folder.glob('*/*'))[0]), (3, 8, 8))
     vary = image_data.Vary(drawings=False)
-    first, again = (vary(samples(pixels, 8))[0].asnumpy() for _ in range(2))
+    first, again = (vary(samples(pixels, 8))[0] for _ in range(2))
     np.testing.assert_array_equal(first, again)
     assert len({image.tobytes() for image in first}) == 8
-    assert first.min() >= 0 and first.max() <= 255
-    assert abs(first - pixels).mean() < 60
+    assert first.dtype == np.uint8 and abs(first - pixels.astype(float)).mean() < 60
 
 
 def test_batches():
