@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -54,18 +55,21 @@ def write_folder(folder, digits, start=0, end=None):
     return folder
 
 
+def of_two(key, first, end):
+    """A record with two numbers as its label: mx.recordio.pack fails on NumPy 2."""
+    return struct.pack('IfQQ', 2, 0, key, 0) + np.array([first, end], 'float32').tobytes()
+
+
 def write_records(path, digits, insightface=False):
     """A .rec file as im2rec writes it, or with insightface's header and class records."""
     records = mx.recordio.MXIndexedRecordIO(str(path.with_suffix('.idx')), str(path), 'w')
     images, first = list(digit_images(digits)), int(insightface)
     if insightface:
         end = len(images) + 1
-        records.write_idx(0, mx.recordio.pack(
-            mx.recordio.IRHeader(0, [end, end + len(digits)], 0, 0), b''))
-        for place, digit in enumerate(digits):
-            mine = [key for key, image in enumerate(images, 1) if image[0] == digit]
-            records.write_idx(end + place, mx.recordio.pack(
-                mx.recordio.IRHeader(0, [mine[0], mine[-1] + 1], end + place, 0), b''))
+        records.write_idx(0, of_two(0, end, end + len(digits)))
+        for key, digit in enumerate(digits, end):
+            mine = [number for number, image in enumerate(images, 1) if image[0] == digit]
+            records.write_idx(key, of_two(key, mine[0], mine[-1] + 1))
     for key, (digit, _, pixels) in enumerate(images, first):
         records.write_idx(key, mx.recordio.pack(mx.recordio.IRHeader(0, digit, key, 0),
                                                 encoded(pixels)))
