@@ -291,10 +291,15 @@ def test_several_devices(folder, tmp_path):
     assert np.corrcoef(one.ravel(), two.ravel())[0, 1] > 0.9
 
 
-def test_several_workers(folder, tmp_path):
-    subprocess.run([sys.executable, os.path.join(os.path.dirname(SCRIPT), 'launch_local.py'), '-n',
-                    '2', sys.executable, SCRIPT, str(folder), '--output-dir', str(tmp_path / 'out'),
-                    *QUICK, '--epochs', '2', '--kv-store', 'dist_sync'], check=True, timeout=120)
+@pytest.mark.parametrize('store', ['dist_sync', 'horovod'])
+def test_several_workers(folder, tmp_path, store):
+    launcher = [sys.executable, os.path.join(os.path.dirname(SCRIPT), 'launch_local.py'), '-n', '2']
+    if store == 'horovod':
+        pytest.importorskip('horovod')
+        launcher = ['horovodrun', '--gloo', '-np', '2', '-H', 'localhost:2']
+    subprocess.run([*launcher, sys.executable, SCRIPT, str(folder), '--output-dir',
+                    str(tmp_path / 'out'), *QUICK, '--epochs', '2', '--kv-store', store],
+                   check=True, timeout=120)
     metrics = json.loads((tmp_path / 'out' / 'metrics.json').read_text())
     assert metrics['held_out']['0.1']['eer'] < 0.45
 
