@@ -38,9 +38,9 @@ import sys
 import tempfile
 import time
 
-# MXNet leaves every second processor idle unless it is told their number.
-os.environ.setdefault('OMP_NUM_THREADS', str(len(os.sched_getaffinity(0)) if hasattr(
-    os, 'sched_getaffinity') else os.cpu_count() or 1))
+PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+# MXNet leaves every second processor idle unless it is told how many threads to use.
+os.environ.setdefault('OMP_NUM_THREADS', str(PROCESSORS))
 
 from center_loss_op.gluon import CenterLoss, CenterTrainer, DecorrelationLoss  # before mxnet
 import mxnet as mx
@@ -80,7 +80,7 @@ def main(arguments=None):
     if run.rank:
         return None
 
-    # The best epoch of each, again.
+    # Load the best epoch of each network, and measure it again.
     networks, metrics, curves, thresholds = {}, {}, {}, {}
     for weight, history in histories.items():
         best = max(history, key=goodness)
@@ -157,8 +157,8 @@ def parse(arguments=None):
         '"small" 0.0005)')
     add('--seed', type=int, default=0, help='of initial values, order and variation '
         '(default: 0)')
-    add('--readers', type=int, default=os.cpu_count() or 1, help='processes that read '
-        'images (default: %(default)s, as there are processors)')
+    add('--readers', type=int, default=PROCESSORS, help='processes that read images '
+        '(default: %(default)s, the number of processors)')
     add('--ctx', nargs='+', default=['cpu(0)'], metavar='DEVICE', help='such as '
         'gpu(0) gpu(1) (default: cpu(0))')
     add('--kv-store', default='device', help='dist_sync or horovod: several machines or processes '
@@ -269,7 +269,7 @@ class Run:
                  f'{len(held_out_rows)} of {len(held_out)} classes held out; '
                  f'{"grey" if self.shape[0] == 1 else "colour"}, {self.shape[1]} x {self.shape[2]}')
 
-        # The processes that read start now: after MXNet has used a GPU, they could not.
+        # Start the processes that read now: a process that has used a GPU cannot be forked.
         self.order = image_data.Batches(rows, self.batch_size, options.seed, self.rank,
                                         self.workers)
         self.training = gluon.data.DataLoader(
@@ -359,7 +359,7 @@ def input_shape(options, found):
     else:
         scale = min(1, 48 / min(height, width))
         height, width = (max(8, 8 * round(side * scale / 8)) for side in (height, width))
-        height, width = min(height, 2 * width), min(width, 2 * height)  # of a panorama, the middle
+        height, width = min(height, 2 * width), min(width, 2 * height)  # a panorama is cropped
     return (channels, *(options.size or (height, width)))
 
 
@@ -416,11 +416,11 @@ def read_body(options, shape, contexts):
     """(images to features, mean and deviation of its pixels); has parameters with --params."""
     if options.network == 'small':
         body = nn.HybridSequential()
-        # The brightness and the contrast of an image are the lamp's: each gets mean 0, deviation 1.
+        # Each image gets mean 0 and deviation 1: brightness and contrast depend on the light.
         body.add(nn.InstanceNorm(epsilon=1, center=False, scale=False))
         for number, channels in enumerate((32, 64, 128)):
             if min(shape[1:]) >> number >= 4:
-                # Normalized and rectified after the maximum, with a quarter of the work.
+                # Normalizing after the pooling is a quarter of the work.
                 body.add(nn.Conv2D(channels, kernel_size=3, padding=1, use_bias=False),
                          nn.MaxPool2D(pool_size=2), nn.BatchNorm(), nn.Activation('relu'))
         return body, options.mean, options.std
@@ -525,7 +525,7 @@ def train(run, weight):
             asked = time.perf_counter()
             images, labels, seconds = next(batches)
             waiting += time.perf_counter() - asked
-            reading += float(seconds)
+            reading += seconds
             # λ rises: classes have to lie apart before they are gathered.
             rising = weight * update / updates
             losses, shown = [], []
@@ -640,7 +640,7 @@ def goodness(row):
     return (-row['eer'], row['tar_at_far_1'], row['rank1']) if 'eer' in row else row['epoch']
 
 
-# -- files that are whole or not there
+# -- files, which are written completely or not at all
 
 
 def write(path, content):
