@@ -14,10 +14,10 @@ import numpy as np
 
 from center_loss_op._operator import native
 
-from . import gluon, memory, recognize, steps, training
+from . import gluon, images, memory, recognize, steps, training
 
 QUESTIONS = {'operator': steps, 'gluon': gluon, 'training': training, 'memory': memory,
-             'recognize': recognize}
+             'images': images, 'recognize': recognize}
 
 
 def processor():
