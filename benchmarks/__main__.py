@@ -8,11 +8,11 @@ os.environ.setdefault('MXNET_SUBGRAPH_VERBOSE', '0')
 # The naive operator calls NDArray operators in its callbacks, which need a second worker.
 os.environ.setdefault('MXNET_CPU_WORKER_NTHREADS', '2')
 
-import center_loss_op  # noqa: F401 - before mxnet, for newer NumPys; pylint: disable=unused-import
+import center_loss_op  # noqa: F401 - before mxnet, for newer NumPys
+from center_loss_op._operator import native
+
 import mxnet as mx
 import numpy as np
-
-from center_loss_op._operator import native
 
 from . import gluon, images, memory, recognize, steps, training
 

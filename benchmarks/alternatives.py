@@ -8,12 +8,12 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from center_loss_op._operator import native
+from center_loss_op.gluon import CenterLoss
+
 import mxnet as mx
 import numpy as np
 from mxnet.base import _LIB, check_call
-
-from center_loss_op._operator import native
-from center_loss_op.gluon import CenterLoss
 
 ALPHA = 0.5
 
@@ -131,7 +131,7 @@ class _Prop(mx.operator.CustomOpProp):
 class _Empty(mx.operator.CustomOp):
     """MXNet's own cost of a custom operator: the floor."""
 
-    def __init__(self, alpha):  # pylint: disable=unused-argument
+    def __init__(self, alpha):
         super().__init__()
 
     def forward(self, is_train, req, in_data, out_data, aux):
@@ -190,7 +190,7 @@ if _build_empty():
     empty_native_eager = _custom_eager('benchmark_empty_native')
 
 
-def copy(size, features, classes):  # pylint: disable=unused-argument
+def copy(size, features, classes):
     """Moving 4 N d floats: features in, gradient out, centers in and out."""
     source, target = (np.zeros((4, size, features), np.float32) for _ in range(2))
     return lambda: np.copyto(target, source)
@@ -223,7 +223,7 @@ def _pytorch(update):
     return make
 
 
-def _by_class(centers, label, difference, counts, ones):  # pylint: disable=unused-argument
+def _by_class(centers, label, difference, counts, ones):
     present, index, counts = torch.unique(label, return_inverse=True, return_counts=True)
     sums = torch.zeros(len(present), difference.shape[1]).index_add_(0, index, difference)
     centers.index_add_(0, present, sums * (ALPHA / (1 + counts))[:, None])

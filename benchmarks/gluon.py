@@ -4,11 +4,11 @@ import os
 import subprocess
 import sys
 
+from center_loss_op.gluon import CenterLoss
+
 import mxnet as mx
 import numpy as np
 from mxnet import autograd, gluon
-
-from center_loss_op.gluon import CenterLoss
 
 from .timing import medians, table
 

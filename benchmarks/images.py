@@ -10,8 +10,8 @@ from .timing import table
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..', 'examples'))
 try:
-    from PIL import Image
     import train_images
+    from PIL import Image
 except ImportError as error:
     MISSING = error.name
 else:

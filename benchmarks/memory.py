@@ -20,7 +20,7 @@ def _peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def run(quick):  # pylint: disable=unused-argument
+def run(quick):
     """Print the table; return its figures in bytes."""
     step = alternatives.ours(SIZE, FEATURES, CLASSES)
     mx.nd.waitall()

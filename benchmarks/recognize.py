@@ -15,9 +15,9 @@ from .timing import table
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..', 'examples'))
 try:
-    from PIL import Image
     import export_onnx
     import recognize
+    from PIL import Image
 except ImportError as error:
     MISSING = error.name
 else:

@@ -15,6 +15,7 @@ import sys
 import time
 
 import center_loss_op
+
 import mxnet as mx
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""operator: one training step (forward, backward, update, wait); milliseconds, median (10th percentile)"""
+"""operator: one training step (forward, backward, update, wait); ms, median (10th percentile)"""
 import numpy as np
 
 from . import alternatives

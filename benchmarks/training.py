@@ -2,16 +2,16 @@
 import os
 import sys
 
-import mxnet as mx
-import numpy as np
-
 from center_loss_op.gluon import CenterLoss
 from center_loss_op.symbol import center_loss
+
+import mxnet as mx
+import numpy as np
 
 from .timing import medians, table
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..', 'experiments'))
-import networks  # pylint: disable=wrong-import-position,wrong-import-order
+import networks
 
 BATCH, CLASSES, WEIGHT = 128, 10, 0.1
 

@@ -8,11 +8,11 @@ from ._mxnet import requirements
 
 requirements.check()
 
-from ._changes import install  # pylint: disable=wrong-import-position
+from ._changes import install
 
 install()  # imports MXNet
 
-# pylint: disable=wrong-import-position
+
 from . import gluon, legacy, module, symbol
 from ._operator.labels import LabelError
 from .nearest import nearest_center

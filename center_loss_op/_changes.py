@@ -69,7 +69,8 @@ CHANGES = (
            'tests/_mxnet/test_ends_and_forks.py::test_no_hang',
            '_mxnet.forks:install_before_spawns'),
     Change("mxnet.operator._registry: the operator 'centerloss'; for the step in C handlers of "
-           'forks (pthread_atfork) and an exit handler (atexit.register), after which it calls no Python',
+           'forks (pthread_atfork) and an exit handler (atexit.register), after which it calls no '
+           'Python',
            'MXNet does not know the operator; a fork in the middle of a step leaves its locks '
            'locked in the child',
            'tests/test_reload.py::test_executed_again',

@@ -11,9 +11,17 @@ from mxnet.util import is_np_array
 from ._mxnet.graph import OP_TYPE
 from ._mxnet.parameter import Centers, blocks_being_traced
 from ._mxnet.sigint import defer_sigint
-from ._operator.arguments import (Arguments, check_data_type, check_elements, check_shapes,
-                                  class_count, docstring_entries, more_than_two_axes,
-                                  non_negative_int, non_negative_number)
+from ._operator.arguments import (
+    Arguments,
+    check_data_type,
+    check_elements,
+    check_shapes,
+    class_count,
+    docstring_entries,
+    more_than_two_axes,
+    non_negative_int,
+    non_negative_number,
+)
 from ._operator.decorrelation import decorrelation
 from ._operator.gather import Gatherer, open_store
 from ._operator.labels import BFLOAT16
@@ -81,8 +89,8 @@ class CenterLoss(Loss):
     centers : Parameter
         The centers, (C, d), an auxiliary state: no gradient, no optimizer. After `backward()`,
         `centers.data()` returns the moved centers, without a wait. While recording, it returns a
-        copy of the centers before the step, for another term of the loss. Between a forward pass and
-        its backward pass, but not while recording, it returns the array itself, and a slow
+        copy of the centers before the step, for another term of the loss. Between a forward pass
+        and its backward pass, but not while recording, it returns the array itself, and a slow
         operation on it may see rows that have moved already: call `wait_to_read()` on the result,
         or `asnumpy()`, before `backward()`. Read through this attribute: the parameter in
         `collect_params()` is the one that Gluon computes with, and makes no copies.
@@ -190,7 +198,7 @@ class CenterLoss(Loss):
         self._change(key=value)
 
     def forward(self, embedding, label, *sample_weight):
-        # pylint: disable=arguments-differ
+
         if isinstance(embedding, mx.sym.Symbol):
             self._parents = weakref.WeakSet((*self._parents, *blocks_being_traced()))
         else:
@@ -217,7 +225,7 @@ class CenterLoss(Loss):
                             % (dtype, centers, dtype, centers))
 
     def hybrid_forward(self, F, embedding, label, sample_weight=None, center_bias=None):
-        # pylint: disable=arguments-differ
+
         defer_sigint()
         inputs = (embedding, label, center_bias)
         if is_np_array():  # mx.npx has no custom operators; this is the same array
@@ -338,7 +346,7 @@ class DecorrelationLoss(Loss):
         return self._weight
 
     def forward(self, embedding):
-        # pylint: disable=arguments-differ
+
         if not isinstance(embedding, mx.sym.Symbol):
             if not isinstance(embedding, mx.nd.NDArray):
                 raise TypeError('embedding must be an NDArray (mx.nd.array makes one), got %s'
@@ -353,7 +361,7 @@ class DecorrelationLoss(Loss):
         return super().forward(embedding)
 
     def hybrid_forward(self, F, embedding):
-        # pylint: disable=arguments-differ
+
         numpy = is_np_array()
         loss = decorrelation(F, embedding.as_nd_ndarray() if numpy else embedding).reshape((-1,))
         if numpy:

@@ -76,7 +76,7 @@ class Horovod(mx.kvstore.KVStoreBase):
         return hvd.size()
 
     @staticmethod
-    def is_capable(capability):  # pylint: disable=unused-argument
+    def is_capable(capability):
         """False: there are no servers that could run an optimizer."""
         return False
 

@@ -1,7 +1,7 @@
 """Center loss for the Module API: one set of centers on several devices and workers."""
 import os
 import weakref
-from typing import Optional, Union
+from typing import Any, MutableMapping, Optional, Union
 
 import mxnet as mx
 
@@ -67,7 +67,8 @@ class CenterTrainer:
         self.alpha = alpha
         self._gatherer = Gatherer(key, open_store(kvstore))
         os.environ.setdefault('MXNET_UPDATE_ON_KVSTORE', '0')
-        self._nodes = weakref.WeakKeyDictionary()   # by Module: what `_attach` returns
+        # By Module: what `_attach` returns.
+        self._nodes: MutableMapping[mx.mod.Module, Any] = weakref.WeakKeyDictionary()
 
     @property
     def alpha(self) -> Optional[float]:

@@ -13,7 +13,7 @@ With `--centers`, the file also classifies: the outputs `label` and `distance` a
 a file of `center_loss.save_parameters`, or from the parameters that `Module.fit` saved.
 
 The graph must not contain center loss, which ONNX does not know: train_symbol.py shows how to cut
-it at the embedding. In Gluon the loss stands next to the network, and `net.export('net')` is enough.
+it at the embedding. In Gluon the loss is not part of the network: `net.export('net')` is enough.
 """
 import argparse
 import json
@@ -25,6 +25,7 @@ import tempfile
 os.environ.setdefault('MXNET_SUBGRAPH_VERBOSE', '0')    # no line per executor on the terminal
 
 from center_loss_op import nearest_center  # before mxnet, for newer NumPys
+
 import mxnet as mx
 import mxnet.onnx
 import numpy as np

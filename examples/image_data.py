@@ -11,15 +11,13 @@ import re
 import time
 import zipfile
 
-import center_loss_op  # before mxnet, for newer NumPys; pylint: disable=unused-import
 import mxnet as mx
 import numpy as np
 from mxnet import gluon
 from mxnet.gluon.data.vision import transforms
 from PIL import Image
-from tqdm import tqdm
-
 from recognize import FORMATS, UnreadableImage, image_files, load_image
+from tqdm import tqdm
 
 # Seconds of processor time that this process had spent when its last batch was ready.
 _spent = 0.
@@ -156,7 +154,7 @@ def _records(path, start):
                 header, _ = mx.recordio.unpack(record.read_idx(key))
                 keys.append(key)
                 classes.append(int(np.ravel(header.label)[0]))
-    except Exception as error:  # pylint: disable=broad-except
+    except Exception as error:
         # MXNet and struct raise many things for a damaged file.
         raise DataError(f'cannot read {path} by {index}: '
                         f'{(str(error) or type(error).__name__).splitlines()[0]}') from None
@@ -208,7 +206,7 @@ class _Checked(gluon.data.Dataset):
                 return None, width, height, image.mode in ('1', 'L', 'LA') or image.mode[0] in 'IF'
         except UnreadableImage as error:
             return str(error), 0, 0, True
-        except Exception as error:  # pylint: disable=broad-except
+        except Exception as error:
             return f'no record of an image: {error}', 0, 0, True
 
 
@@ -504,7 +502,7 @@ def _pairs_of_bin(path, content):
                 and all(isinstance(value, (bool, int)) for value in same)
                 and len(files) == 2 * len(same)):
             raise ValueError('expected a list of encoded images and one of booleans')
-    except Exception as error:  # pylint: disable=broad-except
+    except Exception as error:
         # A pickle that is damaged raises nearly anything.
         raise DataError(f'cannot read {path}: {error}') from None
     images = Images(files, np.zeros(len(files), int), [os.path.basename(path)])

@@ -201,12 +201,12 @@ class Network:
     def _onnx(self):
         path = self.path('embedding.onnx', needed=True)
         with loading(path):
-            import onnxruntime  # pylint: disable=import-outside-toplevel
+            import onnxruntime
             session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
         return lambda images: session.run(None, {'data': images})[0]
 
     def _mxnet(self):
-        # pylint: disable=import-outside-toplevel, unused-import
+
         symbol = self.path('embedding-symbol.json', needed=True)
         params = self.path('embedding-0000.params', needed=True)
         with loading(symbol), warnings.catch_warnings():
@@ -273,7 +273,7 @@ def loading(path):
     """One line for whatever a library raises that is missing or gets a damaged file."""
     try:
         yield
-    except Exception as error:  # pylint: disable=broad-except
+    except Exception as error:
         reason = f'{error}'.strip().split('\n')[0]
         raise RecognizerError(f'cannot load {path}: {type(error).__name__}: {reason}') from None
 
@@ -306,7 +306,7 @@ def load_image(file, shape):
                 image = Image.fromarray(pixels.astype(np.uint8))
             image = image.convert('L' if channels == 1 else 'RGB')
             image = ImageOps.fit(image, (width, height), Image.BILINEAR)
-    except Exception as error:  # pylint: disable=broad-except
+    except Exception as error:
         # A damaged file makes Pillow raise nearly anything.
         reason = getattr(error, 'strerror', None)
         raise UnreadableImage(reason or f'no image, or a damaged one: {error}') from None

@@ -8,10 +8,11 @@ side into distributions.png.
 import argparse
 
 import center_loss_op  # before mxnet, for newer NumPys
+from center_loss_op.gluon import CenterLoss
+
 import matplotlib
 import mxnet as mx
 import numpy as np
-from center_loss_op.gluon import CenterLoss
 from matplotlib.figure import Figure
 from mxnet import autograd, gluon
 from mxnet.gluon import nn

@@ -43,8 +43,11 @@ PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') el
 os.environ.setdefault('OMP_NUM_THREADS', str(PROCESSORS))
 
 from center_loss_op.gluon import CenterLoss, CenterTrainer, DecorrelationLoss  # before mxnet
+
+import image_data
 import mxnet as mx
 import numpy as np
+from image_data import DataError
 from matplotlib.figure import Figure
 from mxnet import autograd, gluon
 from mxnet.gluon import nn
@@ -54,9 +57,6 @@ from sklearn.metrics import pairwise_distances, roc_curve
 from sklearn.metrics.pairwise import paired_distances
 from sklearn.model_selection import StratifiedKFold
 from tqdm import tqdm
-
-import image_data
-from image_data import DataError
 
 # What the networks of the model zoo expect: pixels of ImageNet with mean 0 and deviation 1.
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -375,7 +375,7 @@ class Normalize(nn.HybridBlock):
             self.mean = self.params.get_constant('mean', np.reshape(mean, (1, -1, 1, 1)))
             self.std = self.params.get_constant('std', np.reshape(std, (1, -1, 1, 1)))
 
-    def hybrid_forward(self, F, x, mean, std):  # pylint: disable=arguments-differ
+    def hybrid_forward(self, F, x, mean, std):
         return F.broadcast_div(F.broadcast_sub(x, mean), std)
 
 
@@ -726,7 +726,7 @@ def export(run, embed, centers, thresholds):
         write(os.path.join(out, 'embedding.onnx'), to_onnx(out, images, embedding))
     except ImportError as error:
         run.say(f"no embedding.onnx ({error}): pip install 'center_loss_op[onnx]'")
-    except Exception as error:  # pylint: disable=broad-except
+    except Exception as error:
         # MXNet's exporter does not know every operator, and fails in many ways.
         run.say(f'no embedding.onnx: {first_line(error)}')
 

@@ -16,6 +16,7 @@ import logging
 
 from center_loss_op import nearest_center  # before mxnet, for newer NumPys
 from center_loss_op.symbol import center_loss
+
 import mxnet as mx
 import numpy as np
 from sklearn.datasets import load_digits

@@ -11,9 +11,10 @@ import os
 import sys
 
 import center_loss_op  # before mxnet, for newer NumPys
+from center_loss_op.gluon import CenterLoss, CenterTrainer
+
 import mxnet as mx
 import numpy as np
-from center_loss_op.gluon import CenterLoss, CenterTrainer
 from mxnet import autograd, gluon
 from mxnet.gluon import nn
 from sklearn.datasets import load_digits
@@ -64,7 +65,7 @@ trainer = gluon.Trainer(params, 'sgd', {'learning_rate': options.lr, 'momentum':
                         update_on_kvstore=False)
 center_trainer = CenterTrainer(center_loss, kv)
 
-for epoch in tqdm(range(options.epochs), unit='epoch', disable=kv.rank > 0):
+for _ in tqdm(range(options.epochs), unit='epoch', disable=kv.rank > 0):
     total = 0
     for x, y in batches:
         with autograd.record():

@@ -213,6 +213,6 @@ def read_npz(path):
     except OSError as error:
         reason = error.strerror or error
     # A damaged file makes zipfile and NumPy raise nearly anything.
-    except Exception as error:  # pylint: disable=broad-except
+    except Exception as error:
         reason = str(error).split('\n')[0] or type(error).__name__
     raise DataError('cannot read %s: %s' % (path, reason))

@@ -88,7 +88,7 @@ class Network(nn.HybridBlock):
             self.embedding.add(nn.BatchNorm(scale=False, center=False))
         self.classifier = nn.Dense(classes, use_bias=False)
 
-    def hybrid_forward(self, F, x):  # pylint: disable=arguments-differ
+    def hybrid_forward(self, F, x):
         embedding = self.embedding(self.features(x))
         return embedding, self.classifier(embedding)
 
@@ -435,14 +435,14 @@ def _restore(parameters, trainer, arrays, path):
 
 
 def _updater(trainer):
-    updater, = trainer._updaters  # pylint: disable=protected-access
+    updater, = trainer._updaters
     return updater
 
 
 def _trained(trainer):
     """The numbers of the parameters that have an optimizer state, also as names."""
     return {number: str(number)
-            for number, parameter in enumerate(trainer._params)  # pylint: disable=protected-access
+            for number, parameter in enumerate(trainer._params)
             if parameter.grad_req != 'null'}
 
 

@@ -268,7 +268,7 @@ def _decoding():
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # of odd metadata
             yield
-    except Exception as error:  # pylint: disable=broad-except
+    except Exception as error:
         reason = getattr(error, 'strerror', None)
         raise Unreadable(reason or 'no image that can be read as %s or %s'
                           % (', '.join(_FORMATS[:-1]), _FORMATS[-1])) from None

@@ -17,7 +17,7 @@ class Interrupts:
         self.received = None
         self._before = {}
 
-    def _note(self, number, frame):  # pylint: disable=unused-argument
+    def _note(self, number, frame):
         self.received = signal.Signals(number)
 
     def __enter__(self):

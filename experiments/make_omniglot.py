@@ -42,7 +42,7 @@ def read_archive(path):
     except OSError as error:
         raise DataError('cannot read %s: %s' % (path, error.strerror or error)) from None
     # A damaged archive makes zipfile raise nearly anything.
-    except Exception as error:  # pylint: disable=broad-except
+    except Exception as error:
         raise DataError('cannot read %s: %s' % (path, str(error) or type(error).__name__)) from None
     for name, content in contents:
         try:

@@ -48,7 +48,7 @@ class Network(nn.HybridBlock):
                                    prefix='classifier_')
         self.classifier.weight.lr_mult = CLASSIFIER_LR
 
-    def hybrid_forward(self, F, x):  # pylint: disable=arguments-differ
+    def hybrid_forward(self, F, x):
         embedding = self.embedding(self.features(x))
         return embedding, self.classifier(embedding)
 

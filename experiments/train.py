@@ -87,7 +87,7 @@ def _train(options, workers, train_set, test_set, each_epoch):
     several = len(contexts) * workers.number > 1
     center_trainer = CenterTrainer(center_loss, workers.store) if several else None
     names = dict(enumerate(sorted(net.collect_params())))  # the numbers that Trainer gives them
-    updaters = trainer._updaters  # pylint: disable=protected-access
+    updaters = trainer._updaters
     if saved is not None:
         for updater in updaters:
             checkpoint.restore_optimizer(updater, names, saved.optimizer_states, saved.path)

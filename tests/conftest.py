@@ -18,13 +18,12 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 # MXNet 1.9.1 uses names that NumPy and SciPy have deprecated since.
 warnings.filterwarnings('ignore', category=DeprecationWarning, module='mxnet')
 
-import center_loss_op  # before mxnet, for newer NumPys; pylint: disable=unused-import
-import hypothesis
-import pytest
-
 from center_loss_op._operator import native
 from center_loss_op._operator.device import Device
 from center_loss_op._operator.host import Host
+
+import hypothesis
+import pytest
 from entries import settle
 
 # Random tests are repeatable; `-m soak` gives them more examples.

@@ -1,17 +1,17 @@
-"""α and λ, set while training: eager, hybridized, inside other blocks, with a CenterTrainer, in a Module.
+"""α and λ, set while training: eager, hybridized, in other blocks, with a trainer, in a Module.
 
 By hand: from a center at 0, one sample [4] of a class moves it by α · 4 / 2.
 """
-import mxnet as mx
-import numpy as np
-import pytest
-from mxnet import autograd
-from numpy.testing import assert_allclose
-
 from center_loss_op import module as center_module
 from center_loss_op.gluon import CenterLoss, CenterTrainer
 from center_loss_op.symbol import center_loss
+
+import mxnet as mx
+import numpy as np
+import pytest
 from entries import Inside
+from mxnet import autograd
+from numpy.testing import assert_allclose
 
 FEATURE, LABEL = mx.nd.array([[4]]), mx.nd.array([0])
 HYBRIDIZE = pytest.mark.parametrize('hybridize', [
@@ -118,7 +118,7 @@ def test_in_a_module():
     assert trainer.alpha is None
     read = []
 
-    def at_the_end(epoch, symbol, arguments, states):  # pylint: disable=unused-argument
+    def at_the_end(epoch, symbol, arguments, states):
         read.append(states['c_center_bias'][0].asscalar())
         trainer.alpha = 0.25
 

@@ -3,10 +3,10 @@ import json
 import re
 from pathlib import Path
 
-import pytest
-
 from center_loss_op._changes import CHANGES, done
 from center_loss_op._mxnet.numpy_names import RESTORED
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -1,12 +1,12 @@
 """Decorrelation, compared with a slow one in float64 and with the gradient by differences."""
+from center_loss_op.gluon import CenterLoss, DecorrelationLoss
+from center_loss_op.symbol import center_loss, decorrelation_loss
+
 import mxnet as mx
 import numpy as np
 import pytest
 from mxnet import autograd
 from numpy.testing import assert_allclose
-
-from center_loss_op.gluon import CenterLoss, DecorrelationLoss
-from center_loss_op.symbol import center_loss, decorrelation_loss
 
 X = np.random.RandomState(3).normal(size=(7, 4)) @ np.random.RandomState(4).normal(size=(4, 4)) + 5
 

@@ -1,14 +1,15 @@
 """The loss beside the rest of Gluon: a small net with a classifier, trained in each way."""
 import sys
 
+from center_loss_op.gluon import CenterLoss
+
 import mxnet as mx
 import numpy as np
 import pytest
 from mxnet import autograd, gluon
 from mxnet.gluon.contrib.estimator import BatchProcessor, Estimator
-
-from center_loss_op.gluon import CenterLoss
-from oracle import center_loss as oracle, tolerance
+from oracle import center_loss as oracle
+from oracle import tolerance
 
 SAMPLES, SIZE, EMBEDDING, CLASSES, WEIGHT = 8, 5, 3, 4, 0.1
 
@@ -23,7 +24,7 @@ class Net(gluon.HybridBlock):
             self.classifier = gluon.nn.Dense(CLASSES, in_units=EMBEDDING)
             self.center_loss = CenterLoss(CLASSES, EMBEDDING, weight=WEIGHT)
 
-    def hybrid_forward(self, F, x):  # pylint: disable=arguments-differ
+    def hybrid_forward(self, F, x):
         embedding = self.embedding(x)
         return self.classifier(embedding), embedding
 
@@ -36,7 +37,7 @@ class JointLoss(gluon.loss.Loss):
         self.softmax = gluon.loss.SoftmaxCrossEntropyLoss()
         self.center_loss = center_loss
 
-    def hybrid_forward(self, F, outputs, label):  # pylint: disable=arguments-differ
+    def hybrid_forward(self, F, outputs, label):
         scores, embedding = outputs
         return self.softmax(scores, label) + self.center_loss(embedding, label)
 
@@ -234,7 +235,7 @@ class Training(gluon.HybridBlock):
         self.net = made_net()
         self.softmax = gluon.loss.SoftmaxCrossEntropyLoss()
 
-    def hybrid_forward(self, F, data, label):  # pylint: disable=arguments-differ
+    def hybrid_forward(self, F, data, label):
         scores, embedding = self.net(data)
         return self.softmax(scores, label) + self.net.center_loss(embedding, label), embedding
 

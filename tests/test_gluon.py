@@ -4,15 +4,15 @@ import inspect
 import pickle
 import re
 
+from center_loss_op.gluon import CenterLoss
+
 import mxnet as mx
 import numpy as np
 import pytest
-from mxnet import autograd, gluon
-from numpy.testing import assert_allclose, assert_array_equal
-
-from center_loss_op.gluon import CenterLoss
 from cases import BAD, batch, message
 from entries import Inside, array, block, run_block
+from mxnet import autograd, gluon
+from numpy.testing import assert_allclose, assert_array_equal
 from oracle import center_loss, tolerance
 
 DATA, LABEL, CENTERS = batch(6, 3, 4)
@@ -368,7 +368,7 @@ def test_cast_of_a_net_around_it():
                 self.embedding = gluon.nn.PReLU()
                 self.loss = CenterLoss(4)
 
-        def hybrid_forward(self, F, x, label):  # pylint: disable=arguments-differ
+        def hybrid_forward(self, F, x, label):
             return self.loss(self.embedding(x), label)
     net = Net()
     net.initialize()
@@ -442,7 +442,7 @@ def test_centers_that_were_saved_as_float16_are_loaded_as_float32(initialized, t
 @pytest.mark.parametrize('name, given, article, error', [
     bad for bad in BAD if bad[0] in ('num_class', *inspect.signature(CenterLoss).parameters)])
 def test_bad_argument(name, given, article, error):
-    arguments = {'classes': 4, **{'classes' if name == 'num_class' else name: given}}
+    arguments = {'classes': 4, 'classes' if name == 'num_class' else name: given}
     with pytest.raises(error, match='^%s$' % re.escape(
             message('classes' if name == 'num_class' else name, given, article))):
         CenterLoss(**arguments)

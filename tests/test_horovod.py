@@ -4,16 +4,15 @@ import os
 import subprocess
 import sys
 
+import horovod_worker
 import numpy as np
 import pytest
-
-import horovod_worker
 from parallel_worker import RUNS, check_one_set
 from trainings import EXPERIMENTS, ONE_THREAD, SCRIPT, check_workers, parameters
 from trainings import train as train_alone
 
 try:
-    import horovod.mxnet  # pylint: disable=unused-import
+    import horovod.mxnet  # noqa: F401
 except ImportError:
     pytest.skip('needs Horovod, built for MXNet: `make horovod`', allow_module_level=True)
 

@@ -2,16 +2,16 @@
 
 The pull of center loss on the features is what the gradient has more with it than without.
 """
-import mxnet as mx
-import numpy as np
-import pytest
-from mxnet import autograd, gluon
-from numpy.testing import assert_allclose
-
-import oracle
 from center_loss_op.gluon import CenterLoss
 from center_loss_op.symbol import center_loss
+
+import mxnet as mx
+import numpy as np
+import oracle
+import pytest
 from entries import array, bind, imperative, run
+from mxnet import autograd, gluon
+from numpy.testing import assert_allclose
 
 N, D, CLASSES = 128, 2, 10
 RANDOM = np.random.RandomState(11)

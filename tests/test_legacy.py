@@ -2,14 +2,14 @@
 import json
 import resource
 
+from center_loss_op import legacy
+from center_loss_op.symbol import center_loss
+
 import mxnet as mx
 import numpy as np
 import pytest
-
-from center_loss_op import legacy
-from center_loss_op.symbol import center_loss
 from parameter_files import array_file
-from ported import RATE, network, Naive, nodes_of, ported
+from ported import RATE, Naive, network, nodes_of, ported
 
 
 @pytest.fixture(name='naive')
@@ -199,7 +199,8 @@ def test_a_symbol_with_a_part_that_is_wrong_is_named(tmp_path, keys, value, comp
     assert error_of(legacy.load_symbol, str(path)).startswith('%s %s' % (path, complaint))
 
 
-NAMES = ['ä', '中心', '😀', 'a\\b', 'a"b', 'a\nb\tc\rd', 'a\x01b', 'a\bc\fd', '\\u0041', 'a/b', '\x7f']
+NAMES = ['ä', '中心', '😀', 'a\\b', 'a"b', 'a\nb\tc\rd', 'a\x01b', 'a\bc\fd', '\\u0041', 'a/b',
+         '\x7f']
 
 
 @pytest.mark.parametrize('name', NAMES)

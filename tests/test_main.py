@@ -3,15 +3,15 @@ import platform
 import sys
 from unittest import mock
 
-import mxnet as mx
-import numpy as np
-import pytest
-
 import center_loss_op
 from center_loss_op import __main__ as main
 from center_loss_op._changes import CHANGES, done
 from center_loss_op._mxnet.numpy_names import RESTORED
 from center_loss_op._operator import native
+
+import mxnet as mx
+import numpy as np
+import pytest
 
 
 def as_dict(lines):

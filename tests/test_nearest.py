@@ -4,17 +4,17 @@ import json
 import math
 from unittest import mock
 
+from center_loss_op import nearest
+from center_loss_op._operator.labels import BFLOAT16
+from center_loss_op.gluon import CenterLoss
+from center_loss_op.nearest import nearest_center
+
 import hypothesis
 import mxnet as mx
 import mxnet.onnx
 import numpy as np
 import pytest
 from hypothesis import strategies as st
-
-from center_loss_op import nearest
-from center_loss_op.gluon import CenterLoss
-from center_loss_op._operator.labels import BFLOAT16
-from center_loss_op.nearest import nearest_center
 
 
 def imperative(embedding, centers, *arguments):
@@ -58,7 +58,7 @@ class Classifier(mx.gluon.HybridBlock):
         self.centers = self.params.get('centers', shape=centers.shape, dtype=centers.dtype,
                                        init=mx.init.Constant(mx.nd.array(centers)))
 
-    def hybrid_forward(self, F, embedding, centers):  # pylint: disable=arguments-differ
+    def hybrid_forward(self, F, embedding, centers):
         return nearest_center(embedding, centers, *self.arguments)
 
 

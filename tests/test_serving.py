@@ -1,11 +1,11 @@
 """A trained network used without this package: docs/using.md."""
+from center_loss_op._mxnet import numpy_names
+from center_loss_op.symbol import center_loss
+
 import mxnet as mx
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
-
-from center_loss_op._mxnet import numpy_names
-from center_loss_op.symbol import center_loss
 
 DATA = np.random.RandomState(1).randn(4, 5).astype('float32')
 
@@ -54,7 +54,8 @@ def test_embedding_without_the_package(child, tmp_path):
                              {name: value for name, value in arg_params.items()
                               if name.startswith('embedding')}, {})
     np.save(str(tmp_path / 'data.npy'), DATA)
-    want = DATA @ arg_params['embedding_weight'].asnumpy().T + arg_params['embedding_bias'].asnumpy()
+    weight, bias = (arg_params['embedding_' + name].asnumpy() for name in ('weight', 'bias'))
+    want = DATA @ weight.T + bias
     for code in PREDICT, BLOCK:
         done = child(code, *(tmp_path / name for name in (
             'features-symbol.json', 'features-0000.params', 'data.npy', 'out.npy')))

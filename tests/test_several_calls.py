@@ -1,14 +1,14 @@
-"""One loss called several times before one backward pass: one warning, and none for other training."""
+"""One loss called several times before one backward pass: one warning, and none otherwise."""
+from center_loss_op._operator.step import MANY_OVERLAPPING
+from center_loss_op.gluon import CenterLoss, CenterTrainer
+
 import mxnet as mx
 import numpy as np
 import pytest
-from mxnet import autograd, gluon
-from numpy.testing import assert_allclose
-
-from center_loss_op._operator.step import MANY_OVERLAPPING
-from center_loss_op.gluon import CenterLoss, CenterTrainer
 from cases import batch
 from entries import array, bind, block
+from mxnet import autograd, gluon
+from numpy.testing import assert_allclose
 from oracle import center_loss
 
 RANDOM = np.random.RandomState(11)

@@ -4,16 +4,16 @@ import itertools
 import logging
 import re
 
-import mxnet as mx
-import numpy as np
-import pytest
-from numpy.testing import assert_allclose, assert_array_equal
-
 from center_loss_op._operator.arguments import Arguments
 from center_loss_op.symbol import center_loss
+
+import mxnet as mx
+import numpy as np
+import oracle
+import pytest
 from cases import ARGUMENTS, BAD, batch, message
 from entries import bind, run
-import oracle
+from numpy.testing import assert_allclose, assert_array_equal
 
 DATA, LABEL, CENTERS = batch(6, 3, 4)
 

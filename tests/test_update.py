@@ -1,17 +1,17 @@
 """Centers of features that no gradient flows to: CenterLoss.update, and what is said without it."""
 import gc
 
-import mxnet as mx
-import numpy as np
-import pytest
-from mxnet import autograd, gluon
-from numpy.testing import assert_allclose
-
-import oracle
 from center_loss_op._operator import step
 from center_loss_op.gluon import CenterLoss, CenterTrainer
 from center_loss_op.symbol import center_loss
+
+import mxnet as mx
+import numpy as np
+import oracle
+import pytest
 from entries import array
+from mxnet import autograd, gluon
+from numpy.testing import assert_allclose
 
 RANDOM = np.random.RandomState(7)
 DATA = RANDOM.randn(6, 3).astype('float32')
@@ -209,7 +209,7 @@ def test_the_way_out_of_fixed_parameters(log):
 
 def test_a_trainer_whose_step_is_never_called(log):
     loss = made(in_units=3)
-    trainer = CenterTrainer(loss)  # pylint: disable=unused-variable
+    _trainer = CenterTrainer(loss)
     for _ in range(100):
         loss.update(array(DATA), array(LABEL))
     mx.nd.waitall()

@@ -8,6 +8,7 @@ update: see :func:`fence`.
 import ctypes
 import weakref
 from functools import wraps
+from typing import Any, MutableMapping
 
 import mxnet as mx
 from mxnet.base import _LIB, check_call
@@ -34,7 +35,8 @@ def fence(array):
                                        1, None, 0, b'center_loss_fence'))
 
 
-_centers_of = weakref.WeakKeyDictionary()   # the centers of each executor that has run backward
+# The centers of each executor that has run backward.
+_centers_of: MutableMapping[Any, Any] = weakref.WeakKeyDictionary()
 
 
 def _fenced(backward):

@@ -46,7 +46,7 @@ def install_before_spawns():
     return 'replaced'
 
 
-def _before_program(event, args):  # pylint: disable=unused-argument
+def _before_program(event, args):
     if event == 'subprocess.Popen' and _forks(sys._getframe(1).f_locals):
         wait_for_engine()
 

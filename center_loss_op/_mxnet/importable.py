@@ -18,14 +18,14 @@ __all__ = ['install_in_children', 'install_onnx_mapping', 'install_text_of_attri
 class _OnnxMapping(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Finds ``onnx.mapping``, which MXNet's exporter reads, if ONNX no longer has it."""
 
-    def find_spec(self, fullname, path=None, target=None):  # pylint: disable=unused-argument
+    def find_spec(self, fullname, path=None, target=None):
         if fullname != 'onnx.mapping':
             return None
         return importlib.machinery.ModuleSpec(fullname, self)
 
     def exec_module(self, module):
         """Add the two dictionaries between ONNX's element types and NumPy's."""
-        from onnx import TensorProto, helper  # pylint: disable=import-outside-toplevel
+        from onnx import TensorProto, helper
         module.TENSOR_TYPE_TO_NP_TYPE = {
             number: helper.tensor_dtype_to_np_dtype(number)
             for number in TensorProto.DataType.values() if number != TensorProto.UNDEFINED}
@@ -41,7 +41,7 @@ def install_onnx_mapping():
     return 'added'
 
 
-class _Inherited:  # pylint: disable=too-few-public-methods
+class _Inherited:
     """Makes a child process import this package before MXNet.
 
     A child that is not forked unpickles its task. The task begins with the settings that
@@ -57,7 +57,7 @@ def install_in_children():
     """Add an object to the settings that child processes inherit."""
     if not RESTORED:
         return None
-    # pylint: disable-next=protected-access
+
     multiprocessing.current_process()._config[__package__] = _Inherited()
     return 'added'
 
@@ -74,7 +74,7 @@ def _attribute(value):
 def install_text_of_attributes():
     """Import MXNet, and replace `str` in the modules that write the arguments of operators."""
     try:
-        from mxnet._ctypes import ndarray, symbol  # pylint: disable=import-outside-toplevel
+        from mxnet._ctypes import ndarray, symbol
     except OSError as error:  # from the loader: a library that `requirements` does not look for
         raise ImportError('center_loss_op cannot load MXNet: %s' % error) from error
     if numpy.__version__ < '2':

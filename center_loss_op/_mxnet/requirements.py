@@ -1,7 +1,7 @@
 """What a machine must have before MXNet 1.9.1 can be loaded; nothing of MXNet is loaded to see it.
 
-``python -I center_loss_op/_mxnet/requirements.py`` says which of it must be there before anything is
-downloaded, but is not: `make` asks so.
+Before `make` downloads anything, it runs ``python -I center_loss_op/_mxnet/requirements.py``, which
+says what is missing.
 """
 import ctypes
 import importlib.util
@@ -49,7 +49,7 @@ def _python():
 def _numpy():
     if importlib.util.find_spec('numpy') is None:
         return "needs NumPy: run pip install 'numpy%s'" % _numpy_range()
-    import numpy  # pylint: disable=import-outside-toplevel
+    import numpy
     version = tuple(map(int, numpy.__version__.split('.')[:2]))
     if NUMPYS[0] <= version and version[:1] <= NUMPYS[1]:
         return None

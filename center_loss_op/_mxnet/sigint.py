@@ -9,6 +9,7 @@ where `autograd.record()` begins or ends, recording stayed on for good.
 import signal
 import sys
 import threading
+
 # signal.getsignal takes 5 us: it looks for a name of the handler. And Python's own handler.
 from _signal import default_int_handler, getsignal
 
@@ -29,7 +30,7 @@ def _is_bad_moment(frame):
     return False
 
 
-class _Handler:  # pylint: disable=too-few-public-methods
+class _Handler:
     """A handler of SIGINT that calls the handler `before` as soon as an exception does no harm."""
     defers_sigint = True
 
@@ -42,7 +43,7 @@ class _Handler:  # pylint: disable=too-few-public-methods
             return
         profile = sys.getprofile()
 
-        def watch(frame, event, arg):  # pylint: disable=unused-argument
+        def watch(frame, event, arg):
             if not _is_bad_moment(frame):
                 # A profiler in C cannot be set again from Python: it stays off.
                 sys.setprofile(profile if callable(profile) else None)

@@ -5,7 +5,7 @@ MXNet crashes on a node that has too few inputs, or that reads an output that do
 import ctypes
 import json
 import re
-from typing import Any, Dict
+from typing import Any, Dict, List, Optional
 
 import mxnet as mx
 from mxnet.base import _LIB, c_str, check_call
@@ -35,7 +35,7 @@ def read_graph(path: str) -> Graph:
 
 
 def written(graph: Graph) -> str:
-    """The graph as JSON, escaped as MXNet can read it: only n, r, t, the quote and the backslash."""
+    """The graph as JSON with the escapes that MXNet reads: n, r, t, quote and backslash."""
     def plain(escape):
         return escape[0] if escape[1] in 'nrt"\\' else json.loads(f'"{escape[0]}"')
     return re.sub(r'\\(u....|.)', plain, json.dumps(graph, ensure_ascii=False))
@@ -56,7 +56,7 @@ def check_graph(path: str, graph: Graph) -> None:
     """
     nodes = graph['nodes']
     version = graph.get('attrs', {}).get('mxnet_version', (None, 0))[-1]
-    outputs = []
+    outputs: List[Optional[int]] = []
 
     def check_entries(reader, entries):
         for index, output, *_ in entries:

@@ -10,11 +10,16 @@ from mxnet.ndarray.ndarray import _DTYPE_MX_TO_NP
 from .._mxnet.graph import OP_TYPE
 from .._mxnet.sigint import defer_sigint
 from . import native
-from .arguments import (Arguments, check_data_type, check_elements, check_shapes,
-                        docstring_entries)
+from .arguments import Arguments, check_data_type, check_elements, check_shapes, docstring_entries
 from .labels import largest_exact
-from .step import (MANY_OVERLAPPING, MANY_WITHOUT_BACKWARD, Step, backend_for, warn_overlapping,
-                   warn_without_backward)
+from .step import (
+    MANY_OVERLAPPING,
+    MANY_WITHOUT_BACKWARD,
+    Step,
+    backend_for,
+    warn_overlapping,
+    warn_without_backward,
+)
 
 __all__ = ['CenterLossOp', 'CenterLossProp', 'install']
 
@@ -161,7 +166,7 @@ if CenterLossProp.__doc__:  # not under python -OO
     CenterLossProp.__doc__ %= '\n'.join(docstring_entries(Arguments).values())
 
 
-def _dense(handle, writable=True, stype=None):  # pylint: disable=unused-argument
+def _dense(handle, writable=True, stype=None):
     return mx.nd.NDArray(handle, writable=writable)
 
 

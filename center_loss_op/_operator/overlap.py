@@ -6,6 +6,7 @@ passes: the loss was called twice before one backward pass. csrc/step.c does the
 import ctypes
 import threading
 import weakref
+from typing import Any, MutableMapping
 
 import numpy as np
 from mxnet.base import _LIB, check_call
@@ -14,7 +15,7 @@ __all__ = ['forget', 'moves', 'waits']
 
 _lock = threading.Lock()
 # Maps a step to the memory of its centers, and whether another step has moved them since.
-_waiting = weakref.WeakKeyDictionary()
+_waiting: MutableMapping[Any, Any] = weakref.WeakKeyDictionary()
 
 
 def _memory(centers):

@@ -3,9 +3,9 @@
 Each case is a program of its own with a time limit. The default run tries each once; `-m soak`
 has 429 ends and 192 forks.
 """
-import pytest
-
 from center_loss_op._mxnet.numpy_names import RESTORED
+
+import pytest
 
 LIMIT = 60  # seconds; a run takes two or three
 

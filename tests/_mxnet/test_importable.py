@@ -10,11 +10,11 @@ import sys
 import warnings
 from pathlib import Path
 
+from center_loss_op._mxnet import importable, numpy_names, requirements
+
 import mxnet as mx
 import numpy as np
 import pytest
-
-from center_loss_op._mxnet import importable, numpy_names, requirements
 
 ROOT = Path(__file__).resolve().parents[2]
 IN_1D = np.array([[1, 2], [3, 1]]), [1, 5, 3]

@@ -1,11 +1,12 @@
 """Files of arrays: what MXNet loads is let through, and what lies about its size is not."""
 import resource
 
+from center_loss_op._mxnet.parameter_file import check_arrays
+
 import mxnet as mx
 import pytest
-
-from center_loss_op._mxnet.parameter_file import check_arrays
 from parameter_files import VERSIONS, array_file
+
 
 def written(path, content):
     path.write_bytes(content)

@@ -11,17 +11,17 @@ import sys
 import time
 from unittest import mock
 
+from center_loss_op._operator.host import Host
+from center_loss_op.gluon import CenterLoss
+from center_loss_op.symbol import center_loss
+
 import mxnet as mx
 import numpy as np
+import oracle
 import pytest
+from entries import Inside, array, bind
 from mxnet import autograd, gluon
 from numpy.testing import assert_allclose, assert_array_equal
-
-import oracle
-from center_loss_op.gluon import CenterLoss
-from center_loss_op._operator.host import Host
-from center_loss_op.symbol import center_loss
-from entries import Inside, array, bind
 
 STEPS = 8
 RANDOM = np.random.RandomState(3)
@@ -159,7 +159,7 @@ def test_reads_of_files_after_a_step(path, arguments, tmp_path):
 # -- Module and its kin: nothing waits for the last update of an epoch
 
 
-def graph(size=None):  # pylint: disable=unused-argument
+def graph(size=None):
     data, label = mx.sym.var('data'), mx.sym.var('softmax_label')
     embedding = mx.sym.FullyConnected(data, num_hidden=3, name='embedding')
     scores = mx.sym.FullyConnected(embedding, num_hidden=4, name='scores')

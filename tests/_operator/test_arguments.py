@@ -6,16 +6,16 @@ from dataclasses import MISSING, fields
 from fractions import Fraction
 from pathlib import Path
 
-import mxnet as mx
-import pytest
-from numpy.testing import assert_array_equal
-
-from cases import ARGUMENTS, BAD, GOOD, batch, message
 from center_loss_op._operator.arguments import Arguments
 from center_loss_op._operator.operator import CenterLossProp
 from center_loss_op.gluon import CenterLoss
 from center_loss_op.symbol import center_loss
+
+import mxnet as mx
+import pytest
+from cases import ARGUMENTS, BAD, GOOD, batch, message
 from entries import array, custom
+from numpy.testing import assert_array_equal
 
 FIELDS = {each.name: each for each in fields(Arguments)}
 REFERENCE = Path(__file__).parents[2] / 'docs' / 'reference.md'

@@ -2,18 +2,18 @@
 import json
 import re
 
+from center_loss_op.gluon import CenterLoss
+
+import entries
 import hypothesis
 import mxnet as mx
 import numpy as np
 import pytest
+from cases import ARGUMENTS, BAD, batch, message, random_arguments
+from entries import array, bind, block, custom, run, run_block, settle
 from hypothesis import strategies as st
 from mxnet import autograd, gluon
 from numpy.testing import assert_allclose, assert_array_equal
-
-import entries
-from cases import ARGUMENTS, BAD, batch, message, random_arguments
-from center_loss_op.gluon import CenterLoss
-from entries import array, bind, block, custom, run, run_block, settle
 from oracle import center_loss, tolerance
 
 DATA, LABEL, CENTERS = batch(6, 3, 4)
@@ -284,7 +284,7 @@ def test_the_suggested_remedy(data, label, kind):
         loss(*values.values())
     give = re.search(r'give (.*?)(?: and (label.*?))?(?:\. See docs/using.md)?$',
                      str(caught.value))
-    features, labels = (eval(text, {}, values)  # pylint: disable=eval-used
+    features, labels = (eval(text, {}, values)
                         for text in give.groups('label'))
     positions = {'pooled': (), 'map': data[2:], 'sequence': data[1:2]}[kind]
     rows = np.moveaxis(x, 1, -1) if kind == 'map' else x

@@ -2,9 +2,9 @@
 import itertools
 import platform
 
-import pytest
-
 from center_loss_op._operator import native
+
+import pytest
 from compiled import build
 
 TRAINING = '''

@@ -5,15 +5,15 @@ import subprocess
 import sys
 import time
 
-import mxnet as mx
-import numpy as np
-import pytest
-import horovod_worker
-from parallel_worker import BATCH, CLASSES, RUNS, SIZE, bounds, check_one_set
-
 import center_loss_op
 from center_loss_op._operator.gather import Gatherer
 from center_loss_op.symbol import center_loss
+
+import horovod_worker
+import mxnet as mx
+import numpy as np
+import pytest
+from parallel_worker import BATCH, CLASSES, RUNS, SIZE, bounds, check_one_set
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 WORKER = os.path.join(HERE, '..', 'helpers', 'parallel_worker.py')
@@ -132,7 +132,8 @@ def test_a_server_that_runs_the_optimizer_is_named(tmp_path):
         'try:\n'
         '    trainer.step()\n'
         'except RuntimeError as error:\n'
-        '    print(error, (loss.centers.data().asnumpy() == before).all())\n' % os.path.dirname(WORKER))
+        '    print(error, (loss.centers.data().asnumpy() == before).all())\n'
+        % os.path.dirname(WORKER))
     done = launch(str(script))
     assert done.returncode == 0, done.stdout
     assert done.stdout.count('update_on_kvstore=False') == 2
@@ -176,9 +177,9 @@ def test_a_store_that_mxnet_does_not_have_is_refused(trainer, given):
     """It makes a local one of any name."""
     store = given() if callable(given) else given
     assert mx.kv.create(given).num_workers == 1 if store is given else store.type == 'mpi'
-    with pytest.raises(ValueError, match="^MXNet has no key-value store .*, and takes the name for "
-                                         "'local'.* use 'local' or 'device', or for several workers "
-                                         r"create .*mx.kv.create\('dist_sync'\) or "
+    with pytest.raises(ValueError, match='^MXNet has no key-value store .*, and takes the name for '
+                                         "'local'.* use 'local' or 'device', or for several "
+                                         r"workers create .*mx.kv.create\('dist_sync'\) or "
                                          r'center_loss_op.horovod.Horovod\(\)') as error:
         trainer(store)
     assert '\n' not in str(error.value)
@@ -206,7 +207,8 @@ def test_other_stores_of_one_worker(name):
 
 
 @pytest.mark.parametrize('launcher, number, warned', [
-    ('HOROVOD_SIZE', '2', True), ('OMPI_COMM_WORLD_SIZE', '4', True), ('DMLC_NUM_WORKER', '2', True),
+    ('HOROVOD_SIZE', '2', True), ('OMPI_COMM_WORLD_SIZE', '4', True),
+    ('DMLC_NUM_WORKER', '2', True),
     ('HOROVOD_SIZE', '1', False), ('HOROVOD_SIZE', '', False)])
 def test_a_store_of_one_worker_among_several_is_named(launcher, number, warned, monkeypatch, log):
     """As `CenterTrainer(loss)` beside Horovod's trainer is: once."""
@@ -261,8 +263,8 @@ def test_a_store_that_cannot_sum_leaves_the_loss_alone():
     assert loss.centers.data().asnumpy().any()
 
 
-def backward(loss, context=mx.cpu(0), value=1, train_mode=True):
-    data = mx.nd.full((4, 2), value, ctx=context)
+def backward(loss, context=None, value=1, train_mode=True):
+    data = mx.nd.full((4, 2), value, ctx=context or mx.cpu(0))
     data.attach_grad()
     with mx.autograd.record(train_mode=train_mode):
         out = loss(data, mx.nd.array([0, 1, 1, 2], ctx=context))
@@ -336,7 +338,7 @@ class Around(mx.gluon.HybridBlock):
         super().__init__()
         self.loss = loss
 
-    def hybrid_forward(self, F, data, label):  # pylint: disable=arguments-differ
+    def hybrid_forward(self, F, data, label):
         return self.loss(data, label)
 
 

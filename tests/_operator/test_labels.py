@@ -1,11 +1,11 @@
 """Labels: every type MXNet has, and what a bad one gets."""
+from center_loss_op import LabelError
+
 import mxnet as mx
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose, assert_array_equal
-
-from center_loss_op import LabelError
 from entries import Direct, array, custom, imperative
+from numpy.testing import assert_allclose, assert_array_equal
 from oracle import center_loss
 
 DATA = np.array([[1, 2], [3, 5], [0, 1]], 'float32')

@@ -1,12 +1,12 @@
 """Memory is flat after a warm-up, whatever changes from step to step."""
 import gc
 
+from center_loss_op.gluon import CenterLoss
+
 import mxnet as mx
 import numpy as np
 import psutil
 import pytest
-
-from center_loss_op.gluon import CenterLoss
 
 SIZE, CLASSES = 64, 1000
 SIZES = (7, 64, 33, 128, 1, 96)  # batches; the largest is 32 KiB of features
@@ -68,7 +68,7 @@ def forward_only():
     data, label = mx.nd.ones((128, SIZE)), mx.nd.zeros(128)
     data.attach_grad()
 
-    def step(number):  # pylint: disable=unused-argument
+    def step(number):
         with mx.autograd.record():
             mx.nd.Custom(data, label, centers, op_type='centerloss', num_class=CLASSES)
     return step

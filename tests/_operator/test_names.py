@@ -1,11 +1,11 @@
 """What users of other losses write: the error says what it is called here."""
 import inspect
 
-import mxnet as mx
-import pytest
-
 from center_loss_op import gluon, symbol
 from center_loss_op._operator.arguments import Arguments
+
+import mxnet as mx
+import pytest
 
 DATA, LABEL = mx.sym.var('data'), mx.sym.var('label')
 

@@ -3,22 +3,22 @@ import ctypes
 import threading
 from unittest import mock
 
-import hypothesis
-import mxnet as mx
-import numpy as np
-import pytest
-from hypothesis import strategies as st
-from mxnet.base import _LIB, check_call
-from numpy.testing import assert_allclose, assert_array_equal
-
 import center_loss_op
 from center_loss_op._operator import native
 from center_loss_op._operator.device import Device
 from center_loss_op._operator.host import Host
 from center_loss_op._operator.labels import LabelError
+
+import hypothesis
+import mxnet as mx
+import numpy as np
+import pytest
 from cases import batch, random_arguments
 from compiled import build
 from entries import Direct, array, bind, custom
+from hypothesis import strategies as st
+from mxnet.base import _LIB, check_call
+from numpy.testing import assert_allclose, assert_array_equal
 from oracle import center_loss, tolerance
 
 # -- which way runs

@@ -1,15 +1,14 @@
 """Features that are NaN or infinite, or overflow: the loss shows it, no center holds it."""
 import itertools
 
+import entries
 import mxnet as mx
 import numpy as np
 import pytest
-from mxnet import autograd
-from numpy.testing import assert_allclose, assert_array_equal
-
-import entries
 from cases import batch, centers_dtype
 from entries import array, block, custom, run_block
+from mxnet import autograd
+from numpy.testing import assert_allclose, assert_array_equal
 from oracle import center_loss
 
 pytestmark = pytest.mark.usefixtures('backend')

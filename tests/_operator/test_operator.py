@@ -2,14 +2,13 @@
 import itertools
 import json
 
+import entries
 import mxnet as mx
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose, assert_array_equal
-
-import entries
 from cases import batch
 from entries import array, bind, custom, run
+from numpy.testing import assert_allclose, assert_array_equal
 from oracle import center_loss, tolerance
 
 DATA, LABEL, CENTERS = batch(6, 3, 4)

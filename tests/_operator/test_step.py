@@ -1,12 +1,12 @@
 """Loss, gradient and update against numbers, and against the oracle: both backends."""
+from center_loss_op._operator.labels import LabelError
+
 import mxnet as mx
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose, assert_array_equal
-
-from center_loss_op._operator.labels import LabelError
 from cases import batch, centers_dtype
 from entries import Direct, array, bind, custom, imperative, run, symbolic
+from numpy.testing import assert_allclose, assert_array_equal
 from oracle import center_loss, tolerance
 
 pytestmark = pytest.mark.usefixtures('backend')

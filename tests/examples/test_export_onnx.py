@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from center_loss_op.gluon import CenterLoss  # before mxnet, for newer NumPys
+
 import mxnet as mx
 import numpy as np
 import pytest
@@ -119,7 +120,7 @@ def test_inputs_and_outputs_have_names_and_a_free_batch(tmp_path):
     ids=['value', 'NaN', 'shape'])
 def test_a_file_that_differs_is_not_written(damage, tmp_path, monkeypatch):
     class Session(onnxruntime.InferenceSession):
-        def run(self, *args):   # pylint: disable=arguments-differ
+        def run(self, *args):
             return damage(*super().run(*args))
     monkeypatch.setattr(export_onnx.onnxruntime, 'InferenceSession', Session)
     symbol = mx.sym.FullyConnected(DATA, num_hidden=3)

@@ -6,19 +6,17 @@ import shutil
 import subprocess
 import sys
 
-import center_loss_op  # before mxnet, for newer NumPys; pylint: disable=unused-import
 import mxnet as mx
 import numpy as np
 import pytest
+import recognize
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-import recognize
-
 onnx = pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
-from export_onnx import to_onnx  # pylint: disable=wrong-import-position
+from export_onnx import to_onnx
 
 SCRIPT = os.path.abspath(recognize.__file__)
 # The digits that the network learns, those that are enrolled, and those that stay strangers.
@@ -417,7 +415,7 @@ def test_a_progress_bar_on_a_terminal_for_many_images(euclidean, made, run, monk
     images = recognize.image_files(str(made / 'images'), '**')
     for count, terminal, shown in (70, True, True), (60, True, False), (70, False, False):
         stderr = io.StringIO()
-        stderr.isatty = lambda: terminal  # pylint: disable=cell-var-from-loop
+        stderr.isatty = lambda terminal=terminal: terminal
         monkeypatch.setattr(sys, 'stderr', stderr)
         status, said, _ = run('identify', euclidean, *images[:count])
         assert (status, len(answers(said))) == (0, count)

@@ -11,18 +11,16 @@ import subprocess
 import sys
 import time
 
-import center_loss_op  # before mxnet, for newer NumPys; pylint: disable=unused-import
+import image_data
 import mxnet as mx
 import numpy as np
 import psutil
 import pytest
+import recognize
+import train_images
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.metrics import roc_curve
-
-import image_data
-import recognize
-import train_images
 
 SCRIPT = os.path.abspath(train_images.__file__)
 # Digits that no training sees, and how many of each are enrolled.

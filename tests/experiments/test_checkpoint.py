@@ -146,7 +146,7 @@ def test_with_no_whole_checkpoint_it_says_so(tmp_path):
                                 % (tmp_path / 'checkpoints'))
 
 
-class Bomb:  # pylint: disable=too-few-public-methods
+class Bomb:
     """Unpickling it makes a file."""
 
     def __init__(self, path):

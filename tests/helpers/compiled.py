@@ -4,6 +4,7 @@ import subprocess
 from pathlib import Path
 
 import center_loss_op
+
 import pytest
 
 CSRC = Path(center_loss_op.__file__).parent / '_operator' / 'csrc'

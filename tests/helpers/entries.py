@@ -7,15 +7,15 @@ import collections
 import ctypes
 import logging
 
+from center_loss_op._operator import native
+from center_loss_op._operator.labels import LabelError
+from center_loss_op._operator.operator import CenterLossProp
+from center_loss_op.gluon import CenterLoss
+from center_loss_op.symbol import center_loss
+
 import mxnet as mx
 import numpy as np
 from mxnet.base import _LIB, check_call
-
-from center_loss_op._operator import native
-from center_loss_op.gluon import CenterLoss
-from center_loss_op._operator.labels import LabelError
-from center_loss_op._operator.operator import CenterLossProp
-from center_loss_op.symbol import center_loss
 
 Result = collections.namedtuple('Result', 'loss grad centers')
 

@@ -12,10 +12,10 @@ import subprocess
 import sys
 
 import center_loss_op  # before mxnet, for newer NumPys
+from center_loss_op.symbol import center_loss
+
 import mxnet as mx
 import numpy as np
-
-from center_loss_op.symbol import center_loss
 
 STEPS, BATCH, SIZE, CLASSES, RATE = 12, 48, 6, 5, 0.5
 # Embedding sizes, weights and rates of the two center losses.
@@ -40,7 +40,7 @@ class Net(mx.gluon.nn.HybridBlock):
             self.second = mx.gluon.nn.Dense(SECOND[0], in_units=FIRST[0])
             self.scores = mx.gluon.nn.Dense(CLASSES, in_units=SECOND[0])
 
-    def hybrid_forward(self, F, data):  # pylint: disable=arguments-differ
+    def hybrid_forward(self, F, data):
         first = self.first(data)
         second = self.second(F.tanh(first))
         return first, second, self.scores(second)
@@ -184,15 +184,15 @@ WAYS = {'store': train_by_store, 'trainer': train_by_horovods_trainer,
         'module': fit_by_store, 'optimizer': fit_by_horovods_optimizer}
 
 
-def die(labels):  # pylint: disable=unused-argument
+def die(labels):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def leave(labels):  # pylint: disable=unused-argument
+def leave(labels):
     sys.exit(0)
 
 
-def fail(labels):  # pylint: disable=unused-argument
+def fail(labels):
     raise RuntimeError('a fault of its own')
 
 
@@ -204,7 +204,7 @@ FAULTS = {'die': die, 'leave': leave, 'fail': fail, 'mislabel': mislabel}
 
 
 def run_shielded(program, folder):
-    """Run a program and its arguments without the arms of horovodrun, which ends all workers with the first.
+    """Run a program out of reach of horovodrun, which ends all workers with the first.
 
     What becomes of it goes to `<folder>/<rank>.json`.
     """

@@ -29,10 +29,10 @@ def is_of_a_graph(text):
 def around(code):
     """The names that pages take for granted, for one block."""
     import center_loss_op
+
     import mxnet as mx
     import numpy as np
     from mxnet import autograd, gluon
-
     from page_names import Net, Train
 
     names = dict(mx=mx, np=np, gluon=gluon, autograd=autograd, train=Train(), classes=CLASSES)

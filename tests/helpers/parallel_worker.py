@@ -8,10 +8,10 @@ import importlib
 import os
 
 import center_loss_op  # before mxnet, for newer NumPys
+from center_loss_op.symbol import center_loss
+
 import mxnet as mx
 import numpy as np
-
-from center_loss_op.symbol import center_loss
 
 STEPS, BATCH, SIZE, CLASSES, ALPHA = 50, 64, 5, 7, 0.5
 

@@ -5,7 +5,6 @@
 With --keep, the features of the test set, which depend on all weights, and the centers go to
 `FOLDER/<rank>.npz`.
 """
-# ruff: noqa: E402
 import argparse
 import os
 import signal

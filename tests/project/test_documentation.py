@@ -1,7 +1,7 @@
 """What README and docs print is true: blocks run, commands and links lead somewhere.
 
-The blocks of a page run in a process of their own, from top to bottom (tests/helpers/page.py), those
-of a docstring here.
+The blocks of a page run from top to bottom in a process of their own (tests/helpers/page.py), the
+blocks of a docstring here.
 """
 import doctest
 import importlib
@@ -110,7 +110,8 @@ def test_links(name):
 def commands():
     scripts = [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob('examples/*.py'))]
     for name in PAGES + scripts:
-        found = re.findall(r'(?:^|[\s`"/(])python3? ((?:-m )?[\w./-]+(?:\.py|\b)[^`\n]*)', text(name))
+        found = re.findall(r'(?:^|[\s`"/(])python3? ((?:-m )?[\w./-]+(?:\.py|\b)[^`\n]*)',
+                           text(name))
         yield from ((name, command.split('  #')[0]) for command in found)
 
 
@@ -145,6 +146,6 @@ def test_make(name):
 
 @pytest.mark.parametrize('name', PAGES)
 def test_files_that_are_named(name):
-    for path in re.findall(r'`((?:tests|examples|experiments|benchmarks|docs|center_loss_op)/[\w./-]+'
-                           r'\.(?:py|sh|md|c|h|ipynb))', text(name)):
+    for path in re.findall(r'`((?:tests|examples|experiments|benchmarks|docs|center_loss_op)/'
+                           r'[\w./-]+\.(?:py|sh|md|c|h|ipynb))', text(name)):
         assert (ROOT / path).exists(), path

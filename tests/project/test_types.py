@@ -3,10 +3,10 @@ import inspect
 import os
 import typing
 
-import pytest
-
 import center_loss_op
 from center_loss_op import gluon, legacy, module, symbol
+
+import pytest
 
 PUBLIC = [symbol.center_loss, symbol.decorrelation_loss, center_loss_op.nearest_center,
           legacy.load_symbol, legacy.load_checkpoint,

@@ -3,9 +3,9 @@ import configparser
 import re
 from pathlib import Path
 
-import pytest
-
 from center_loss_op._mxnet import requirements
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST, LAST = requirements.PYTHONS

@@ -1,12 +1,12 @@
 """What a user writes first: the names that an import brings, and what an error says to write."""
+from center_loss_op.gluon import CenterLoss
+
 import mxnet as mx
 import numpy as np
 import pytest
+from entries import array, custom
 from mxnet import autograd, gluon
 from numpy.testing import assert_allclose
-
-from center_loss_op.gluon import CenterLoss
-from entries import array, custom
 
 DATA = np.array([[2, 0], [0, 2], [1, 1]], 'float32')
 LABEL = np.array([0, 1, 1], 'float32')
