@@ -50,8 +50,8 @@ def _write(out, body, side):
     net(mx.nd.zeros((1, 3, side, side))).wait_to_read()
     net.export(os.path.join(out, 'embedding'))
     symbol, arguments, states = mx.model.load_checkpoint(os.path.join(out, 'embedding'), 0)
-    with open(os.path.join(out, 'embedding.onnx'), 'wb') as file:
-        file.write(export_onnx.to_onnx(symbol, {**arguments, **states}, (3, side, side)))
+    export_onnx.export(symbol, {**arguments, **states}, [(3, side, side)],
+                       os.path.join(out, 'embedding.onnx'))
     with open(os.path.join(out, 'recognizer.json'), 'w', encoding='utf-8') as file:
         json.dump({'input': [3, side, side], 'resize': recognize.RESIZE, 'thresholds': {'0.01': 1},
                    'distance': 'euclidean', 'network': ''}, file)

@@ -16,7 +16,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 onnx = pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
-from export_onnx import to_onnx
+from export_onnx import export
 
 SCRIPT = os.path.abspath(recognize.__file__)
 # The digits that the network learns, those that are enrolled, and those that stay strangers.
@@ -50,8 +50,7 @@ def write_out(folder, weight, bias, distance):
                                       flatten=True, name='embedding')
     params = {'embedding_weight': mx.nd.array(weight), 'embedding_bias': mx.nd.array(bias)}
     mx.model.save_checkpoint(f'{folder}/embedding', 0, embedding, params, {})
-    with open(f'{folder}/embedding.onnx', 'wb') as file:
-        file.write(to_onnx(embedding, params, (1, 8, 8)))
+    export(embedding, params, [(1, 8, 8)], f'{folder}/embedding.onnx')
     with open(f'{folder}/recognizer.json', 'w', encoding='utf-8') as file:
         json.dump({'input': [1, 8, 8], 'resize': 'shorter side, center crop', 'distance': distance,
                    'embedding_size': len(weight), 'thresholds': THRESHOLDS[distance],

@@ -119,13 +119,13 @@ def commands():
 def test_command(name, command):
     """The script or module is there, and its source names each option."""
     words = command.replace('\\', ' ').split()
-    if words[0] == '-m':
+    if words[0] == '-m' and len(words) > 1:
         module = words[1].strip('.,;:)')
         if not module.startswith(('benchmarks', 'center_loss_op')):
             return
         path = ROOT / (module.replace('.', '/') + '.py')
         path = path if path.exists() else path.with_suffix('') / '__main__.py'
-    elif words[0].endswith('.py') and '/' in words[0]:
+    elif words[0].endswith('.py') and '/' in words[0] and 'NAME' not in words[0]:
         path = ROOT / words[0]
     else:
         return

@@ -81,7 +81,7 @@ def test_a_plain_install_of_the_wheel_trains(empty):
     # One for all Pythons, from 3.8 on.
     assert '-cp38-abi3-' in wheel.name
     has_library = shutil.which(sysconfig.get_config_var('CC').split()[0]) is not None
-    assert has_library == ('center_loss_op/csrc/native.abi3.so'
+    assert has_library == ('center_loss_op/_operator/csrc/native.abi3.so'
                            in zipfile.ZipFile(str(wheel)).namelist())
 
     checked(python, '-m', 'pip', 'install', '--quiet', wheel, cwd=folder, PIP_CONSTRAINT='')
