@@ -129,6 +129,7 @@ def test_the_list_is_complete(child):
         assert named(change, changed), change.what
 
 
+@pytest.mark.slow
 @MXNET_FIRST
 def test_the_comparison_sees_each_kind_of_change(child):
     assert compared(child, """

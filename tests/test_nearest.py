@@ -342,6 +342,7 @@ def test_parameter_of_a_loss():
             assert label.asnumpy() == [0] and distance.asnumpy() == [5]
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_samples_times_classes(child):
     done = child('''
 import resource

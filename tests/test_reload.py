@@ -79,7 +79,7 @@ print('done')
 '''
 
 
-@pytest.mark.parametrize('native', [True, False])
+@pytest.mark.parametrize('native', [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize('again', AGAIN)
 def test_executed_again(again, native, child):
     code = '\n'.join([HEAD, 'which = sys.modules["center_loss_op._operator.native"].which()',

@@ -187,17 +187,22 @@ def check(child, name, settings='usual', times=1):
         assert done.returncode == (1 if fails else 0), done.stdout + done.stderr
 
 
-@pytest.mark.parametrize('name', [*ENDS, *FORKS])
+# Of each kind one runs in the quick tests.
+@pytest.mark.parametrize('name', [
+    pytest.param(name, marks=[] if name in ('return', 'module', 'fork') else pytest.mark.slow)
+    for name in (*ENDS, *FORKS)])
 def test_no_hang(name, child):
     check(child, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('settings', ['naive engine', 'one worker', 'pooled engine'])
 @pytest.mark.parametrize('name', ['return', 'bad label', 'module', 'fork', 'threads'])
 def test_no_hang_on_other_engines(name, settings, child):
     check(child, name, settings)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(RESTORED, reason='MXNet alone cannot be imported with this NumPy')
 @pytest.mark.parametrize('native', [True, False])
 def test_exit_handler_registered_between_the_imports(native, child):

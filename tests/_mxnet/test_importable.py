@@ -284,6 +284,7 @@ with ProcessPoolExecutor(1) as pool:
 '''
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('method', ['default', *multiprocessing.get_all_start_methods()])
 def test_workers_import_mxnet_however_they_start(child, method):
     done = child(DATA_LOADER, *[method][:method != 'default'], timeout=400)
@@ -291,6 +292,7 @@ def test_workers_import_mxnet_however_they_start(child, method):
     assert done.stdout == '8.0 6\n8.0 22\n8.0 38\n7.0\n'
 
 
+@pytest.mark.slow
 def test_children_of_children(child, tmp_path):
     (tmp_path / 'starts.py').write_text('''
 import multiprocessing

@@ -362,6 +362,7 @@ print(loss.centers.data().asnumpy().round(3).tolist())
 '''
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', ['eager'] + [pytest.param('hybridized', marks=pytest.mark.soak)])
 def test_threads_that_share_label_and_centers(kind, child, request):
     for _ in range(12 if 'soak' in request.config.getoption('markexpr') else 2):
@@ -478,6 +479,7 @@ def test_reads_before_a_step(path, native, child):
     assert (done.returncode, done.stdout) == (0, '0\n'), done.stderr
 
 
+@pytest.mark.slow
 def test_reads_with_two_workers(child):
     """The tests of reading above, in a process whose engine has two workers for the CPU."""
     code = 'import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))'

@@ -69,6 +69,7 @@ print('trains')
 '''
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('place', PLACES)
 def test_held_back(place, child):
     done = child(IN_PLACE, PLACES[place], CENTER_LOSS_NATIVE=0)
@@ -184,6 +185,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('native', [True, False])
 @pytest.mark.parametrize('way', ['block', 'custom', 'symbol'])
 def test_installed_by_the_first_use(way, native, child):
@@ -229,7 +231,7 @@ for _ in range(3):
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason='asyncio leaves SIGINT alone')
-@pytest.mark.parametrize('native', [True, False])
+@pytest.mark.parametrize('native', [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize('steps', ['within', 'before and within'])
 def test_asyncio_cancels_a_task_at_an_await(steps, native, child):
     done = child(ASYNC, steps, **({} if native else {'CENTER_LOSS_NATIVE': 0}))

@@ -351,6 +351,7 @@ def is_good(label, num_class, ignore_label):
     return ignore_label == label or (0 <= label < num_class and label == np.floor(label))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('entry', entries.ALL)
 @hypothesis.given(steps())
 @pytest.mark.usefixtures('backend')

@@ -93,7 +93,9 @@ def fixture_reference(request, child):
     return request.param, outcome(child, request.param, SETTINGS[0], 2)
 
 
-@pytest.mark.parametrize('setting', SETTINGS, ids=str)
+@pytest.mark.parametrize('setting', [
+    pytest.param(setting, marks=[pytest.mark.slow] * (number > 1))
+    for number, setting in enumerate(SETTINGS)], ids=str)
 def test_same_bits(setting, reference, child):
     """The first setting is the reference's own: run after run."""
     backend, reference = reference
@@ -101,6 +103,7 @@ def test_same_bits(setting, reference, child):
     assert len(set(reference)) == len(reference) == 2 + 4 * 3 * 2 * 2 + 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('natively')
 def test_same_bits_of_the_simplest_processor(child, tmp_path):
     """The compiler's code for the least that a processor can do gives what this one's does."""
@@ -110,6 +113,7 @@ def test_same_bits_of_the_simplest_processor(child, tmp_path):
     assert runs[0] == runs[1]
 
 
+@pytest.mark.slow
 def test_same_bits_of_the_other_backend(child):
     """Another order of additions than the host's, but always the same."""
     runs = [outcome(child, 'device', setting, 1) for setting in SETTINGS[:3:2]]

@@ -50,7 +50,7 @@ def test_without_the_trainer_the_copies_differ(api):
 
 
 @pytest.mark.parametrize('api', RUNS)
-@pytest.mark.parametrize('contexts', [1, 2])
+@pytest.mark.parametrize('contexts', [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_two_workers(api, contexts, tmp_path):
     done = launch(WORKER, api, str(tmp_path), '--contexts', str(contexts))
     assert done.returncode == 0, done.stdout
@@ -62,6 +62,7 @@ def test_two_workers(api, contexts, tmp_path):
     check_one_set(copies)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('contexts', [1, 2])
 def test_all_parameters_of_module_fit_are_those_of_one_process(contexts, tmp_path):
     """Weights, and the centers of two losses. tests/experiments does the same with Gluon."""
@@ -82,6 +83,7 @@ def test_all_parameters_of_module_fit_are_those_of_one_process(contexts, tmp_pat
     assert found == [{}, {}]
 
 
+@pytest.mark.slow
 def test_two_workers_without_the_trainer_differ(tmp_path):
     done = launch(WORKER, 'gluon', str(tmp_path), '--alone')
     assert done.returncode == 0, done.stdout
@@ -89,6 +91,7 @@ def test_two_workers_without_the_trainer_differ(tmp_path):
     assert np.abs(one - other).max() > 0.1
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_ends_the_launcher(tmp_path):
     script = tmp_path / 'dies.py'
     script.write_text(
@@ -118,6 +121,7 @@ def test_the_exit_code_of_a_worker_is_the_launchers():
     assert '] hello' in done.stdout
 
 
+@pytest.mark.slow
 def test_a_server_that_runs_the_optimizer_is_named(tmp_path):
     script = tmp_path / 'on_server.py'
     script.write_text(

@@ -96,6 +96,7 @@ def growth(step, steps):
 CASES = [imperative, module, gluon, forward_only]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('case', CASES, ids=lambda case: case.__name__)
 def test_flat(case):
     # A leak of one batch of 128 features every other step would be 12 MiB.

@@ -269,6 +269,7 @@ int no_posix_memalign(void **memory, size_t alignment, size_t size) { return 12;
 '''
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('function', ['calloc', 'strdup', 'posix_memalign'])
 def test_no_memory_for_the_native_step(function, child, tmp_path):
     """Python computes it."""

@@ -26,6 +26,7 @@ def test_it_trains_twice_and_draws_both_side_by_side(example):
     assert done.stdout.endswith('wrote distributions.png\n')
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers(example):
     one, again, other = (example('train_gluon.py', '--epochs', 1, '--seed', seed).stdout
                          for seed in (1, 1, 2))

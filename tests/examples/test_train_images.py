@@ -118,6 +118,7 @@ def test_from_a_folder_to_a_recognizer(trained, tmp_path, capsys):
     assert recognized(out, tmp_path, capsys) > 0.85
 
 
+@pytest.mark.slow
 def test_from_records_to_a_recognizer(tmp_path, capsys):
     run(write_records(tmp_path / 'train.rec', TRAINED), tmp_path / 'out')
     assert recognized(tmp_path / 'out', tmp_path, capsys) > 0.85
@@ -206,6 +207,7 @@ def parameters(out):
         str(out / 'embedding-0000.params')).items()}
 
 
+@pytest.mark.slow
 def test_resumed_is_the_same(folder, tmp_path, monkeypatch):
     run(folder, tmp_path / 'whole', '--held-out', '0')
     save = train_images.save_checkpoint
@@ -228,6 +230,7 @@ def test_resumed_is_the_same(folder, tmp_path, monkeypatch):
         np.testing.assert_array_equal(parameters(tmp_path / 'resumed')[name], array, name)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_whole_or_not_there(folder, tmp_path, monkeypatch):
     def fail(source, target):
         if os.path.basename(target) == 'epoch-0002':
@@ -245,6 +248,7 @@ def test_a_checkpoint_is_whole_or_not_there(folder, tmp_path, monkeypatch):
     assert not list(tmp_path.glob('out/checkpoints/*/unfinished'))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGKILL])
 def test_signals(folder, tmp_path, number):
     """An interrupt ends it with one line, and neither leaves a process behind."""
@@ -267,6 +271,7 @@ def test_signals(folder, tmp_path, number):
     assert run(folder, out, '--epochs', '1000', '--resume', '--patience', '1')['held_out']
 
 
+@pytest.mark.slow
 def test_patience(folder, tmp_path):
     run(folder, tmp_path / 'out', '--epochs', '30', '--patience', '2', '--readers', '0')
     with open(tmp_path / 'out' / 'history.csv', encoding='utf-8') as file:
@@ -305,6 +310,7 @@ def insightface_network(folder):
             str(folder / 'model-0000.params')]
 
 
+@pytest.mark.slow
 def test_fine_tune_a_network_of_insightface(folder, tmp_path):
     result = run(folder, tmp_path / 'out', *insightface_network(tmp_path), '--layer', 'fc1_output',
                  '--size', '16', '16', '--epochs', '2')
@@ -329,6 +335,7 @@ def test_fine_tune_what_it_has_left(trained, folder, tmp_path):
     assert_onnx_agrees(tmp_path / 'out')
 
 
+@pytest.mark.slow
 def test_network_of_the_model_zoo(folder, tmp_path):
     """From parameters of its own; its input is normalized as for ImageNet."""
     net = mx.gluon.model_zoo.vision.get_model('mobilenet0.25')
@@ -346,6 +353,7 @@ def test_network_of_the_model_zoo(folder, tmp_path):
     assert any(np.allclose(value, [123.675, 116.28, 103.53]) for value in values if len(value) == 3)
 
 
+@pytest.mark.slow
 def test_several_devices(folder, tmp_path):
     """Two devices share one set of centers, and train as one does."""
     for devices in ['cpu(0)'], ['cpu(0)', 'cpu(1)']:
@@ -356,6 +364,7 @@ def test_several_devices(folder, tmp_path):
     assert np.corrcoef(one.ravel(), two.ravel())[0, 1] > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('store', ['dist_sync', 'horovod'])
 def test_several_workers(folder, tmp_path, store):
     launcher = [sys.executable, os.path.join(os.path.dirname(SCRIPT), 'launch_local.py'), '-n', '2']
@@ -485,6 +494,7 @@ def _pickled(path):
     return path / 'a.npz'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('make, arguments, message', [
     (_nothing, [], 'cannot read .*nowhere: No such file'),
     (_empty, [], 'has no sub-folders'),
@@ -538,6 +548,7 @@ def test_options_that_make_no_sense(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_command_line(tmp_path):
     """As a program: one line on stderr, nothing else, and exit status 1."""
     done = subprocess.run([sys.executable, SCRIPT, str(tmp_path / 'no'), '--output-dir',
@@ -673,6 +684,7 @@ def write_bin(path, protocol=4):
     return path
 
 
+@pytest.mark.slow
 def test_bin_of_insightface(folder, tmp_path, capsys):
     result = run(folder, tmp_path / 'out', '--verify', str(write_bin(tmp_path / 'digits.bin')))
     assert result['verify']['pairs'] == 40
@@ -724,6 +736,7 @@ def test_pairs_of_lfw(tmp_path, capsys):
     assert same.tolist() == [True, False] * 13
 
 
+@pytest.mark.slow
 def test_classes_of_the_pairs_are_not_trained_on(folder, tmp_path):
     lines = [f'digit 0\t{number}\t{number + 1}\ndigit 0\t{number}\tdigit 1\t{number}'
              for number in range(1, 21)]

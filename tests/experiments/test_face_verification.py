@@ -117,6 +117,7 @@ def test_images_held_out_of_training_are_recognized(tmp_path):
     assert results['0.1']['metrics']['accuracy_mean']['mean'] > 0.6  # of 6 classes
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(folder, tmp_path):
     results = [metrics_of(folder, tmp_path / name, '--center-weights', '0.1', '--seeds', '1', '2',
                    '--epochs', '1', '--lr', '0.01')
@@ -168,6 +169,7 @@ def test_an_interrupted_command_says_that_it_continues(folder, tmp_path, monkeyp
             in capsys.readouterr().err)
 
 
+@pytest.mark.slow
 def test_decorrelation_stands_beside_center_loss_alone(folder, tmp_path):
     repetition = {}
     for weight, decorrelation in (0., '0'), (0., '1'), (1., '0'), (1., '1'):

@@ -57,6 +57,7 @@ def options_of(*arguments):
     return reproduce.parse(list(arguments))
 
 
+@pytest.mark.slow
 def test_every_figure_is_there(folder):
     for name in 'distributions', 'lambda', 'alpha':
         with Image.open(str(folder / ('digits-%s.png' % name))) as picture:
@@ -79,6 +80,7 @@ def test_the_animation_has_a_frame_an_epoch_and_rests_on_the_last(folder):
     assert frames[1][1] > frames[0][1]
 
 
+@pytest.mark.slow
 def test_runs_are_shared_and_reused(folder, trained, capsys):
     # softmax, center, joint at three λ and α: (0.1, 0.5), (0.01, 0.5), (0.1, 0)
     assert len(os.listdir(str(folder / 'runs'))) == 2 * 5

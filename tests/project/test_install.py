@@ -67,6 +67,7 @@ def build(python, folder, **environment):
     return wheel
 
 
+@pytest.mark.slow
 def test_without_a_compiler_there_is_a_wheel_without_the_library(empty, tmp_path):
     _, python = empty
     wheel = build(python, tmp_path, CC=str(tmp_path / 'no-such-compiler'))
@@ -75,6 +76,7 @@ def test_without_a_compiler_there_is_a_wheel_without_the_library(empty, tmp_path
     assert not [name for name in names if name.endswith('.so')]
 
 
+@pytest.mark.slow
 def test_a_plain_install_of_the_wheel_trains(empty):
     folder, python = empty
     wheel = build(python, folder)
