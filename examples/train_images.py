@@ -41,6 +41,9 @@ import time
 PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 # MXNet leaves every second processor idle unless it is told how many threads to use.
 os.environ.setdefault('OMP_NUM_THREADS', str(PROCESSORS))
+# A thread that waits leaves its processor to those that read: on a busy machine, they are four
+# times as fast.
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 
 from center_loss_op.gluon import CenterLoss, CenterTrainer, DecorrelationLoss  # before mxnet
 
