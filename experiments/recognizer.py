@@ -3,8 +3,8 @@
     python experiments/recognizer.py DATA --output-dir OUT --unseen 0.4
     python experiments/recognizer.py lfw.npz --output-dir OUT --train-options --epochs 60
 
-DATA is a folder with one sub-folder of images per class, of which a share, `--unseen`, is kept out of
-the training; or an .npz file with `test_images` and `test_labels`, whose classes are unseen.
+DATA is a folder with one sub-folder of images per class, of which a share, `--unseen`, is kept out
+of the training; or an .npz file with `test_images` and `test_labels`, whose classes are unseen.
 
 For each seed and each weight of center loss, ``examples/train_images.py`` trains a network on the
 other classes. Every second unseen class is enrolled from five images, as ``examples/recognize.py``
@@ -137,11 +137,12 @@ def measure(out, known, strangers):
 
 
 def figures_of(mine, classes, theirs):
-    """The figures from the distances to all means of the enrolled classes' images and strangers'."""
+    """The figures from distances to all means, of the enrolled classes' images and strangers'."""
     threshold = np.quantile(mine.min(axis=1), 1 - REJECTED)
     return {'rank-1': float((mine.argmin(axis=1) == classes).mean()),
             'strangers accepted': float((theirs.min(axis=1) < threshold).mean()),
-            'enrolled classes': mine.shape[1], 'images': len(mine), 'images of strangers': len(theirs)}
+            'enrolled classes': mine.shape[1], 'images': len(mine),
+            'images of strangers': len(theirs)}
 
 
 def sentence(figures):

@@ -173,7 +173,8 @@ def test_horovod_by_name_is_refused(trainer, name):
         trainer(name)
 
 
-@pytest.mark.parametrize('given', ['devise', 'sync', '', lambda: mx.kv.create('mpi')], ids=['devise', 'sync', 'empty', 'mpi'])
+@pytest.mark.parametrize('given', ['devise', 'sync', '', lambda: mx.kv.create('mpi')],
+                         ids=['devise', 'sync', 'empty', 'mpi'])
 @pytest.mark.parametrize('trainer', [
     lambda store: center_loss_op.gluon.CenterTrainer(center_loss_op.gluon.CenterLoss(2), store),
     lambda store: center_loss_op.module.CenterTrainer('k', store)], ids=['gluon', 'module'])
@@ -240,7 +241,8 @@ class AlmostStore:
     type, rank, num_workers = 'local', 0, 1
 
 
-@pytest.mark.parametrize('given', [5, None, mx.kv.create, AlmostStore()], ids=['number', 'none', 'function', 'almost'])
+@pytest.mark.parametrize('given', [5, None, mx.kv.create, AlmostStore()],
+                         ids=['number', 'none', 'function', 'almost'])
 @pytest.mark.parametrize('trainer', [
     lambda loss, store: center_loss_op.gluon.CenterTrainer(loss, store),
     lambda loss, store: center_loss_op.module.CenterTrainer('k', store)], ids=['gluon', 'module'])
