@@ -709,8 +709,7 @@ def last_state(folder):
 def export(run, embed, centers, thresholds):
     """Write the network as MXNet and as ONNX files, and what recognize.py needs beside it."""
     out = run.options.output_dir
-    images = np.random.RandomState(0).uniform(0, 255, (2, *run.shape)).astype(np.float32)
-    embedding = embed(mx.nd.array(images, ctx=run.contexts[0])).asnumpy()
+    embedding = embed(mx.nd.zeros((1, *run.shape), ctx=run.contexts[0]))    # infers its shapes
     with tempfile.TemporaryDirectory() as folder:
         embed.export(os.path.join(folder, 'embedding'))
         for name in 'embedding-symbol.json', 'embedding-0000.params':
@@ -726,62 +725,19 @@ def export(run, embed, centers, thresholds):
         'embedding_size': embedding.shape[1], 'distance': run.options.distance,
         'thresholds': thresholds, 'network': digest}, indent=2) + '\n')
     try:
-        write(os.path.join(out, 'embedding.onnx'), to_onnx(out, images, embedding))
+        from export_onnx import export as to_onnx
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, 'embedding.onnx')
+            to_onnx(mx.sym.load(os.path.join(out, 'embedding-symbol.json')),
+                    mx.nd.load(os.path.join(out, 'embedding-0000.params')), [run.shape], path)
+            with open(path, 'rb') as file:
+                write(os.path.join(out, 'embedding.onnx'), file.read())
     except ImportError as error:
         run.say(f"no embedding.onnx ({error}): pip install 'center_loss_op[onnx]'")
     except Exception as error:
         # MXNet's exporter does not know every operator, and fails in many ways.
         run.say(f'no embedding.onnx: {first_line(error)}')
-
-
-def to_onnx(out, images, embedding):
-    """The exported network as the bytes of an ONNX file with a free batch size.
-
-    ValueError unless ONNX Runtime makes these embeddings of these images.
-    """
-    import mxnet.onnx
-    import onnx
-    import onnxruntime
-
-    # MXNet writes operators of this version, but marks them as of the newest.
-    opsets = [onnx.helper.make_opsetid('', 13)]
-    onnx.checker.DEFAULT_CONTEXT.opset_imports = {'': 13}
-    shape = images.shape[1:]
-    symbol = mx.sym.load(os.path.join(out, 'embedding-symbol.json'))
-    params = {name.split(':', 1)[1]: array for name, array in
-              mx.nd.load(os.path.join(out, 'embedding-0000.params')).items()}
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, 'model.onnx')
-        mxnet.onnx.export_model(symbol, params, [(1, *shape)], np.float32, path, dynamic=True,
-                                dynamic_input_shapes=[('batch', *shape)])
-        graph = onnx.load(path).graph
-    # Parameters are constants; as inputs they could be replaced, and are not folded.
-    constants = {value.name: value for value in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in constants]
-    del graph.input[:]
-    graph.input.extend(inputs)
-    # MXNet's slopes of PReLU, (C,), have to become (C, 1, 1) for images.
-    internals = symbol.get_internals()
-    _, shapes, _ = internals.infer_shape(data=(1, *shape))
-    ranks = {name: len(of_output) for name, of_output in zip(internals.list_outputs(), shapes)}
-    for node in graph.node:
-        if node.op_type == 'PRelu':
-            slopes = constants[node.input[1]]
-            slopes.dims[:] = [slopes.dims[0]] + [1] * (ranks[f'{node.name}_output'] - 2)
-    graph.node.append(onnx.helper.make_node('Identity', [graph.output[0].name], ['embedding']))
-    del graph.output[:]
-    graph.output.append(onnx.helper.make_tensor_value_info(
-        'embedding', onnx.TensorProto.FLOAT, ['batch', embedding.shape[1]]))
-    model = onnx.helper.make_model(graph, opset_imports=opsets,
-                                   ir_version=onnx.helper.find_min_ir_version_for(opsets))
-    onnx.checker.check_model(model, full_check=True)
-    content = model.SerializeToString()
-    found, = onnxruntime.InferenceSession(content, providers=['CPUExecutionProvider']).run(
-        None, {'data': images})
-    difference = abs(found - embedding).max() / abs(embedding).max()
-    if not difference < 1e-3:
-        raise ValueError(f'its embeddings would differ by {difference:.1e} from those of MXNet')
-    return content
 
 
 def curves_figure(histories):

@@ -60,5 +60,6 @@ def test_end_to_end(tmp_path, capsys):
             noisy = np.clip(pattern + RANDOM.normal(0, 20, pattern.shape), 0, 255).astype('uint8')
             Image.fromarray(noisy).save(str(tmp_path / 'data' / f'{name}' / f'{number}.png'))
     recognizer.main([str(tmp_path / 'data'), '--output-dir', str(tmp_path / 'out'),
-                     '--unseen', '.5', '--seeds', '0', '--train-options', '--epochs', '2', '--held-out', '0.5'])
+                     '--unseen', '.5', '--seeds', '0',
+                     '--train-options', '--epochs', '2', '--held-out', '0.5'])
     assert '| 0.1 | 100.0' in capsys.readouterr().out
