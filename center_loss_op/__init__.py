@@ -20,4 +20,4 @@ from .nearest import nearest_center
 # What `from center_loss_op import *` may bring: `gluon`, `module` and `symbol` are MXNet's, too.
 __all__ = ['LabelError', 'legacy', 'nearest_center', '__version__']
 
-__version__ = '2.0.0'
+__version__ = '2.1.0'
