@@ -12,7 +12,6 @@ from ._changes import install
 
 install()  # imports MXNet
 
-
 from . import gluon, legacy, module, symbol
 from ._operator.labels import LabelError
 from .nearest import nearest_center

@@ -198,7 +198,6 @@ class CenterLoss(Loss):
         self._change(key=value)
 
     def forward(self, embedding, label, *sample_weight):
-
         if isinstance(embedding, mx.sym.Symbol):
             self._parents = weakref.WeakSet((*self._parents, *blocks_being_traced()))
         else:
@@ -225,7 +224,6 @@ class CenterLoss(Loss):
                             % (dtype, centers, dtype, centers))
 
     def hybrid_forward(self, F, embedding, label, sample_weight=None, center_bias=None):
-
         defer_sigint()
         inputs = (embedding, label, center_bias)
         if is_np_array():  # mx.npx has no custom operators; this is the same array
@@ -346,7 +344,6 @@ class DecorrelationLoss(Loss):
         return self._weight
 
     def forward(self, embedding):
-
         if not isinstance(embedding, mx.sym.Symbol):
             if not isinstance(embedding, mx.nd.NDArray):
                 raise TypeError('embedding must be an NDArray (mx.nd.array makes one), got %s'
@@ -361,7 +358,6 @@ class DecorrelationLoss(Loss):
         return super().forward(embedding)
 
     def hybrid_forward(self, F, embedding):
-
         numpy = is_np_array()
         loss = decorrelation(F, embedding.as_nd_ndarray() if numpy else embedding).reshape((-1,))
         if numpy:

@@ -206,7 +206,6 @@ class Network:
         return lambda images: session.run(None, {'data': images})[0]
 
     def _mxnet(self):
-
         symbol = self.path('embedding-symbol.json', needed=True)
         params = self.path('embedding-0000.params', needed=True)
         with loading(symbol), warnings.catch_warnings():
