@@ -497,7 +497,8 @@ def train(run, weight):
     decorrelation_loss = DecorrelationLoss(DECORRELATION if weight else 0)
     for block in softmax_loss, decorrelation_loss:
         block.hybridize()
-    parameters = {**embed.collect_params(), **classifier.collect_params()}
+    # A list, because Trainer sorts a dictionary by names, and these depend on earlier networks.
+    parameters = [*embed.collect_params().values(), *classifier.collect_params().values()]
     trainer = gluon.Trainer(parameters, 'sgd', {'momentum': MOMENTUM, 'wd': options.wd},
                             kvstore=run.store, update_on_kvstore=False)
     # Several devices or workers: all their copies of the centers move as one.

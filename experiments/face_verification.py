@@ -360,7 +360,9 @@ class Run:
         optimizer = mx.optimizer.create(
             options.optimizer, wd=options.wd, begin_num_update=first * self.steps,
             **({'momentum': MOMENTUM} if options.optimizer == 'sgd' else {}))
-        trainer = gluon.Trainer(net.collect_params(), optimizer)
+        # A list, because Trainer sorts a dictionary by names: 'net9' comes behind 'net10', and the
+        # numbers depend on what this process has trained before.
+        trainer = gluon.Trainer(list(net.collect_params().values()), optimizer)
         if saved:
             _restore(parameters, trainer, saved, self._path('epoch.npz'))
         updates = options.epochs * self.steps

@@ -16,6 +16,7 @@ import pytest
 import run
 from checkpoint import CheckpointError
 from data import DataError
+from mxnet.gluon import nn
 from options import OptionError
 from PIL import Image
 from scipy.ndimage import gaussian_filter
@@ -253,6 +254,22 @@ def test_a_resumed_run_says_so_with_the_epoch(folder, tmp_path, capsys):
     assert 'continuing' not in capsys.readouterr().err
     one.features(Bar())
     assert 'λ = 0.1, seed 0: continuing with epoch 2 of 2\n' in capsys.readouterr().err
+
+
+def test_a_resumed_run_does_not_depend_on_the_names_of_layers(folder, tmp_path):
+    """Which count what a process has made: conv9 comes behind conv10."""
+    results = []
+    for stop in None, 4:
+        options = options_of(folder, '--output-dir', str(tmp_path / str(stop)))
+        one = face_verification.Run(options, face_verification.sets(options), 0.1, 0)
+        if stop:
+            with pytest.raises(KeyboardInterrupt):
+                one.features(Bar(stop))
+            made = nn.Conv2D(1, 1).name[len('conv'):]
+            for _ in range(int(made), 10 ** len(made) - 3):
+                nn.Conv2D(1, 1)
+        results.append(one.features(Bar()))
+    np.testing.assert_array_equal(results[0].centers, results[1].centers)
 
 
 def test_a_second_command_in_the_same_folder_is_refused(folder, tmp_path):
