@@ -43,8 +43,9 @@ CHANGES = (
            'tests/_mxnet/test_importable.py::test_operators_whose_arguments_hold_numbers_of_numpy',
            '_mxnet.importable:install_text_of_attributes'),
     Change('mxnet.executor.Executor.backward: fences around it, if the graph has center loss',
-           'centers that are read after a step can have the values before it, and vice versa',
-           'tests/_mxnet/test_reading.py::test_module_fit',
+           'centers that are read after a step can have the values before it, and a read that was '
+           'queued before a step the values after it',
+           'tests/_mxnet/test_reading.py::test_reads_before_a_step',
            '_mxnet.fence:install'),
     Change('mxnet.gluon.block.SymbolBlock.__init__: the centers get the class Centers',
            'centers of an imported network that are read after a step can have the values before '

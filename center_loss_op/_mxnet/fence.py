@@ -3,7 +3,8 @@
 The engine takes the backward pass of a custom operator for a reader of the auxiliary state,
 although this operator's backward pass moves the centers. So it may run a read that was queued after
 the backward pass before the update, and a read that was queued before it at the same time as the
-update: see :func:`fence`.
+update: see :func:`fence`. Executors have fences around each backward pass, which this module
+installs. In Gluon, each read of the centers is a fence (:mod:`.parameter`).
 """
 import ctypes
 import weakref

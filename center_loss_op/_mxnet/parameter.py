@@ -23,7 +23,8 @@ class Centers(mx.gluon.Parameter):
     threads that shared one handle crashed, and of two backward passes the second one failed. Each
     call is also a fence: an operation on the handle comes after the steps that were queued before.
 
-    The centers of float16 features stay float32, whichever way they are cast or loaded.
+    The centers of float16 features stay float32, whichever way they are cast or loaded. Users of an
+    imported network, which has no :class:`CenterLoss`, read these, too.
     """
     _views = None
 
@@ -42,10 +43,10 @@ class Centers(mx.gluon.Parameter):
         return {name: value for name, value in self.__dict__.items() if name != '_views'}
 
     def data(self, ctx=None):
-        return self._given(super().data(ctx))
+        return self._handed_out(super().data(ctx))
 
     def list_data(self):
-        return [self._given(array) for array in super().list_data()]
+        return [self._handed_out(array) for array in super().list_data()]
 
     def cast(self, dtype):
         self._fence()
@@ -60,7 +61,7 @@ class Centers(mx.gluon.Parameter):
             fence(array)
 
     @staticmethod
-    def _given(array):
+    def _handed_out(array):
         fence(array)
         return array.detach()
 
@@ -78,7 +79,7 @@ class CentersAsRead(Centers):
         return attrgetter('as_read'), (self._views[0],)
 
     @staticmethod
-    def _given(array):
+    def _handed_out(array):
         fence(array)
         if not mx.autograd.is_recording():
             return array
