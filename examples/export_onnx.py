@@ -16,6 +16,8 @@ The graph must not contain center loss, which ONNX does not know: train_symbol.p
 it at the embedding. In Gluon the loss is not part of the network: `net.export('net')` is enough.
 """
 import argparse
+import contextlib
+import io
 import json
 import math
 import os
@@ -111,7 +113,8 @@ def convert(symbol, params, shapes):
     context = onnx.checker.DEFAULT_CONTEXT
     before, context.opset_imports = context.opset_imports, {'': OPSET}
     try:
-        with tempfile.TemporaryDirectory() as folder:
+        # MXNet's exporter prints names of operators.
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
             path = os.path.join(folder, 'model.onnx')
             mx.onnx.export_model(symbol, params, [(1, *shape) for shape in shapes.values()],
                                  np.float32, path, dynamic=True, dynamic_input_shapes=[

@@ -46,7 +46,8 @@ batches = gluon.data.DataLoader(gluon.data.ArrayDataset(x_train, y_train), optio
 class Network(nn.HybridBlock):
     """Images → embedding, (N, 2), and from it the scores of ten classes, (N, 10).
 
-    Two features per image can be drawn as they are. Use more, 64 or 128, for anything else.
+    Two features per image can be drawn as they are. For anything else use more, 64 or 128, with
+    nn.BatchNorm(scale=False, center=False) behind them, and a projection such as PCA to draw them.
     """
 
     def __init__(self):
@@ -59,7 +60,7 @@ class Network(nn.HybridBlock):
         self.features.add(nn.Dense(256), nn.PReLU())
         self.embedding = nn.Dense(2)
         self.scores = nn.Dense(10, use_bias=False)
-        # Center loss keeps the features small, so these weights have to grow faster than others.
+        # Center loss keeps the features small, so these weights grow ten times as fast as others.
         self.scores.weight.lr_mult = 10
 
     def hybrid_forward(self, F, x):
@@ -73,14 +74,14 @@ def train(center_weight, title):
     np.random.seed(options.seed)    # DataLoader shuffles by it
     net = Network()
     softmax_loss = gluon.loss.SoftmaxCrossEntropyLoss()
-    center_loss = CenterLoss(classes=10, alpha=options.alpha)
+    center_loss = CenterLoss(classes=10, alpha=options.alpha)   # its weight, λ, rises: see below
     net.initialize(mx.init.Xavier())
     center_loss.initialize()        # centers begin at 0
     for block in net, softmax_loss, center_loss:
         block.hybridize()
     updates = options.epochs * len(batches)
     schedule = mx.lr_scheduler.CosineScheduler(updates, options.lr, warmup_steps=updates // 20)
-    # The rate twice: otherwise Adam's default replaces that of the schedule.
+    # The rate twice: otherwise MXNet warns that Adam's default replaces that of the schedule.
     trainer = gluon.Trainer(net.collect_params(), 'adam', {
         'learning_rate': options.lr, 'lr_scheduler': schedule})
 
@@ -101,12 +102,13 @@ def train(center_weight, title):
         progress.set_postfix(loss=f'{total / len(batches):.3f}')
 
     # To keep the network, write net.save_parameters('net.params') and
-    # center_loss.save_parameters('centers.params') here; load_parameters reads them.
+    # center_loss.save_parameters('centers.params') here. To load them, make Network() and
+    # CenterLoss(classes=10) and call load_parameters instead of initialize.
 
     # Two ways to classify: by the scores, and by the center that lies nearest to the features.
     embedding, scores = net(mx.nd.array(x_test))
     centers = center_loss.centers.data()
-    nearest, _ = center_loss_op.nearest_center(embedding, centers)
+    nearest, _ = center_loss_op.nearest_center(embedding, centers)      # and the distance
     return (embedding.asnumpy(), centers.asnumpy(),
             (scores.argmax(axis=1).asnumpy() == y_test).mean(),
             (nearest.asnumpy() == y_test).mean())

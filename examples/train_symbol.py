@@ -5,10 +5,10 @@
 
 It writes, all beginning with --prefix,
 
-- digits-symbol.json and digits-0001.params, digits-0002.params, …: a checkpoint per epoch. The
-  centers are among the auxiliary states;
+- digits-symbol.json, and digits-0001.params and .states, …: a checkpoint per epoch. The centers are
+  among the auxiliary states, and the optimizer's moments in the .states;
 - digits-embedding-symbol.json and digits-embedding-0000.params: images to embedding, for serving.
-  MXNet alone loads them, without center_loss_op.
+  MXNet loads them without center_loss_op (alone it needs NumPy 1.23 or older).
 """
 import argparse
 import glob
@@ -58,6 +58,7 @@ embedding = mx.sym.FullyConnected(x, num_hidden=2, name='embedding')
 scores = mx.sym.FullyConnected(embedding, mx.sym.var('scores_weight', lr_mult=10), num_hidden=10,
                                no_bias=True, name='scores')
 softmax = mx.sym.SoftmaxOutput(scores, label, name='softmax')
+# `scale` weighs the gradient only: the metric below shows the loss without λ.
 center = center_loss(embedding, label, num_class=10, alpha=options.alpha,
                      scale=options.center_weight, name='center_loss')
 module = mx.mod.Module(mx.sym.Group([softmax, center]))
@@ -66,21 +67,25 @@ module = mx.mod.Module(mx.sym.Group([softmax, center]))
 metric = mx.metric.CompositeEvalMetric([
     mx.metric.Accuracy(output_names=['softmax_output'], label_names=['softmax_label']),
     mx.metric.Loss(name='center_loss', output_names=['center_loss_output'], label_names=[])])
-begin, arg_params, aux_params = 0, None, None
+saved = glob.glob(glob.escape(options.prefix) + '-[0-9][0-9][0-9][0-9].params')
+begin = max((int(name[-11:-7]) for name in saved), default=0)
+if not options.resume and begin or not begin < options.epochs:
+    parser.error(f'there are checkpoints {options.prefix}-… up to epoch {begin}: give --resume and '
+                 'more --epochs, or another --prefix')
 if options.resume:
-    # Adam's moments are not in these files and begin at 0 again. Where that matters, use
-    # mx.callback.module_checkpoint(…, save_optimizer_states=True) and mx.mod.Module.load.
-    saved = glob.glob(glob.escape(options.prefix) + '-[0-9][0-9][0-9][0-9].params')
-    begin = max(int(name[-11:-7]) for name in saved)
-    _, arg_params, aux_params = mx.model.load_checkpoint(options.prefix, begin)
+    if not begin:
+        parser.error(f'there is no checkpoint {options.prefix}-….params to go on from')
+    # With the optimizer's states: without Adam's moments the loss jumps up.
+    module = mx.mod.Module.load(options.prefix, begin, load_optimizer_states=True)
     logging.info('going on after epoch %d', begin)
 steps = (options.epochs - begin) * (len(x_train) // options.batch_size)
 with tqdm(total=steps, unit='step') as progress, logging_redirect_tqdm():
     module.fit(train, test, eval_metric=metric, optimizer='adam',
                optimizer_params={'learning_rate': options.lr}, initializer=mx.init.Xavier(),
-               arg_params=arg_params, aux_params=aux_params, begin_epoch=begin,
-               num_epoch=options.epochs, batch_end_callback=lambda param: progress.update(),
-               epoch_end_callback=mx.callback.do_checkpoint(options.prefix))
+               begin_epoch=begin, num_epoch=options.epochs,
+               batch_end_callback=lambda param: progress.update(),
+               epoch_end_callback=mx.callback.module_checkpoint(
+                   module, options.prefix, save_optimizer_states=True))
 
 # Serving needs the graph up to the embedding, and the centers for the nearest of them.
 arg_params, aux_params = module.get_params()
@@ -88,5 +93,6 @@ serving = mx.mod.Module(module.symbol.get_internals()['embedding_output'], label
 serving.bind(test.provide_data, for_training=False)
 serving.set_params(arg_params, aux_params, allow_extra=True)
 serving.save_checkpoint(options.prefix + '-embedding', 0)
-label, distance = nearest_center(serving.predict(test), aux_params['center_loss_center_bias'])
-print(f'accuracy by nearest center {(label.asnumpy() == y_test).mean():.3f}')
+centers = aux_params['center_loss_center_bias']     # named after the node `center_loss`
+nearest, _ = nearest_center(serving.predict(test), centers)
+print(f'accuracy by nearest center {(nearest.asnumpy() == y_test).mean():.3f}')

@@ -26,6 +26,13 @@ def _scalar(number):
     return number if abs(number) >= np.finfo(np.float64).tiny else 0.0
 
 
+def _times(array, number):
+    """`array` times `number`, by two factors if that is subnormal: 0 times infinity is NaN."""
+    if 0 < abs(number) < np.finfo(np.float64).tiny:
+        return array * (number * 2. ** 60) * 2. ** -60
+    return array * number
+
+
 def _finite_rows(array):
     """1 for each row of finite numbers, 0 for others: (n, 1) in the dtype of `array`."""
     return nd.contrib.isfinite(array).min(axis=1, keepdims=True).astype(array.dtype)
@@ -56,14 +63,14 @@ class Device(Backend):
         return nd.sum(losses)
 
     def store(self, out, req, value, factor=1):
-        value = (value * _scalar(factor)).astype(out.dtype)
+        value = _times(value, factor).astype(out.dtype)
         if req == 'add':
             out[:] += value
         elif req != 'null':
             out[:] = value
 
     def store_gradient(self, grad, req, difference, scale, head_gradient):
-        value = difference.array * _scalar(scale)
+        value = _times(difference.array, scale)
         if head_gradient is not None:
             value = nd.broadcast_mul(value, head_gradient.astype(value.dtype).reshape((-1, 1)))
         self.store(grad, req, value)

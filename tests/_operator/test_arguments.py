@@ -106,6 +106,12 @@ def test_in_signature_and_docstring(name, function, renamed, missing):
         assert ('default' in entry) == (expected is not MISSING)
 
 
+@pytest.mark.parametrize('name', [name for name in FIELDS if name not in NOT_OF_GLUON])
+def test_gluon_passes_it_on(name):
+    given = {'classes': 3, NAMES_IN_GLUON.get(name, name): ARGUMENTS[name].plain}
+    assert CenterLoss(**given)._attributes[name] == ARGUMENTS[name].plain
+
+
 @pytest.mark.parametrize('name', FIELDS)
 def test_in_the_docstring_of_the_operator(name):
     assert '    %s : ' % name in CenterLossProp.__doc__

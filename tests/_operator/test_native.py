@@ -158,6 +158,16 @@ def test_same_as_device(run):
     check_agreement(run, Device)
 
 
+@pytest.mark.parametrize('backend', [Host, Device])
+@pytest.mark.parametrize('scale_output', [False, True])
+@pytest.mark.usefixtures('natively')
+def test_infinity_times_a_subnormal_scale(backend, scale_output):
+    data, label, centers = batch(3, 2, 4, 'float64')
+    data[1, 0] = np.inf
+    arguments = {'num_class': 4, 'alpha': .5, 'scale': 1e-320, 'scale_output': scale_output}
+    check_agreement((data, label, centers, arguments, []), backend)
+
+
 def check_agreement(run, backend):
     """C computes what a backend does, pass by pass."""
     data, label, centers, arguments, passes = run

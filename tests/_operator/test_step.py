@@ -1,4 +1,4 @@
-"""Loss, gradient and update against numbers, and against the oracle: both backends."""
+"""Loss, gradient and update against numbers, and against the oracle: all backends."""
 from center_loss_op._operator.labels import LabelError
 
 import mxnet as mx

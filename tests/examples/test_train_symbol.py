@@ -38,3 +38,12 @@ def test_what_serving_gets_needs_no_center_loss(example):
 @pytest.mark.slow
 def test_the_whole_training_classifies(example):
     assert float(last_line(example('train_symbol.py')).split()[-1]) > 0.9
+
+
+def test_it_refuses_to_mix_up_trainings(example):
+    done = example('train_symbol.py', '--epochs', 3, '--resume', status=2)
+    assert done.stderr.endswith('there is no checkpoint digits-….params to go on from\n')
+    (example.folder / 'digits-0003.params').write_bytes(b'')
+    for arguments in ['--epochs', 5], ['--epochs', 3, '--resume']:
+        done = example('train_symbol.py', *arguments, status=2)
+        assert 'there are checkpoints digits-… up to epoch 3' in done.stderr
