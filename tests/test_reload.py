@@ -80,7 +80,9 @@ print('done')
 
 
 @pytest.mark.parametrize('native', [True, pytest.param(False, marks=pytest.mark.slow)])
-@pytest.mark.parametrize('again', AGAIN)
+@pytest.mark.parametrize('again', [
+    pytest.param(again, marks=[pytest.mark.slow] * (number > 1))
+    for number, again in enumerate(AGAIN)])
 def test_executed_again(again, native, child):
     code = '\n'.join([HEAD, 'which = sys.modules["center_loss_op._operator.native"].which()',
                       AGAIN[again], CHECK])

@@ -154,6 +154,7 @@ def test_one_warning_where_no_backward_pass_comes_by(forward, hybridize, log):
     assert 'CenterLoss.update(embedding, label)' in log() and 'attach_grad' in log()
 
 
+@pytest.mark.slow
 @HYBRIDIZE
 def test_no_warning_for_a_few_or_with_backward_passes_between(hybridize, log):
     loss = made(hybridize, in_units=3, alpha=RANDOM.rand())

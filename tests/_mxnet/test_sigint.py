@@ -128,8 +128,10 @@ def check(child, way, native, times):
     assert 'KeyboardInterrupt' not in done.stderr
 
 
-@pytest.mark.parametrize('way, native', [('custom', True), ('block', True), ('float16', True),
-                                         ('custom', False), ('block', False)])
+@pytest.mark.parametrize('way, native', [
+    ('custom', True), pytest.param('block', True, marks=pytest.mark.slow),
+    pytest.param('float16', True, marks=pytest.mark.slow), ('custom', False),
+    pytest.param('block', False, marks=pytest.mark.slow)])
 def test_eager_loop(way, native, child):
     check(child, way, native, 25)
 

@@ -94,7 +94,7 @@ def fixture_reference(request, child):
 
 
 @pytest.mark.parametrize('setting', [
-    pytest.param(setting, marks=[pytest.mark.slow] * (number > 1))
+    pytest.param(setting, marks=[pytest.mark.slow] * (number > 0))
     for number, setting in enumerate(SETTINGS)], ids=str)
 def test_same_bits(setting, reference, child):
     """The first setting is the reference's own: run after run."""

@@ -49,7 +49,8 @@ def test_without_the_trainer_the_copies_differ(api):
     assert np.abs(one - other).max() > 0.1
 
 
-@pytest.mark.parametrize('api', RUNS)
+@pytest.mark.parametrize('api', [
+    pytest.param(api, marks=[pytest.mark.slow] * (api == 'buckets')) for api in RUNS])
 @pytest.mark.parametrize('contexts', [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_two_workers(api, contexts, tmp_path):
     done = launch(WORKER, api, str(tmp_path), '--contexts', str(contexts))
@@ -190,6 +191,7 @@ def test_a_store_that_mxnet_does_not_have_is_refused(trainer, given):
     assert '\n' not in str(error.value)
 
 
+@pytest.mark.slow
 def test_mxnets_horovod_that_is_none_is_refused(child):
     """In a process of its own: the import of center_loss_op.horovod makes it Horovod's."""
     done = child('import center_loss_op, mxnet as mx\n'
@@ -228,6 +230,7 @@ def test_a_store_of_one_worker_among_several_is_named(launcher, number, warned, 
                        'alone' % number) == warned
 
 
+@pytest.mark.slow
 def test_without_horovod_its_store_says_what_to_do(child):
     done = child('import sys\n'
                  'sys.modules["horovod"] = None\n'

@@ -323,6 +323,7 @@ def test_fine_tune_a_network_of_insightface(folder, tmp_path):
     assert_onnx_agrees(tmp_path / 'out')
 
 
+@pytest.mark.slow
 def test_fine_tune_what_it_has_left(trained, folder, tmp_path):
     out = trained[0]
     outputs = mx.sym.load(str(out / 'embedding-symbol.json')).get_internals().list_outputs()

@@ -25,6 +25,7 @@ def test_it_trains_shows_progress_and_goes_on_from_the_last_checkpoint(example):
     assert not np.array_equal(centers[1], centers[2])
 
 
+@pytest.mark.slow
 def test_what_serving_gets_needs_no_center_loss(example):
     example('train_symbol.py', '--epochs', 1)
     graph = (example.folder / 'digits-embedding-symbol.json').read_text()

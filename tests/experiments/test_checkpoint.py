@@ -269,6 +269,7 @@ for limit in 0, 100, 2000:
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
     """Files may not grow beyond a limit: each of three limits stops another part of the writing."""
     last = save(tmp_path, 5, 5)

@@ -89,6 +89,7 @@ def test_a_run_leaves_metrics_and_pictures_and_shows_a_table(folder, tmp_path, c
             in shown.err)
 
 
+@pytest.mark.slow
 def test_ten_classes_have_intervals(tmp_path, capsys):
     npz(tmp_path / 'a.npz', classes=15, each=5)
     results = metrics_of(tmp_path / 'a.npz', tmp_path, '--unseen', '10', '--center-weights', '0.1',
@@ -198,6 +199,7 @@ def test_softmax_alone_has_features_of_its_own_number(folder, tmp_path):
     assert (default.softmax_embedding_size, default.embedding_size) == (64, 128)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_trained_again_and_another_one_is(folder, tmp_path, monkeypatch):
     arguments = ('--center-weights', '0.1', '--seeds', '0')
     before = metrics_of(folder, tmp_path, *arguments)
@@ -443,6 +445,7 @@ def test_test_images_of_another_size_are_refused_before_the_training(tmp_path):
         face_verification.sets(options_of(tmp_path / 'both.npz'))
 
 
+@pytest.mark.slow
 def test_what_was_compared_is_said_and_kept(tmp_path, capsys):
     npz(tmp_path / 'a.npz', classes=14)
     arguments = ('--center-weights', '0.1', '--seeds', '0', '--softmax-embedding-size', '5',

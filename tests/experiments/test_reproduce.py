@@ -166,6 +166,7 @@ def test_mean_and_spread():
     assert reproduce.spread(runs[1:2], 'compactness') == '-'
 
 
+@pytest.mark.slow
 def test_a_center_of_a_collapsed_run_can_be_drawn(tmp_path):
     class Collapsed:
         """Every feature at 0."""
@@ -201,6 +202,7 @@ def test_runs_of_other_options_are_not_reused(tmp_path):
     assert len(folders) == 8
 
 
+@pytest.mark.slow
 def test_metrics_without_a_checkpoint_are_no_finished_run(folder, tmp_path, trained):
     """As after a copy of the results alone."""
     arguments = ['--figure', 'distributions', '--epochs', '2', '--center-weight', '0.1',

@@ -231,6 +231,7 @@ def test_checkpoints_that_is_a_file_shows_before_the_training(begun, tmp_path):
                                     % (tmp_path / 'other' / 'checkpoints'))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', run.RESULTS)
 def test_a_result_that_is_a_folder_shows_before_the_training(begun, name):
     (begun / name).unlink()

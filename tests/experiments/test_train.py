@@ -187,6 +187,7 @@ def test_what_a_user_can_put_right_is_one_line(arguments, line, tmp_path, monkey
     assert exit_.value.code == 'train.py: error: ' + line
 
 
+@pytest.mark.slow
 def test_the_line_reaches_the_user(tmp_path):
     """Nothing else comes with it, also from Python and MXNet."""
     done = script('--dataset', 'mnist', '--output-dir', tmp_path, code=1)
