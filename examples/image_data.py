@@ -258,8 +258,8 @@ def check(images, readers, say):
     if len(few) == len(counts):
         raise DataError('no class has two images that can be read')
     if len(few):
-        say(f'left out {len(few)} classes with fewer than two images, the first is '
-            f'{images.names[few[0]]}')
+        say(f'left out {len(few)} classes with fewer than two readable images, the first is '
+            f'{images.names[few[0]]!r}')
     rows = np.flatnonzero(good & (counts >= 2)[images.labels])
     return images.keep(rows), (1 if grey[rows].all() else 3, int(np.median(heights[rows])),
                                int(np.median(widths[rows])))

@@ -17,8 +17,9 @@ to an image. Means reject strangers better than the centers of the training do (
 
 At the threshold or farther, an image is unknown. ``recognizer.json`` has the thresholds at which
 1 % and 0.1 % of the pairs of images of different classes are accepted (``--far``). `identify`
-compares a stranger with every enrolled class. With many classes, it therefore accepts more
-strangers than that: use ``--far 0.001``, or find a ``--threshold`` on images of your own.
+compares a stranger with every enrolled class, and a mean of several images is nearer to everything
+than one image. It therefore accepts more strangers than that, above all with many classes: use
+``--far 0.001``, or find a ``--threshold`` on images of your own.
 
 An image that cannot be read gets a line on stderr, and the others are still answered. The exit
 status is 0 if all images were read, whatever the answers; 1 if some were not, or after an error;

@@ -61,6 +61,8 @@ from sklearn.metrics.pairwise import paired_distances
 from sklearn.model_selection import StratifiedKFold
 from tqdm import tqdm
 
+# So many classes held out say little of others.
+FEW_CLASSES = 10
 # What the networks of the model zoo expect: pixels of ImageNet with mean 0 and deviation 1.
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 # The most held-out images: all pairs of them are compared after each epoch.
@@ -242,8 +244,9 @@ class Run:
             if glob.glob(os.path.join(checkpoints, '*', 'epoch-*')) and not options.resume:
                 raise DataError(f'{checkpoints} are of an earlier run: continue it with --resume, '
                                 'or take another --output-dir')
-            os.makedirs(checkpoints, exist_ok=True)
         images = image_data.load(options.data)
+        if self.rank == 0:
+            os.makedirs(checkpoints, exist_ok=True)
         images, found = image_data.check(images, options.readers, self.say)
         self.shape = input_shape(options, found)
         self.pairs, left_out = None, set()
@@ -253,6 +256,7 @@ class Run:
             if folder is options.data and not path.endswith('.bin'):
                 left_out = {self.pairs[0].names[label] for label in self.pairs[0].labels}
         self.classes, held_out = split(images, options.held_out, left_out)
+        self.held_out_classes = len(held_out)
         self.names = [images.names[label] for label in self.classes]
         rows = np.flatnonzero(np.isin(images.labels, self.classes))
         held_out_rows = np.flatnonzero(np.isin(images.labels, held_out))
@@ -408,11 +412,23 @@ def build(options, shape, classes, contexts):
         if mean or std:
             embed[0].initialize(ctx=contexts)
     try:
+        check_maps(embed(mx.sym.var('data')), shape)
         classifier(embed(mx.nd.zeros((1, *shape), ctx=contexts[0]))).wait_to_read()
     except (mx.MXNetError, ValueError, AssertionError) as error:
         raise DataError(f'{options.network} does not take images of {shape[1]} x {shape[2]}: give '
                         f'its --size ({first_line(error)})') from None
     return embed, classifier
+
+
+def check_maps(symbol, shape):
+    """Refuse what crashes MXNet: its BatchNorm of the embedding, (N, d), reads beyond its memory if
+    a convolution has d channels, too, and maps of one pixel."""
+    layers = symbol.get_internals()
+    *_, embedding = sizes = layers.infer_shape(data=(1, *shape))[1]
+    for name, size in zip(layers.list_outputs(), sizes):
+        if size == (*embedding, 1, 1) and 'conv' in name:
+            raise ValueError(f'{name} has maps of one pixel, which MXNet cannot train with an '
+                             f'embedding of {embedding[1]}: another --embedding-size would do, too')
 
 
 def read_body(options, shape, contexts):
@@ -517,6 +533,7 @@ def train(run, weight):
             raise DataError(f'{path} was written with {name} = {old}, not {new}: resume with the '
                             'same, or take another --output-dir')
         load_parts(path, parts, contexts)
+        run.say(f'{title(weight)}: continuing after epoch {len(history)}')
         trainer.load_states(os.path.join(path, 'trainer.states'))
 
     bar = tqdm(total=updates, initial=len(history) * steps, unit=' batches', desc=title(weight),
@@ -775,7 +792,7 @@ def roc_figure(curves, metrics):
     axes.set(xscale='log', xlabel='false accept rate', ylabel='true accept rate', xlim=(1e-4, 1),
              ylim=(0, 1.02), title='pairs of images of classes held out of the training')
     axes.grid(alpha=0.2)
-    axes.legend(frameon=False, loc='lower right')
+    axes.legend(frameon=False, loc='upper left')
     return figure
 
 
@@ -809,6 +826,9 @@ def report(run, result):
         for rate, value in result['thresholds'].items():
             print(f'threshold for a false accept rate of {100 * float(rate):g} %: '
                   + (f'{value:.4f}' if value is not None else 'none, too few classes are held out'))
+        if run.held_out_classes < FEW_CLASSES:
+            print(f'only {run.held_out_classes} classes are held out, so other classes can have '
+                  'quite other rates: check the threshold on images of your own')
     if 'verify' in result:
         of_pairs = result['verify']
         print(f'{of_pairs["pairs"]} pairs of {run.options.verify[0]}: accuracy '

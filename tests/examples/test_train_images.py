@@ -341,12 +341,12 @@ def test_network_of_the_model_zoo(folder, tmp_path):
     """From parameters of its own; its input is normalized as for ImageNet."""
     net = mx.gluon.model_zoo.vision.get_model('mobilenet0.25')
     net.initialize(mx.init.Xavier())
-    net(mx.nd.zeros((1, 3, 32, 32)))
+    net(mx.nd.zeros((1, 3, 64, 64)))
     net.save_parameters(str(tmp_path / 'zoo.params'))
     run(folder, tmp_path / 'out', '--network', 'mobilenet0.25', '--params',
-        str(tmp_path / 'zoo.params'), '--size', '32', '32', '--epochs', '1', '--batch-size', '16')
+        str(tmp_path / 'zoo.params'), '--size', '64', '64', '--epochs', '1', '--batch-size', '16')
     recognizer = json.loads((tmp_path / 'out' / 'recognizer.json').read_text())
-    assert recognizer['input'] == [3, 32, 32] and recognizer['embedding_size'] == 128
+    assert recognizer['input'] == [3, 64, 64] and recognizer['embedding_size'] == 128
     assert_onnx_agrees(tmp_path / 'out')
     symbol = mx.sym.load(str(tmp_path / 'out' / 'embedding-symbol.json'))
     assert sum('conv' in name and 'weight' in name for name in symbol.list_arguments()) > 20
@@ -770,3 +770,9 @@ def test_ten_fold_accuracy():
     assert result['pairs'] == 200
     far, tar, _ = roc_curve(same, -distances)
     assert result['tar_at_far_1'] == pytest.approx(np.interp(0.01, far, tar))
+
+
+def test_maps_of_one_pixel_are_refused(folder, tmp_path):
+    """MXNet ends the process there."""
+    with pytest.raises(image_data.DataError, match='maps of one pixel.* another --embedding-size'):
+        run(folder, tmp_path / 'out', '--network', 'mobilenet0.25', '--size', '32', '32')
