@@ -162,6 +162,7 @@ for scaled, hybridize in (True, True), (True, False), (False, True), (False, Fal
 '''
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
 def test_mixed_precision(child, dtype):
     done = child(AMP, ','.join(sys.path), dtype)
@@ -358,6 +359,7 @@ except TypeError as error:
 '''
 
 
+@pytest.mark.slow
 def test_numpy_interface(child):
     done = child(NUMPY_INTERFACE, ','.join(sys.path))
     assert done.returncode == 0, done.stderr

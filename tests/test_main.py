@@ -35,6 +35,7 @@ def test_what_is_printed(child):
     assert said['to change'] == 'nothing'
 
 
+@pytest.mark.slow
 def test_every_change_is_printed(child):
     """All of the list, with what was done by the import, and only that under this heading."""
     printed = child('import runpy; runpy.run_module("center_loss_op", run_name="__main__")').stdout

@@ -143,6 +143,7 @@ def test_eager_loop_many_times(way, native, child):
     check(child, way, native, 200)
 
 
+@pytest.mark.slow
 def test_a_handler_of_the_programs_own(child):
     """It is called for every interrupt; and where Ctrl-C is ignored it stays so."""
     done = child(HEAD + '''
@@ -240,6 +241,7 @@ def test_asyncio_cancels_a_task_at_an_await(steps, native, child):
     assert done.stdout.splitlines() == 3 * ["cancelled ['in a step']", 'interrupted'], done.stderr
 
 
+@pytest.mark.slow
 def test_a_loop_keeps_its_handler(child):
     """One that a program has set for a loop; after the loop it may be wrapped."""
     done = child(HEAD + """

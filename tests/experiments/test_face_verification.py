@@ -57,6 +57,7 @@ def metrics_of(source, output_dir, *arguments, kind=''):
     return json.loads((output_dir / (kind + 'metrics.json')).read_text())
 
 
+@pytest.mark.slow
 def test_a_run_leaves_metrics_and_pictures_and_shows_a_table(folder, tmp_path, capsys):
     results = metrics_of(folder, tmp_path, '--center-weights', '0.01', '0.1', '--seeds', '0', '3')
     assert list(results) == ['0', '0.01', '0.1']
