@@ -9,10 +9,11 @@ F = TypeVar('F', bound=Callable[..., Any])
 
 # Each line has our names first: of the operator and the graph, and of Gluon.
 _MEANT = (
-    ('num_class', 'classes', 'num_classes', 'n_classes', 'nclass', 'num_cls', 'class_num'),
+    ('num_class', 'classes', 'num_classes', 'n_classes', 'nclass', 'num_cls', 'class_num',
+     'nrof_classes'),
     ('alpha', 'lr_cent', 'center_lr', 'lr_center', 'lr', 'learning_rate', 'alfa'),
     ('scale', 'weight', 'lambda', 'lambda_', 'lambda_c', 'lamda', 'lambd', 'lam', 'loss_weight',
-     'center_weight', 'grad_scale'),
+     'center_weight', 'grad_scale', 'lmbd', 'ratio', 'weight_cent'),
     ('in_units', 'feat_dim', 'feature_dim', 'feature_size', 'embedding_size', 'embedding_dim',
      'embed_dim', 'dim', 'num_features'),
 )
