@@ -52,7 +52,7 @@ bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks
 
 horovod: $(HOROVOD_VENV)/installed
-	$(HOROVOD_VENV)/bin/python -m pytest tests/test_horovod.py tests/project/test_documentation.py $(PYTEST_ARGS)
+	$(HOROVOD_VENV)/bin/python -m pytest -m "not soak" tests/test_horovod.py tests/project/test_documentation.py $(PYTEST_ARGS)
 
 # A package index takes no wheel for plain Linux: auditwheel names the C library that it needs. The
 # wheel is then tried in an empty environment.

@@ -1,6 +1,5 @@
 """images: images per second of examples/train_images.py, JPEG files of 250 x 250 pixels"""
 import os
-import sys
 import tempfile
 import time
 
@@ -8,7 +7,6 @@ import numpy as np
 
 from .timing import table
 
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..', 'examples'))
 try:
     import train_images
     from PIL import Image

@@ -3,7 +3,6 @@ import contextlib
 import io
 import json
 import os
-import sys
 import tempfile
 import time
 
@@ -13,7 +12,6 @@ from mxnet.gluon import nn
 
 from .timing import table
 
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..', 'examples'))
 try:
     import export_onnx
     import recognize

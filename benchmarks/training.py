@@ -1,17 +1,12 @@
 """training: a step of LeNet on MNIST-sized images, batch 128; milliseconds, median"""
-import os
-import sys
-
 from center_loss_op.gluon import CenterLoss
 from center_loss_op.symbol import center_loss
 
 import mxnet as mx
+import networks
 import numpy as np
 
 from .timing import medians, table
-
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), '..', 'experiments'))
-import networks
 
 BATCH, CLASSES, WEIGHT = 128, 10, 0.1
 

@@ -100,13 +100,15 @@ class Step:
         self.backend = backend
         self.context = context
         self.difference = None
+        self.pending = False
         self._forget()
 
     def _forget(self):
         """Forget the last forward. `difference` stays: the next one reuses its memory."""
         self.batch = self.finite = self.samples = None
-        self.pending = False
-        overlap.forget(self)
+        if self.pending:
+            self.pending = False
+            overlap.forget(self)
 
     def __del__(self):
         if self.pending and _without_backward is not None:  # None: Python exits

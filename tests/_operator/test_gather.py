@@ -14,11 +14,11 @@ import mxnet as mx
 import numpy as np
 import pytest
 from parallel_worker import BATCH, CLASSES, RUNS, SIZE, bounds, check_one_set
+from trainings import LAUNCHER
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 WORKER = os.path.join(HERE, '..', 'helpers', 'parallel_worker.py')
 TRAINING = os.path.join(HERE, '..', 'helpers', 'horovod_worker.py')
-LAUNCHER = os.path.join(HERE, '..', '..', 'examples', 'launch_local.py')
 
 
 def launch(*command, timeout=120):

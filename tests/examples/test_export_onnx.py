@@ -1,7 +1,5 @@
 """export_onnx.py: networks of any kind as ONNX files that compute what MXNet does."""
 import math
-import sys
-from pathlib import Path
 
 from center_loss_op.gluon import CenterLoss  # before mxnet, for newer NumPys
 
@@ -13,7 +11,6 @@ from mxnet.gluon import nn
 onnx = pytest.importorskip('onnx')
 onnxruntime = pytest.importorskip('onnxruntime')
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'examples'))
 import export_onnx
 
 DATA, EXTRA = mx.sym.var('data'), mx.sym.var('extra')

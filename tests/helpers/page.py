@@ -1,12 +1,15 @@
 """Run the Python blocks of a page from top to bottom, as a reader does: `python page.py PAGE`.
 
-The first block runs before anything is imported. Then the names that pages take for granted (data,
-a network, a fitted module) are made for each block that does not have them yet. A block of ```text
+The imports at the top of the first block run before anything is imported. Then the names that pages
+take for granted (data, a network, a fitted module) are made for each block that does not have them
+yet. A block of ```text
 directly below a block of Python is what it prints; … stands for anything.
 """
+import ast
 import contextlib
 import fnmatch
 import io
+import itertools
 import os
 import re
 import sys
@@ -59,6 +62,14 @@ def around(code):
                 trainer=gluon.Trainer(net.collect_params(), 'sgd'))
 
 
+def imports(code):
+    """The imports with which a block begins."""
+    tree = ast.parse(code)
+    first = itertools.takewhile(
+        lambda one: isinstance(one, (ast.Import, ast.ImportFrom)), tree.body)
+    return ast.Module(list(first), [])
+
+
 def check_printed(path, number, want, got):
     wanted, lines = want.strip().splitlines(), got.strip().splitlines()
     pattern = '\n'.join(line.replace('[', '[[]').replace('…', '*') for line in wanted)
@@ -71,21 +82,13 @@ def main(path):
     for number, (code, printed) in enumerate(blocks(path), 1):
         if 'center_loss_op.horovod' in code and not os.environ.get('HAVE_HOROVOD'):
             continue
-        given = around(code) if number > 1 or not code.lstrip().startswith(
-            ('import ', 'from ')) else {}
+        if number == 1:
+            exec(compile(imports(code), f'{path}, block 1', 'exec'), {})
+        given = around(code)
         names = {**given, **made}
         output = io.StringIO()
         with contextlib.redirect_stdout(output):
-            try:
-                exec(compile(code, f'{path}, block {number}', 'exec'), names)
-            except NameError:
-                if given:
-                    raise
-                # The first block imported what it needs; the data of the page come after that.
-                given = around(code)
-                names = {**given, **{name: value for name, value in names.items()
-                                     if name not in given}}
-                exec(compile(code, f'{path}, block {number}', 'exec'), names)
+            exec(compile(code, f'{path}, block {number}', 'exec'), names)
         sys.modules['mxnet'].nd.waitall()
         if printed:
             check_printed(path, number, printed, output.getvalue())
