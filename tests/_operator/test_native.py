@@ -38,7 +38,7 @@ RIGHT = '[10.0, 40.0] [[2.0, 4.0], [4.0, 8.0]] [[0.0, 0.0], [1.0, 2.0]]'
 @pytest.mark.parametrize('value, said', [
     ('0', 'Python (CENTER_LOSS_NATIVE=0)'),
     ('/nowhere.so', 'Python (/nowhere.so: cannot open shared object file'),
-    ('', f'C ({native.library() and native.library()._name})')])
+    ('', 'C (')])
 @pytest.mark.usefixtures('natively')
 def test_the_environment_decides(value, said, child):
     way, result = child(STEP, CENTER_LOSS_NATIVE=value).stdout.splitlines()
