@@ -9,14 +9,13 @@ from mxnet.ndarray.ndarray import _DTYPE_MX_TO_NP
 
 from .._mxnet.graph import OP_TYPE
 from .._mxnet.sigint import defer_sigint
-from . import native
+from . import arrays, native
 from .arguments import Arguments, check_data_type, check_elements, check_shapes, docstring_entries
 from .labels import largest_exact
 from .step import (
     MANY_OVERLAPPING,
     MANY_WITHOUT_BACKWARD,
     Step,
-    backend_for,
     warn_overlapping,
     warn_without_backward,
 )
@@ -43,15 +42,15 @@ class CenterLossOp(mx.operator.CustomOp):
 
     def __init__(self, arguments, context, shapes, dtypes):
         super().__init__()
-        backend = backend_for(context)
-        self.step = Step(arguments, backend, context)
+        self.step = Step(arguments, context)
         (data, label, centers), (data_type, label_type, centers_type) = shapes, dtypes
         out = (1,) if arguments.reduction != 'none' else data[:1]
-        self.data = backend.memory_view(data, data_type)
-        self.label = backend.memory_view(label, label_type)
-        self.grad = backend.memory_view(data, data_type)
-        self.centers = backend.memory_view(centers, centers_type)
-        self.out = backend.memory_view(out, data_type if arguments.scale_output else centers_type)
+        self.data = arrays.access(context, data, data_type)
+        self.label = arrays.access(context, label, label_type)
+        self.grad = arrays.access(context, data, data_type)
+        self.centers = arrays.access(context, centers, centers_type)
+        self.out = arrays.access(context, out,
+                                 data_type if arguments.scale_output else centers_type)
 
     @_logged
     def forward(self, is_train, req, in_data, out_data, aux):
@@ -67,7 +66,7 @@ class CenterLossOp(mx.operator.CustomOp):
                                self.data(in_data[0]), self.label(in_data[1]),
                                self.centers(aux[0]))
         if req[1] in ('write', 'inplace'):
-            self.label(in_grad[1])[:] = 0
+            self.label(in_grad[1]).clear()
 
 
 class CenterLossProp(mx.operator.CustomOpProp):
@@ -170,6 +169,20 @@ def _dense(handle, writable=True, stype=None):
     return mx.nd.NDArray(handle, writable=writable)
 
 
+class _Held(dict):
+    """What MXNet's Python layer holds until MXNet frees it, by number.
+
+    The layer ties each operator into a reference cycle, so only Python's cyclic collector frees it,
+    and that counts objects without knowing their size. In imperative training, hundreds of dead
+    operators, each with N · d numbers, would wait for a collection.
+    """
+
+    def __delitem__(self, number):
+        held = self.pop(number)
+        if isinstance(held, CenterLossOp):
+            held.step.free()
+
+
 def install():
     """Register the operator with MXNet; its callbacks get plain NDArrays.
 
@@ -181,9 +194,11 @@ def install():
     creators = []
     library = SimpleNamespace(
         MXCustomOpRegister=lambda name, creator: creators.append(creator) or 0)
+    registry = mx.operator._Registry()
+    registry.ref_holder = _Held()
     # MXNet's `register` as it is, but its global names stand for these.
     replaced = {**vars(mx.operator), '_ndarray_cls': _dense, '_np_ndarray_cls': _dense,
-                '_LIB': library}
+                '_LIB': library, '_registry': registry}
     register = FunctionType(mx.operator.register.__code__, replaced)
     register(OP_TYPE)(CenterLossProp)
     native.register(OP_TYPE, *creators, defer_sigint,
