@@ -10,7 +10,13 @@ from mxnet.ndarray.ndarray import _DTYPE_MX_TO_NP
 from .._mxnet.graph import OP_TYPE
 from .._mxnet.sigint import defer_sigint
 from . import arrays, native
-from .arguments import Arguments, check_data_type, check_elements, check_shapes, docstring_entries
+from .arguments import (
+    Arguments,
+    check_data_type,
+    check_elements,
+    check_shapes,
+    complete_docstring,
+)
 from .labels import largest_exact
 from .step import (
     MANY_OVERLAPPING,
@@ -70,35 +76,24 @@ class CenterLossOp(mx.operator.CustomOp):
 
 
 class CenterLossProp(mx.operator.CustomOpProp):
-    """Center loss as ``op_type='centerloss'``.
+    """Center loss of Wen et al., ECCV 2016 (equations 2, 4, 5), as ``op_type='centerloss'``.
 
-    The loss is ½ ‖x_i − c_{y_i}‖², reduced over the batch. The gradient is
-    scale · r · (x_i − c_{y_i}), with r = 1/M for 'mean' and 1 otherwise. The backward pass of a
-    training forward then moves the centers, once:
-    c_j ← c_j − α · Σ_{i: y_i=j} (c_j − x_i) / (1 + n_j).
+%(formulas)s
+
+    M samples count, n_j of them of class j. The gradient is multiplied by the head gradient with
+    `need_top_grad`. The backward pass of a training forward moves the centers, once.
 
     Arguments (as attributes of the node)
     -------------------------------------
-%s
+%(arguments)s
 
-    Inputs
-    ------
+    Inputs, auxiliary state, output
+    -------------------------------
     data : (N, d), float16, float32 or float64
-        The features.
-    label : (N,) or (N, 1), any real type
-        Whole numbers from 0 to C − 1.
-
-    Auxiliary states
-    ----------------
+    label : (N,) or (N, 1), whole numbers from 0 to C − 1 of any real type
     center_bias : (C, d), float32, or float64 for float64 data
         The centers. The name ends in ``_bias`` so that MXNet's initializers set it to zero.
-
-    Outputs
-    -------
     output : (1,) or (N,), in the dtype of the centers, or of data with `scale_output`
-
-    Source: Wen, Zhang, Li, Qiao, "A Discriminative Feature Learning Approach for Deep Face
-    Recognition", ECCV 2016, equations 2, 4, 5 and algorithm 1.
     """
 
     def __init__(self, **kwargs):
@@ -161,8 +156,7 @@ class CenterLossProp(mx.operator.CustomOpProp):
                           [_DTYPE_MX_TO_NP[dtype] for dtype in in_dtypes])
 
 
-if CenterLossProp.__doc__:  # not under python -OO
-    CenterLossProp.__doc__ %= '\n'.join(docstring_entries(Arguments).values())
+complete_docstring(CenterLossProp, Arguments)
 
 
 def _dense(handle, writable=True, stype=None):

@@ -204,15 +204,16 @@ class Step:
         self.batch = self.difference = self.finite = self.samples = None
 
     def _read(self, data, label, centers):
-        """The checked labels, and x_i − c_{y_i}, (N, d): 0 where a sample does not count."""
+        """The checked labels, the features, and x_i − c_{y_i}: 0 where a sample does not count."""
         arguments = self.arguments
         batch = Batch(label.read(), arguments.num_class, arguments.ignore_label,
                       arguments.use_ignore)
+        features = data.read()
         difference = centers.take(batch.classes, self.difference)
-        np.subtract(data.read(), difference, out=difference)
+        np.subtract(features, difference, out=difference)
         if batch.ignored is not None:
             difference[batch.ignored] = 0
-        return batch, difference
+        return batch, features, difference
 
     def forward(self, is_train, req, data, label, out, centers):
         """Write the loss to `out`; with `is_train`, keep what :meth:`backward` needs.
@@ -234,7 +235,7 @@ class Step:
         if self.pending and is_train:
             _without_backward.count(arguments)
         self._forget()
-        batch, difference = self._read(data, label, centers)
+        batch, features, difference = self._read(data, label, centers)
         losses = half_squares(difference)
         total = np.add.reduce(losses, keepdims=True)
         loss = losses if arguments.reduction == 'none' else total
@@ -249,10 +250,10 @@ class Step:
             counted = batch.counted()
             self.samples = (samples.next_forward_number(), *(
                 each if counted is None else each[counted]
-                for each in (data.read().astype(difference.dtype), batch.classes)))
+                for each in (features.astype(difference.dtype), batch.classes)))
         elif arguments.alpha:
             # Now, because the gradient may take the memory of the features.
-            self.finite = finite_rows(data.read(), total[0])
+            self.finite = finite_rows(features, total[0])
             turns.waits(self, centers.address)
 
     def backward(self, req, head_gradient, grad, data, label, centers):
@@ -279,7 +280,7 @@ class Step:
         if req != 'null':
             if batch is None:
                 with turns.one_at_a_time(centers.address):  # nobody moves what this one reads
-                    batch, difference = self._read(data, label, centers)
+                    batch, _, difference = self._read(data, label, centers)
             scale = arguments.scale     # λ · r
             if arguments.reduction == 'mean' and batch.count > 1:
                 scale /= batch.count
