@@ -2,9 +2,10 @@
 import ctypes
 import gc
 import threading
+from unittest import mock
 
 import center_loss_op
-from center_loss_op._operator import native
+from center_loss_op._operator import arrays, native
 from center_loss_op._operator.labels import LabelError
 
 import hypothesis
@@ -146,12 +147,15 @@ SUBNORMAL = {'num_class': 2, 'alpha': .5, 'scale': 1e-320}
 @hypothesis.example((INFINITE, np.zeros(2), np.ones((2, 2)), SUBNORMAL, []))
 @hypothesis.example((INFINITE, np.zeros(2), np.ones((2, 2)),
                      {**SUBNORMAL, 'scale_output': True}, []))
+@pytest.mark.parametrize('is_host_memory', [arrays.is_host_memory, lambda context: False],
+                         ids=['memory', 'copies'])
 @pytest.mark.usefixtures('natively')
-def test_same_as_python(run):
-    """Pass by pass."""
+def test_same_as_python(is_host_memory, run):
+    """Pass by pass, on the memory of a CPU and, as on a device, on copies."""
     data, label, centers, arguments, passes = run
     one = Direct(data, label, centers, **arguments)
-    with native.switched(False):
+    with native.switched(False), mock.patch(
+            'center_loss_op._operator.arrays.is_host_memory', is_host_memory):
         other = Direct(data, label, centers, **arguments)
     clean = np.where(np.isfinite(data), data, 0)
     for kind, req, inplace in [('train', 'write', False), *passes, ('back', 'write', False)]:
