@@ -64,16 +64,16 @@ dist: $(VENV)/installed
 	mv dist/built/*.tar.gz dist && rm -r dist/built
 	$(BIN)/python -m twine check --strict dist/*
 	$(PYTHON) -m venv --clear build/empty
-	CC=no-compiler build/empty/bin/python -m pip install $(PIP_OPTIONS) dist/*.whl
+	CC=no-compiler build/empty/bin/python -m pip install $(PIP_OPTIONS) "$$(echo dist/*.whl)[mxnet]"
 	build/empty/bin/python -m pip install $(PIP_OPTIONS) --no-deps mxnet
 	build/empty/bin/python -I -m center_loss_op | grep 'runs in  C'
 
-# From Python 3.13 on MXNet is not among the requirements, for it forbids NumPy 2: see setup.cfg.
+# From Python 3.13 on the extra `mxnet` has no MXNet, because that forbids NumPy 2: see setup.cfg.
 $(VENV)/installed: setup.cfg setup.py pyproject.toml constraints.txt $(wildcard $(CSRC)/*.[ch] $(CSRC)/*.txt)
 	@test -n "$(PYTHON)" || { echo "center_loss_op runs on Python 3.8 to 3.14, found $$(python3 --version 2>&1): install one of them and run 'make PYTHON=/path/to/python3.13'" >&2; exit 1; }
 	@$(PYTHON) -I center_loss_op/_mxnet/requirements.py
 	$(PYTHON) -m venv --clear $(VENV)
-	$(PIP_INSTALL) $(EDITABLE) -e '.[examples,onnx,tests]'
+	$(PIP_INSTALL) $(EDITABLE) -e '.[mxnet,examples,onnx,tests]'
 	$(PIP_INSTALL) --no-deps mxnet
 	touch $@
 
@@ -82,7 +82,7 @@ $(VENV)/installed: setup.cfg setup.py pyproject.toml constraints.txt $(wildcard 
 # takes minutes.
 $(HOROVOD_VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(HOROVOD_VENV)
-	$(HOROVOD_VENV)/bin/python -m pip install $(PIP_OPTIONS) -e '.[examples,tests]' \
+	$(HOROVOD_VENV)/bin/python -m pip install $(PIP_OPTIONS) -e '.[mxnet,examples,tests]' \
 		'setuptools < 70' wheel cffi
 	$(HOROVOD_WITH) $(HOROVOD_VENV)/bin/python -m pip install $(PIP_OPTIONS) \
 		--no-build-isolation -e '.[horovod]'
