@@ -28,7 +28,7 @@ HOROVOD_WITH := HOROVOD_WITH_MXNET=1 HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1 \
 LINT_VENV := .venv-lint
 LINT_BIN := $(LINT_VENV)/bin
 
-.PHONY: demo test check soak lint bench horovod dist clean
+.PHONY: demo test check soak lint docs bench horovod dist clean
 
 demo: $(VENV)/installed
 	mkdir -p out
@@ -47,6 +47,11 @@ lint: $(LINT_VENV)/installed
 	$(LINT_BIN)/ruff check .
 	$(LINT_BIN)/mypy
 	$(LINT_BIN)/clang-format --dry-run -Werror $(C_SOURCES)
+
+# Warnings are errors.
+docs: $(VENV)/installed
+	$(PIP_INSTALL) -e '.[docs]'
+	$(BIN)/python -m sphinx -q -W --keep-going docs out/docs
 
 bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks
