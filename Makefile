@@ -28,7 +28,7 @@ HOROVOD_WITH := HOROVOD_WITH_MXNET=1 HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1 \
 LINT_VENV := .venv-lint
 LINT_BIN := $(LINT_VENV)/bin
 
-.PHONY: demo test check soak lint bench horovod dist clean
+.PHONY: demo test check soak lint docs bench horovod dist clean
 
 demo: $(LIBRARY)
 	mkdir -p out
@@ -48,6 +48,11 @@ lint: $(LINT_VENV)/installed
 	$(LINT_BIN)/mypy
 	$(LINT_BIN)/clang-format --dry-run -Werror $(CSRC)/*.[ch]
 
+# Warnings are errors.
+docs: $(LIBRARY)
+	$(PIP_INSTALL) -e '.[docs]'
+	$(BIN)/python -m sphinx -q -W --keep-going docs out/docs
+
 bench: $(LIBRARY)
 	$(BIN)/python -m benchmarks
 
@@ -64,16 +69,16 @@ dist: $(VENV)/installed
 	mv dist/built/*.tar.gz dist && rm -r dist/built
 	$(BIN)/python -m twine check --strict dist/*
 	$(PYTHON) -m venv --clear build/empty
-	CC=no-compiler build/empty/bin/python -m pip install $(PIP_OPTIONS) dist/*.whl
+	CC=no-compiler build/empty/bin/python -m pip install $(PIP_OPTIONS) "$$(echo dist/*.whl)[mxnet]"
 	build/empty/bin/python -m pip install $(PIP_OPTIONS) --no-deps mxnet
 	build/empty/bin/python -I -m center_loss_op | grep 'runs in  C'
 
-# From Python 3.13 on MXNet is not among the requirements, for it forbids NumPy 2: see setup.cfg.
+# From Python 3.13 on the extra `mxnet` has no MXNet, because that forbids NumPy 2: see setup.cfg.
 $(VENV)/installed: setup.cfg setup.py pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "center_loss_op runs on Python 3.8 to 3.14, found $$(python3 --version 2>&1): install one of them and run 'make PYTHON=/path/to/python3.13'" >&2; exit 1; }
 	@$(PYTHON) -I center_loss_op/_mxnet/requirements.py
 	$(PYTHON) -m venv --clear $(VENV)
-	$(PIP_INSTALL) $(EDITABLE) -e '.[examples,onnx,tests]'
+	$(PIP_INSTALL) $(EDITABLE) -e '.[mxnet,examples,onnx,tests]'
 	$(PIP_INSTALL) --no-deps mxnet
 	touch $@
 
@@ -89,7 +94,7 @@ $(LIBRARY): $(wildcard $(CSRC)/*.[ch] $(CSRC)/*.txt) | $(VENV)/installed
 # takes minutes.
 $(HOROVOD_VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(HOROVOD_VENV)
-	$(HOROVOD_VENV)/bin/python -m pip install $(PIP_OPTIONS) -e '.[examples,tests]' \
+	$(HOROVOD_VENV)/bin/python -m pip install $(PIP_OPTIONS) -e '.[mxnet,examples,tests]' \
 		'setuptools < 70' wheel cffi
 	$(HOROVOD_WITH) $(HOROVOD_VENV)/bin/python -m pip install $(PIP_OPTIONS) \
 		--no-build-isolation -e '.[horovod]'
