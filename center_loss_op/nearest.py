@@ -79,6 +79,7 @@ def nearest_center(embedding: Array, centers: Array, threshold: float = math.inf
 
     Examples
     --------
+    >>> embedding, scores = net(x)
     >>> centers = center_loss.centers.data()
     >>> label, distance = nearest_center(embedding, centers, threshold=2.5)
     >>> never_seen = (centers.asnumpy() == 0).all(axis=1)
