@@ -72,6 +72,7 @@ def load_checkpoint(prefix: str, epoch: int) -> Tuple[mx.sym.Symbol, NDArrays, N
     Takes and returns what `mx.model.load_checkpoint` does. You can pass the result to Module or
     FeedForward, go on training, and save it:
 
+    >>> from center_loss_op import legacy
     >>> symbol, arg_params, aux_params = legacy.load_checkpoint('center_loss', 20)
     >>> module = mx.mod.Module(symbol)
     >>> module.fit(train, arg_params=arg_params, aux_params=aux_params, begin_epoch=20,
