@@ -122,14 +122,14 @@ def sum_by_class(rows, order, counts):
     while True:
         # Add each second row of a class to the one before it, until one is left.
         place = np.arange(order.size) - np.repeat(counts.cumsum() - counts, counts)
-        even = place % 2 == 0
-        odd = ~even
+        odd = place % 2 == 1
+        even = ~odd
         sums = rows.take(order[even], 0)
-        if len(sums) == len(order):
-            return sums
         sums[even.cumsum()[odd] - 1] += rows.take(order[odd], 0)
-        rows, counts = sums, (counts + 1) // 2
-        order = np.arange(len(sums))
+        counts = (counts + 1) // 2
+        if counts.max() == 1:
+            return sums
+        rows, order = sums, np.arange(len(sums))
 
 
 def move(centers, difference, batch, finite, alpha):
