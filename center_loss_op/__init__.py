@@ -13,10 +13,10 @@ from ._changes import install
 install()  # imports MXNet
 
 from . import gluon, legacy, module, symbol
-from ._operator.labels import LabelError
+from ._operator.labels import LabelError  # noqa: F401  (MXNet passes on only its text)
 from .nearest import nearest_center
 
 # What `from center_loss_op import *` may bring: `gluon`, `module` and `symbol` are MXNet's, too.
-__all__ = ['LabelError', 'legacy', 'nearest_center', '__version__']
+__all__ = ['legacy', 'nearest_center', '__version__']
 
 __version__ = '2.1.0'

@@ -11,12 +11,13 @@ from ._operator.names import explained
 __all__ = ['center_loss', 'decorrelation_loss']
 
 
+# Other implementations have λ in fourth place, so α and λ are given by name.
 @explained
-def center_loss(data: mx.sym.Symbol, label: mx.sym.Symbol, num_class: int, alpha: float = 0.5,
-                scale: float = 1.0, reduction: str = 'none', use_ignore: bool = False,
-                ignore_label: float = -1, need_top_grad: bool = False, key: str = '',
-                scale_output: bool = False, center_bias: Optional[mx.sym.Symbol] = None,
-                name: Optional[str] = None) -> mx.sym.Symbol:
+def center_loss(data: mx.sym.Symbol, label: mx.sym.Symbol, num_class: int, *,
+                alpha: float = 0.5, scale: float = 1.0, reduction: str = 'none',
+                use_ignore: bool = False, ignore_label: float = -1, need_top_grad: bool = False,
+                key: str = '', scale_output: bool = False,
+                center_bias: Optional[mx.sym.Symbol] = None, name: Optional[str] = None) -> mx.sym.Symbol:
     """Center loss as a node of a symbol graph.
 
     The output is the loss, ½ ‖x_i − c_{y_i}‖² reduced over the batch. The gradient is
