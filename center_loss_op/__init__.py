@@ -13,7 +13,7 @@ from ._changes import install
 install()  # imports MXNet
 
 from . import gluon, legacy, module, symbol
-from ._operator.labels import LabelError  # noqa: F401  (MXNet passes on only its text)
+from ._operator.labels import LabelError
 from .nearest import nearest_center
 
 # What `from center_loss_op import *` may bring: `gluon`, `module` and `symbol` are MXNet's, too.

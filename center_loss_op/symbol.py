@@ -17,7 +17,8 @@ def center_loss(data: mx.sym.Symbol, label: mx.sym.Symbol, num_class: int, *,
                 alpha: float = 0.5, scale: float = 1.0, reduction: str = 'none',
                 use_ignore: bool = False, ignore_label: float = -1, need_top_grad: bool = False,
                 key: str = '', scale_output: bool = False,
-                center_bias: Optional[mx.sym.Symbol] = None, name: Optional[str] = None) -> mx.sym.Symbol:
+                center_bias: Optional[mx.sym.Symbol] = None,
+                name: Optional[str] = None) -> mx.sym.Symbol:
     """Center loss as a node of a symbol graph.
 
     The output is the loss, ½ ‖x_i − c_{y_i}‖² reduced over the batch. The gradient is
