@@ -2,14 +2,11 @@
 
 Importing this package registers the operator ``centerloss``. With NumPy 1.24 or newer, import it
 before ``mxnet``, which cannot be imported without it (see :mod:`center_loss_op._mxnet`). All that
-an import changes in the process is in :mod:`center_loss_op._changes`.
+an import changes in the process is listed there, too.
 """
-from ._mxnet import requirements
+from ._mxnet import compat, install
 
-requirements.check()
-
-from ._changes import install
-
+compat.check()
 install()  # imports MXNet
 
 from . import gluon, legacy, module, symbol

@@ -127,8 +127,8 @@ class CenterLossProp(mx.operator.CustomOpProp):
 
     @_logged
     def infer_shape(self, in_shape):
-        # A length that MXNet does not know yet is −1, and a whole shape []. MXNet takes a [] that is
-        # returned for the shape of a scalar.
+        # A length that MXNet does not know yet is −1, and a whole shape []. Returned to MXNet, []
+        # is the shape of a scalar.
         data, label = in_shape[0] or [-1, -1], in_shape[1] or [-1]
         num_class, reduction = self.arguments.num_class, self.arguments.reduction
         check_shapes('data', tuple(data), tuple(label), num_class)
