@@ -23,12 +23,10 @@ def center_loss(data: mx.sym.Symbol, label: mx.sym.Symbol, num_class: int, *,
 
     The output is the loss, ½ ‖x_i − c_{y_i}‖² reduced over the batch. The gradient is
     scale · r · (x_i − c_{y_i}), where r is 1/M for 'mean' and 1 otherwise, and M is the number of
-    samples that count. The optimizer of a Module divides by the batch size, so next to a
-    SoftmaxOutput `scale` is the paper's λ with 'none' or 'sum', and N times too small with 'mean':
-    see docs/lambda.md. The backward pass moves the centers:
+    samples that count. The backward pass moves the centers, an auxiliary state of shape (C, d):
     c_j ← c_j − α · Σ_{i: y_i=j} (c_j − x_i) / (1 + n_j).
-    The centers are an auxiliary state of shape (C, d), called ``<name>_center_bias`` unless
-    `center_bias` is given.
+    Next to a SoftmaxOutput, `scale` is the paper's λ with 'none' or 'sum', and N times too small
+    with 'mean': see docs/lambda.md.
 
     Parameters
     ----------
@@ -39,18 +37,12 @@ def center_loss(data: mx.sym.Symbol, label: mx.sym.Symbol, num_class: int, *,
         SoftmaxOutput can be used here too.
 %s
     center_bias : Symbol, optional
-        A variable for the centers. Give one
-
-        - to initialize them: ``mx.sym.var('centers', init=mx.init.Normal(1))``. Without `init`
-          they start at 0, whatever the initializer of the Module, because MXNet sets every
-          variable whose name ends in ``_bias`` to 0;
-        - to share them between two nodes;
-        - to read them in another term of the loss, by ``mx.sym.identity(centers)``: the copy holds
-          the centers before the update.
-
-        A name that does not end in ``_bias`` needs `init`. A term of the centers alone that ends in
-        MakeLoss needs ``dtype='float32'``. The variable becomes an auxiliary state, and dense
-        (``stype='default'``) if it has no storage type.
+        A variable for the centers, to initialize them
+        (``mx.sym.var('centers', init=mx.init.Normal(1))``), to share them between two nodes, or to
+        read them in another term of the loss by ``mx.sym.identity(centers)``, which holds the
+        centers before the update. A name that does not end in ``_bias`` needs `init`, and a term of
+        the centers alone that ends in MakeLoss needs ``dtype='float32'``. Without a variable they
+        are called ``<name>_center_bias`` and start at 0.
     name : str, optional
         The name of the node.
 
