@@ -98,7 +98,7 @@ class CenterLoss(Loss):
     Inputs:
         - **embedding**: features of shape (N, d).
         - **label**: (N,) or (N, 1), whole numbers from 0 to C − 1.
-        - **sample_weight**: element-wise weighting of the loss, N numbers. It weighs
+        - **sample_weight**: element-wise weighting of the loss, N numbers of any type. It weighs
           the gradient; a center counts every sample alike.
 
     Outputs:
@@ -191,21 +191,45 @@ class CenterLoss(Loss):
         """Set by a :class:`CenterTrainer`: it moves the centers from now on."""
         self._change(key=value)
 
-    def forward(self, embedding, label, *sample_weight):
+    def forward(self, embedding, label, sample_weight=None):
+        inputs = [embedding, label] if sample_weight is None else [embedding, label, sample_weight]
         if isinstance(embedding, mx.sym.Symbol):
             self._parents = weakref.WeakSet((*self._parents, *blocks_being_traced()))
         else:
-            self._check(embedding, label)
-            label = label.detach()  # a new handle, for the same reason as that of the centers
-        return super().forward(embedding, label, *sample_weight)
+            self._check(*inputs)
+            inputs[1] = label.detach()  # a new handle, for the same reason as that of the centers
+            if sample_weight is not None and embedding.dtype != BFLOAT16:
+                inputs[2] = sample_weight.astype(embedding.dtype, copy=False)
+        if self._cached_graph and len(self._in_format) != len(inputs):
+            self._clear_cached_op()     # MXNet's graph has either weights or none
+        return super().forward(*inputs)
 
-    def _check(self, embedding, label):
+    def _check(self, embedding, label, sample_weight=None):
         """What can be said better of arrays here than by the operator, which MXNet quotes."""
         if not all(isinstance(array, mx.nd.NDArray) for array in (embedding, label)):
             raise TypeError('embedding and label must be NDArrays (mx.nd.array makes one), got %s '
                             'and %s' % (type(embedding).__name__, type(label).__name__))
+        weighted = sample_weight is not None
+        if weighted and not isinstance(sample_weight, mx.nd.NDArray):
+            hint = '; one number for all samples is the argument weight of CenterLoss'
+            raise TypeError('sample_weight must be an NDArray with one number per sample '
+                            f'(mx.nd.array makes one), got {sample_weight!r}'
+                            f'{hint if np.isscalar(sample_weight) else ""}')
+        for name, array in [('embedding', embedding), ('label', label),
+                            ('sample_weight', sample_weight)][:2 + weighted]:
+            if array.stype != 'default':
+                raise TypeError(f"{name} must be dense, got a {array.stype} array: give "
+                                f"{name}.tostype('default')")
         classes, in_units = self.centers.shape
         check_shapes('embedding', embedding.shape, label.shape, classes)
+        if not len(embedding):
+            raise ValueError(f'embedding has shape {embedding.shape}: a batch must have at least '
+                             'one sample')
+        if weighted and sample_weight.size != len(embedding):
+            raise ValueError('sample_weight must have one number per sample, shape '
+                             f'({len(embedding)},), to fit embedding of shape {embedding.shape}, '
+                             f'got shape {sample_weight.shape}. A call is (embedding, label, '
+                             'sample_weight)')
         if in_units not in (0, -1, embedding.shape[1]):
             raise ValueError('embedding has %d features a sample, but in_units is %d'
                              % (embedding.shape[1], in_units))
