@@ -117,6 +117,14 @@ class CenterTrainer:
         copies = [executor.aux_dict[centers] for executor in current._exec_group.execs]
         self._gatherer.step(copies, alpha if self.alpha is None else self.alpha)
 
+    def drop(self) -> None:
+        """Forget the samples since the last step: those of a step that an exception has ended.
+
+        After a bad label it is not needed. After another exception between `backward()` and
+        :meth:`step`, call it where you catch the exception, only on the worker that has failed.
+        """
+        self._gatherer.drop()
+
     def _attach(self, module):
         """The name of the centers and α, from the node with this key."""
         key = self._gatherer.key

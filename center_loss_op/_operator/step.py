@@ -141,7 +141,12 @@ class Step:
         if self.pending and is_train:
             _without_backward.count(arguments)
         self._forget()
-        batch, difference = self._read_batch(data, label, centers)      # x_i − c_{y_i}
+        try:
+            batch, difference = self._read_batch(data, label, centers)  # x_i − c_{y_i}
+        except Exception:
+            if is_train and arguments.key:
+                samples.count_forward(arguments.key, self.context, failed=True)
+            raise
         losses = backend.half_squares(difference)                       # l_i
         total = backend.total(losses)
         if arguments.reduction == 'none':
@@ -153,7 +158,7 @@ class Step:
         backend.store(out, req, loss, arguments.scale if arguments.scale_output else 1)
         if is_train:
             if arguments.key:
-                self.samples = (samples.next_forward_number(),
+                self.samples = (samples.count_forward(arguments.key, self.context),
                                 *backend.samples(data, batch, centers.dtype))
             elif not backend.surely_finite(total):
                 self.finite = backend.finite_rows(data, centers.dtype)

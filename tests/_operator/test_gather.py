@@ -10,9 +10,13 @@ from center_loss_op._operator.gather import Gatherer
 from center_loss_op.symbol import center_loss
 
 import horovod_worker
+import hypothesis
 import mxnet as mx
 import numpy as np
+import oracle
 import pytest
+from entries import settle
+from hypothesis import strategies as st
 from parallel_worker import BATCH, CLASSES, RUNS, SIZE, bounds, check_one_set
 from trainings import LAUNCHER
 
@@ -295,6 +299,114 @@ def test_samples_add_up_over_passes_until_the_step():
                                [[1 / 3] * 2, [2 / 5] * 2, [1 / 3] * 2], rtol=1e-6)
 
 
+@hypothesis.given(st.data())
+def test_a_failed_step_leaves_nothing_behind(data):
+    """Whatever fails, wherever and however often: a good step is the one without it."""
+    random = np.random.RandomState(data.draw(st.integers(0, 999)))
+    contexts = [mx.cpu(i) for i in range(data.draw(st.integers(1, 2)))]
+    parts, views = data.draw(st.integers(1, 2)), data.draw(st.integers(1, 2))
+    loss = center_loss_op.gluon.CenterLoss(4, in_units=2)
+    loss.initialize(ctx=contexts)
+    if data.draw(st.booleans()):
+        loss.hybridize()
+    trainer = center_loss_op.gluon.CenterTrainer(loss)
+
+    def step(failure=None):
+        """What it adds: (samples, labels)."""
+        shape = parts, len(contexts), views, 5
+        x, y = random.randn(*shape, 2).astype('float32'), random.randint(0, 4, shape)
+        place = data.draw(st.tuples(*map(st.integers, [0] * 3, [n - 1 for n in shape[:3]])))
+        if failure == 'label':
+            y[place][3] = 4
+        for part in range(parts):
+            losses = []
+            with mx.autograd.record():
+                for number, context in enumerate(contexts):
+                    for view in range(views):
+                        features = mx.nd.array(x[part, number, view], context)
+                        features.attach_grad()
+                        losses.append(loss(features, mx.nd.array(y[part, number, view], context)))
+            if failure == 'before' and part == place[0]:
+                raise ZeroDivisionError('some samples' if part else 'none')
+            mx.autograd.backward(losses)
+            if failure == 'label' and data.draw(st.booleans()):
+                losses[data.draw(st.integers(0, len(losses) - 1))].wait_to_read()
+            if failure == 'after' and part == place[0]:
+                raise ZeroDivisionError('some samples')
+        trainer.step()
+        return x.reshape(-1, 2), y.reshape(-1)
+
+    want = np.zeros((4, 2))
+    for failure in data.draw(st.lists(st.sampled_from([None, 'label', 'before', 'after']),
+                                      max_size=3)):
+        try:
+            added = step(failure)
+        except ZeroDivisionError as error:
+            if str(error) == 'some samples':
+                trainer.drop()
+        except mx.MXNetError:
+            assert failure == 'label'
+            settle()
+        else:
+            assert failure is None
+            want = oracle.center_loss(*added, want, reduction='none').centers
+    want = oracle.center_loss(*step(), want, reduction='none').centers
+    for copy_ in loss.centers.list_data():
+        np.testing.assert_allclose(copy_.asnumpy(), want, rtol=1e-5, atol=1e-6)
+
+
+def test_samples_of_a_step_that_an_exception_ended_are_named(log):
+    """Once; and not those of calls of the loss before one backward pass."""
+    loss = center_loss_op.gluon.CenterLoss(3, in_units=2, alpha=1)
+    loss.initialize()
+    trainer = center_loss_op.gluon.CenterTrainer(loss)
+    both = mx.gluon.nn.HybridSequential()
+    both.forward = lambda data, label: loss(data, label) + loss(data, label)
+    backward(both)
+    trainer.step()
+    assert not log()
+    for _ in range(2):
+        backward(loss)  # a step ends here
+        backward(loss)
+        trainer.step()
+    assert log().count('samples of 2 backward passes') == log().count('call drop()') == 1
+
+
+@pytest.mark.slow
+def test_a_failed_step_of_one_worker(tmp_path):
+    """With dist_sync, the other worker waits until its next step."""
+    script = tmp_path / 'fails.py'
+    script.write_text('''if True:
+        import center_loss_op
+        import mxnet as mx
+        store, contexts = mx.kv.create('dist_sync'), [mx.cpu(0), mx.cpu(1)]
+        loss = center_loss_op.gluon.CenterLoss(2, in_units=1, alpha=1)
+        loss.initialize(ctx=contexts)
+        trainer = center_loss_op.gluon.CenterTrainer(loss, store)
+        failed, step = 0, 0
+        while step < 2:
+            label = 2 if store.rank and step == 1 and not failed else 0
+            losses = []
+            with mx.autograd.record():
+                for context in contexts:
+                    data = mx.nd.full((1, 1), 5 * step + 10 * failed, context)
+                    data.attach_grad()
+                    losses.append(loss(data, mx.nd.full(1, label * context.device_id, context)))
+            mx.autograd.backward(losses)
+            try:
+                trainer.step()
+                step += 1
+            except mx.MXNetError:
+                failed += 1
+        print(failed, *(copy.asnumpy()[:, 0] for copy in loss.centers.list_data()))
+        ''')
+    done = launch(str(script))
+    assert done.returncode == 0, done.stdout
+    # By hand: the centers stay 0, then 0 + (5 + 5 + 15 + 15) / (1 + 4).
+    for failed in 0, 1:
+        assert f'{failed} [8. 0.] [8. 0.]' in done.stdout
+
+
 def test_a_step_without_samples_is_named():
     loss = center_loss_op.gluon.CenterLoss(3, in_units=2)
     loss.initialize()
@@ -454,6 +566,29 @@ def module_step(module, trainer, value):
     trainer.step(module)
     states = module._exec_group.execs[0].aux_dict
     return {name: state.asnumpy()[0].tolist() for name, state in states.items()}
+
+
+@pytest.mark.parametrize('failure', ['label', 'exception'])
+def test_a_failed_batch_of_a_module(failure):
+    loss = center_loss(EMBEDDING, LABEL, 3, key='failed', name='cl', alpha=1)
+    module = mx.mod.Module(loss, label_names=['label'], context=[mx.cpu(0), mx.cpu(1)])
+    module.bind([('data', (4, 2))], [('label', (4,))])
+    module.init_params(mx.init.One())
+    trainer = center_loss_op.module.CenterTrainer('failed')
+    labels = mx.nd.array([0, 1, 1, 2])
+    bad = mx.nd.array([0, 1, 3, 2]) if failure == 'label' else labels
+    module.forward_backward(mx.io.DataBatch([mx.nd.full((4, 2), 100)], [bad]))
+    if failure == 'label':
+        with pytest.raises(mx.MXNetError):
+            mx.nd.waitall()
+        settle()
+    else:
+        trainer.drop()
+    module.forward_backward(mx.io.DataBatch([mx.nd.full((4, 2), 6)], [labels]))
+    trainer.step(module)
+    for executor in module._exec_group.execs:  # 0 + n · 6 / (1 + n)
+        np.testing.assert_array_equal(executor.aux_dict['cl_center_bias'].asnumpy()[:, 0],
+                                      [3, 4, 3])
 
 
 def test_two_nodes_with_one_key_are_named():
