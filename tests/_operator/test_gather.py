@@ -238,8 +238,11 @@ def test_a_store_of_one_worker_among_several_is_named(launcher, number, warned, 
 def test_without_horovod_its_store_says_what_to_do(child):
     done = child('import sys\n'
                  'sys.modules["horovod"] = None\n'
-                 'import center_loss_op.horovod')
+                 'help("center_loss_op.horovod")\n'
+                 'import center_loss_op.horovod\n'
+                 'center_loss_op.horovod.Horovod()')
     assert done.returncode == 1
+    assert "works like MXNet's 'dist_sync'" in done.stdout
     assert 'ImportError: Horovod cannot be imported' in done.stderr.splitlines()[-1]
     assert 'HOROVOD_WITH_MXNET=1 pip install' in done.stderr.splitlines()[-1]
 
@@ -505,6 +508,67 @@ def test_a_copy_of_a_loss_has_no_trainer():
         np.testing.assert_array_equal(one.centers.data().asnumpy()[0], center)
 
 
+def files(net, folder):
+    """The files that `net` exports."""
+    net.export(str(folder / 'net'))
+    return str(folder / 'net-symbol.json'), ['data0', 'data1'], str(folder / 'net-0000.params')
+
+
+def test_a_file_has_no_trainer(tmp_path):
+    """A network in it moves its own centers at once: imported, and in a Module."""
+    loss = center_loss_op.gluon.CenterLoss(3, in_units=2, alpha=1)
+    net = Around(loss)
+    net.initialize()
+    net.hybridize()
+    trainer = center_loss_op.gluon.CenterTrainer(loss)
+    backward(net, value=2)
+    trainer.step()
+    imported = mx.gluon.SymbolBlock.imports(*files(net, tmp_path))
+    backward(imported, value=5)
+    symbol = mx.sym.load(str(tmp_path / 'net-symbol.json'))
+    executor = symbol.simple_bind(mx.cpu(), data0=(4, 2), data1=(4,))
+    executor.arg_dict['data0'][:] = 8
+    executor.arg_dict['data1'][:] = mx.nd.array([0, 1, 1, 2])
+    executor.forward(is_train=True)
+    executor.backward(mx.nd.ones(4))
+    backward(net, value=11)
+    trainer.step()      # and the network that was exported has its trainer
+    for array, center in [(loss.centers.data(), 6), (executor.aux_arrays[0], 4),
+                          (imported.collect_params()[loss.centers.name].data(), 3)]:
+        np.testing.assert_array_equal(array.asnumpy()[0], center)
+
+
+def test_a_file_of_2_1_0_has_no_trainer():
+    """Nor has a graph; but a block around the parameters of a network has that of the network."""
+    loss = center_loss_op.gluon.CenterLoss(3, in_units=2, alpha=1)
+    loss.initialize()
+    trainer = center_loss_op.gluon.CenterTrainer(loss)
+    names = mx.sym.var('x'), mx.sym.var('y')
+    graph = loss(*names)
+    imported = mx.gluon.SymbolBlock(mx.sym.load_json(graph.tojson()), names)
+    around = mx.gluon.SymbolBlock(graph, names, loss.collect_params())
+    imported.initialize(mx.init.Zero())
+    backward(imported, value=2)
+    backward(around, value=4)
+    trainer.step()
+    for block, center in (imported, 1), (around, 2):
+        centers = block.collect_params()[loss.centers.name].data()
+        np.testing.assert_array_equal(centers.asnumpy()[0], center)
+
+
+def test_all_gradients_of_an_imported_network_are_added(tmp_path):
+    loss = center_loss_op.gluon.CenterLoss(3, in_units=2, alpha=1)
+    net = Around(loss)
+    net.initialize()
+    net.hybridize()
+    backward(net)
+    imported = mx.gluon.SymbolBlock.imports(*files(net, tmp_path))
+    imported.collect_params().setattr('grad_req', 'add')
+    trainer = mx.gluon.Trainer(imported.collect_params(), 'sgd')
+    backward(imported)
+    trainer.step(4)
+
+
 def test_a_batch_of_ignored_samples_is_fine():
     loss = center_loss_op.gluon.CenterLoss(3, in_units=2, use_ignore=True, ignore_label=1)
     loss.initialize()
@@ -636,6 +700,32 @@ def test_the_newest_trainer_of_a_module_counts():
     assert module_step(modules[1], new, 4) == {'cl_center_bias': [1, 1]}
     with pytest.raises(RuntimeError, match="newer CenterTrainer of key='one'.*a key of its own"):
         old.step(modules[0])
+
+
+@pytest.mark.filterwarnings('ignore:.*mxnet.model.FeedForward has been deprecated')
+def test_feed_forward():
+    """By hand, on two contexts: c_0 = 0 + 4 · 6 / (1 + 4), then 24/5 + 4 · (6 − 24/5) / (1 + 4)."""
+    loss = center_loss(EMBEDDING, LABEL, 3, key='fed', name='cl', alpha=1)
+    trainer, steps = center_loss_op.module.CenterTrainer('fed'), []
+
+    def at_batch_end(param):
+        trainer(param)
+        group = param.locals['executor_manager'].curr_execgrp
+        steps.append([one.aux_dict['cl_center_bias'].asnumpy()[0] for one in group.train_execs])
+
+    data = mx.io.NDArrayIter(np.full((8, 2), 6), np.zeros(8), 4, label_name='label')
+    model = mx.model.FeedForward(mx.sym.Group([loss]), [mx.cpu(0), mx.cpu(1)], num_epoch=1,
+                                 initializer=mx.init.One(), learning_rate=0)
+    model.fit(data, eval_metric=mx.metric.Loss(), batch_end_callback=at_batch_end)
+    np.testing.assert_allclose(steps, [[[4.8] * 2] * 2, [[5.76] * 2] * 2], rtol=1e-6)
+
+
+@pytest.mark.parametrize('variables', [None, {}, {'self': None, 'module': 5}], ids=str)
+def test_a_loop_of_ones_own(variables):
+    """As a callback, with a BatchEndParam."""
+    trainer = center_loss_op.module.CenterTrainer('own loop')
+    with pytest.raises(TypeError, match=r'call center_trainer.step\(module\) after module.update'):
+        trainer(mx.model.BatchEndParam(0, 0, None, variables))
 
 
 @pytest.mark.parametrize('module', [
