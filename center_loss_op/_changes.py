@@ -85,8 +85,8 @@ CHANGES = (
            'profile function (sys.setprofile); signal.default_int_handler is this handler, for '
            'asyncio and trio',
            'an interrupt in eager training is lost, crashes MXNet, or leaves recording on',
-           'tests/_mxnet/test_sigint.py::test_eager_loop',
-           when='first use of center loss in the main thread, unless an event loop handles SIGINT'),
+           'tests/_mxnet/test_interrupts.py::test_eager_loop',
+           when='use of center loss in the main thread, unless an event loop handles SIGINT'),
     Change('store.broadcast of a key-value store: returns when it is done',
            'a late worker gets the sum of gradients for its parameters',
            'tests/_operator/test_gather.py::test_two_workers',

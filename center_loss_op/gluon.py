@@ -10,7 +10,6 @@ from mxnet.util import is_np_array
 
 from ._mxnet.graph import OP_TYPE
 from ._mxnet.parameter import Centers, blocks_being_traced
-from ._mxnet.sigint import defer_sigint
 from ._operator.arguments import (
     Arguments,
     check_data_type,
@@ -224,7 +223,6 @@ class CenterLoss(Loss):
                             % (dtype, centers, dtype, centers))
 
     def hybrid_forward(self, F, embedding, label, sample_weight=None, center_bias=None):
-        defer_sigint()
         inputs = (embedding, label, center_bias)
         if is_np_array():  # mx.npx has no custom operators; this is the same array
             inputs = (array.as_nd_ndarray() for array in inputs)

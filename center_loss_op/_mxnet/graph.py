@@ -27,7 +27,7 @@ def center_losses(symbol):
 
 
 def without_keys(symbol, centers=None):
-    """A graph whose center losses have no `key`: nothing tells them that a trainer moves the centers.
+    """A graph whose center losses have no `key`, as if no CenterTrainer moved the centers.
 
     Parameters
     ----------

@@ -11,6 +11,7 @@ import numpy as np
 
 from .fence import fence
 from .graph import center_losses, without_keys
+from .interrupts import defer_sigint
 
 __all__ = ['Centers', 'blocks_being_traced', 'install']
 
@@ -62,6 +63,7 @@ class Centers(mx.gluon.Parameter):
 
     @staticmethod
     def _handed_out(array):
+        defer_sigint()
         fence(array)
         return array.detach()
 

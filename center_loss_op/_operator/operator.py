@@ -8,7 +8,7 @@ import numpy as np
 from mxnet.ndarray.ndarray import _DTYPE_MX_TO_NP
 
 from .._mxnet.graph import OP_TYPE
-from .._mxnet.sigint import defer_sigint
+from .._mxnet.interrupts import defer_sigint
 from . import native
 from .arguments import Arguments, check_data_type, check_elements, check_shapes, docstring_entries
 from .labels import largest_exact

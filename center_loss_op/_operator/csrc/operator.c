@@ -18,11 +18,11 @@
 
 static int (*get_data)(void *array, void **memory);
 static int (*free_array)(void *array);
-typedef int (*Use)(void);
+typedef void (*Use)(void);
 
 static Creator python;      /* makes Python's callbacks for a node */
 static atomic_int enabled;  /* whether new nodes run here, or in Python */
-static _Atomic(Use) on_use; /* called when a node is made, until it returns 1 */
+static _Atomic(Use) on_use; /* called when a node is made */
 
 /* -- a node of a graph (a Prop) */
 
@@ -320,7 +320,7 @@ PUBLIC int center_loss_creator(const char *op_type, int size, const char **keys,
     return create_in_python(op_type, size, keys, values, list);
   }
   Use use = on_use;
-  if (use && use()) on_use = NULL;
+  if (use) use();
   prop->arguments = arguments;
   prop->references = 1;
   for (int i = 0; i < PROP_CALLBACKS; ++i) prop->contexts[i] = prop;
@@ -363,7 +363,7 @@ PUBLIC void center_loss_on_unfollowed(void *function, int limit) {
   step_on_unfollowed((Warn)function, limit);
 }
 
-/* What to call when a node is made, until it returns 1; NULL for nothing. */
+/* What to call when a node is made; NULL for nothing. */
 PUBLIC void center_loss_on_use(void *function, int unused) {
   (void)unused;
   on_use = (Use)function;
