@@ -10,7 +10,6 @@ from mxnet.util import is_np_array
 
 from ._mxnet.graph import OP_TYPE
 from ._mxnet.parameter import Centers, blocks_being_traced
-from ._mxnet.sigint import defer_sigint
 from ._operator.arguments import (
     Arguments,
     check_data_type,
@@ -242,7 +241,6 @@ class CenterLoss(Loss):
                             % (dtype, centers, dtype, centers))
 
     def hybrid_forward(self, F, embedding, label, sample_weight=None, center_bias=None):
-        defer_sigint()
         inputs = (embedding, label, center_bias)
         if is_np_array():  # mx.npx has no custom operators; this is the same array
             inputs = (array.as_nd_ndarray() for array in inputs)
@@ -438,8 +436,13 @@ class CenterTrainer:
         Call it on every worker, once after each `Trainer.step`. The first call makes the
         copies of all contexts and workers equal to that of rank 0's first context.
 
+        After a bad label, the samples of the failed step are dropped. After another exception
+        between `backward()` and this, call :meth:`drop`.
+
         Raises
         ------
+        MXNetError
+            An operation of this step failed. No center has moved.
         RuntimeError
             No worker had a sample: there was no backward pass. Or the loss has a newer trainer. Or
             the store did not sum: see
@@ -447,3 +450,10 @@ class CenterTrainer:
         """
         self._gatherer.step([copy.as_nd_ndarray() for copy in self._loss.centers.list_data()],
                             self._loss.alpha)
+
+    def drop(self) -> None:
+        """Forget the samples since the last step: those of a step that an exception has ended.
+
+        Call it where you catch the exception, only on the worker that has failed.
+        """
+        self._gatherer.drop()

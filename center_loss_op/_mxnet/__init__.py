@@ -45,11 +45,16 @@ CHANGES = [
            'queued before a step the values after it',
            'tests/_mxnet/test_reading.py::test_reads_before_a_step',
            '_mxnet.fence:install'),
-    Change('mxnet.gluon.block.SymbolBlock.__init__: the centers get the class Centers',
+    Change('mxnet.gluon.block.SymbolBlock.__init__: the centers get the class Centers, and their '
+           'losses lose the key of a CenterTrainer',
            'centers of an imported network that are read after a step can have the values before '
            'it',
            'tests/_mxnet/test_reading.py::test_reads_of_files_after_a_step',
            '_mxnet.parameter:install'),
+    Change('mxnet.gluon.block.HybridBlock.export: leaves out the key of a CenterTrainer',
+           'a network in a Module moves the centers of the one that it was exported from',
+           'tests/_operator/test_gather.py::test_a_file_has_no_trainer',
+           '_mxnet.parameter:install_in_export'),
     Change('mxnet.base._LIB.MXNotifyShutdown, which MXNet calls at exit: waits for the engine '
            'first, and leaves executors that are alive to the operating system (Executor.__del__)',
            'a process that ends while operators are queued hangs, or crashes on the pooled engine',
@@ -78,8 +83,8 @@ CHANGES = [
            'profile function (sys.setprofile); signal.default_int_handler is this handler, for '
            'asyncio and trio',
            'an interrupt in eager training is lost, crashes MXNet, or leaves recording on',
-           'tests/_mxnet/test_sigint.py::test_eager_loop',
-           when='first use of center loss in the main thread, unless an event loop handles SIGINT'),
+           'tests/_mxnet/test_interrupts.py::test_eager_loop',
+           when='use of center loss in the main thread, unless an event loop handles SIGINT'),
     Change('store.broadcast of a key-value store: returns when it is done',
            'a late worker gets the sum of gradients for its parameters',
            'tests/_operator/test_gather.py::test_two_workers',

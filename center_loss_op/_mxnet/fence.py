@@ -16,6 +16,7 @@ from mxnet.base import _LIB, check_call
 from mxnet.executor import Executor
 
 from .graph import center_losses
+from .interrupts import defer_sigint
 
 __all__ = ['fence', 'install']
 
@@ -52,6 +53,8 @@ def _fenced(backward):
         if self not in _centers_of:
             names = {loss.centers for loss in center_losses(self._symbol)}
             _centers_of[self] = [self.aux_dict[name] for name in sorted(names)]
+        if _centers_of[self]:
+            defer_sigint()
         for centers in _centers_of[self]:
             fence(centers)
         backward(self, *args, **kwargs)

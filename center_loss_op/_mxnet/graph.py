@@ -2,7 +2,9 @@
 import collections
 import json
 
-__all__ = ['OP_TYPE', 'center_losses']
+import mxnet as mx
+
+__all__ = ['OP_TYPE', 'center_losses', 'without_keys']
 
 OP_TYPE = 'centerloss'
 
@@ -22,3 +24,29 @@ def center_losses(symbol):
             centers = nodes[node['inputs'][-1][0]]['name']
             found.append(Node(node['name'], centers, attributes))
     return found
+
+
+def without_keys(symbol, centers=None):
+    """A graph whose center losses have no `key`, as if no CenterTrainer moved the centers.
+
+    Parameters
+    ----------
+    symbol : Symbol
+    centers : set of str, optional
+        Only the losses with these centers.
+
+    Returns
+    -------
+    Symbol
+        `symbol` itself if there is no key.
+    """
+    keyed = {loss.name for loss in center_losses(symbol)
+             if loss.attributes.get('key') and (centers is None or loss.centers in centers)}
+    if not keyed:
+        return symbol
+    graph = json.loads(symbol.tojson(remove_amp_cast=False))
+    for node in graph['nodes']:
+        if node['op'] == 'Custom' and node['name'] in keyed:
+            del node['attrs']['key']
+    # MXNet does not read \uXXXX.
+    return mx.sym.load_json(json.dumps(graph, ensure_ascii=False))

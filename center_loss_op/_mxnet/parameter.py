@@ -10,7 +10,8 @@ import mxnet as mx
 import numpy as np
 
 from .fence import fence
-from .graph import center_losses
+from .graph import center_losses, without_keys
+from .interrupts import defer_sigint
 
 __all__ = ['Centers', 'blocks_being_traced', 'install']
 
@@ -62,6 +63,7 @@ class Centers(mx.gluon.Parameter):
 
     @staticmethod
     def _handed_out(array):
+        defer_sigint()
         fence(array)
         return array.detach()
 
@@ -100,17 +102,41 @@ def blocks_being_traced():
 
 
 def _with_centers(init):
-    """`SymbolBlock.__init__`, which then turns the parameters of center losses into `Centers`."""
+    """`SymbolBlock.__init__`, which then turns the parameters of center losses into `Centers`.
+
+    A key in a file is that of another network's CenterTrainer. So losses whose centers are not
+    parameters that another block has already lose it, and move their own centers.
+    """
     @wraps(init)
     def init_with_centers(self, outputs, *args, **kwargs):
         init(self, outputs, *args, **kwargs)
-        for loss in center_losses(self._cached_graph[1]):
+        inputs, graph = self._cached_graph
+        own = set()
+        for loss in center_losses(graph):
             if loss.centers in self.params:     # else they are an input of the block
                 parameter = self.params[loss.centers]
                 if not isinstance(parameter, Centers):
                     parameter.__class__ = Centers
+                    parameter._differentiable = False   # so grad_req stays 'null' when all are set
+                    own.add(loss.centers)
+        self._cached_graph = inputs, without_keys(graph, own)
     init_with_centers.knows_centers = True
     return init_with_centers
+
+
+def _without_keys(export):
+    """`HybridBlock.export`, which leaves the keys of CenterTrainers out of the file."""
+    @wraps(export)
+    def export_without_keys(self, *args, **kwargs):
+        graph = self._cached_graph
+        if graph:
+            self._cached_graph = graph[0], without_keys(graph[1])
+        try:
+            return export(self, *args, **kwargs)
+        finally:
+            self._cached_graph = graph
+    export_without_keys.knows_centers = True
+    return export_without_keys
 
 
 def install():
@@ -118,4 +144,12 @@ def install():
     block = mx.gluon.SymbolBlock
     if not hasattr(block.__init__, 'knows_centers'):
         block.__init__ = _with_centers(block.__init__)
+    return 'replaced'
+
+
+def install_in_export():
+    """Replace `HybridBlock.export`."""
+    block = mx.gluon.HybridBlock
+    if not hasattr(block.export, 'knows_centers'):
+        block.export = _without_keys(block.export)
     return 'replaced'

@@ -8,7 +8,7 @@ import numpy as np
 from mxnet.ndarray.ndarray import _DTYPE_MX_TO_NP
 
 from .._mxnet.graph import OP_TYPE
-from .._mxnet.sigint import defer_sigint
+from .._mxnet.interrupts import defer_sigint
 from . import arrays, native
 from .arguments import (
     Arguments,
