@@ -126,12 +126,15 @@ class CenterTrainer:
             raise TypeError('module must be a mx.mod.Module or a bound mx.mod.BucketingModule, '
                             'got %r' % (module,))
         # Only the executors of a Module know its copies, and a new batch size replaces them.
-        self._step(current, current._exec_group.execs, current._kvstore)
+        group = current._exec_group
+        self._step(current, group.execs if group else [], current._kvstore)
 
     def _step(self, holder, executors, store):
         """A step for `holder`, which has a symbol: a Module, or what FeedForward has."""
         if holder not in self._nodes:
             self._nodes[holder] = self._attach(holder.symbol, store)
+        if not executors:
+            raise ValueError('the module is not bound: call module.bind, or fit, before')
         centers, alpha = self._nodes[holder]
         copies = [executor.aux_dict[centers] for executor in executors]
         self._gatherer.step(copies, alpha if self.alpha is None else self.alpha)

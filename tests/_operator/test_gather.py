@@ -742,6 +742,10 @@ def test_a_module_without_the_key_is_named():
     module = mx.mod.Module(mx.sym.SoftmaxOutput(mx.sym.Variable('data'), name='softmax'))
     with pytest.raises(ValueError, match="no center loss with key='faces'"):
         center_loss_op.module.CenterTrainer('faces').step(module)
+    module = mx.mod.Module(center_loss(mx.sym.var('data'), mx.sym.var('softmax_label'), CLASSES,
+                                       key='faces'))
+    with pytest.raises(ValueError, match='not bound'):
+        center_loss_op.module.CenterTrainer('faces').step(module)
 
 
 def test_labels_that_the_store_would_round_are_refused():
