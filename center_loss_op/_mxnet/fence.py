@@ -4,7 +4,8 @@ The engine takes the backward pass of a custom operator for a reader of the auxi
 although this operator's backward pass moves the centers. So it may run a read that was queued after
 the backward pass before the update, and a read that was queued before it at the same time as the
 update: see :func:`fence`. Executors have fences around each backward pass, which this module
-installs. In Gluon, each read of the centers is a fence (:mod:`.parameter`).
+installs. In Gluon, each read of the centers is a fence, and so are both sides of a backward pass
+(:mod:`.parameter`). A fence also puts the array into the plain layout: see :mod:`.layout`.
 """
 import ctypes
 import weakref
@@ -19,18 +20,29 @@ from .graph import center_losses
 
 __all__ = ['fence', 'install']
 
-# The function that the engine is asked to run. Any C function that takes no arguments will do.
+# A method of NDArray that queues a write of the array, which puts the memory that the array is a
+# view of back into the plain layout. A build without oneDNN has neither layout nor method.
+try:
+    _to_plain_layout = _LIB['_ZNK5mxnet7NDArray20Reorder2DefaultAsyncEv']
+    _to_plain_layout.restype = None
+except AttributeError:
+    _to_plain_layout = None
+# The function that the engine is asked to run there. Any C function without arguments will do.
 _nothing = ctypes.cast(ctypes.CDLL(None).getpid, ctypes.c_void_p)
 _cpu = (ctypes.c_int * 2)(mx.Context.devstr2type['cpu'], 0)
 
 
 def fence(array):
-    """Make operations on `array` that are queued from now on wait for those queued before.
+    """Make operations on `array` that are queued from now on wait for those queued before, and see
+    it in the plain layout.
 
-    This queues an operation that claims to write the array and does nothing. The engine runs a
-    write after all reads that were queued before it, and before all reads that are queued later.
-    The calling thread does not wait; the call takes 3 us.
+    This queues an operation that counts as a write of the array and leaves its values. The engine
+    runs a write after all reads that were queued before it, and before all reads that are queued
+    later. The calling thread does not wait; the call takes 3 us.
     """
+    if _to_plain_layout:
+        _to_plain_layout(array.handle)
+        return
     written = (ctypes.c_void_p * 1)(array.handle)
     check_call(_LIB.MXEnginePushSyncND(_nothing, None, None, ctypes.byref(_cpu), None, 0, written,
                                        1, None, 0, b'center_loss_fence'))

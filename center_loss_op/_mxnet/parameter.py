@@ -3,16 +3,22 @@
 :func:`install` gives such parameters to each `SymbolBlock` with a center loss, too.
 """
 import traceback
+import weakref
 from functools import wraps
 from operator import attrgetter
+from typing import Any, MutableMapping
 
 import mxnet as mx
 import numpy as np
+from mxnet.base import _LIB
 
 from .fence import fence
 from .graph import center_losses
 
-__all__ = ['Centers', 'blocks_being_traced', 'install']
+__all__ = ['Centers', 'blocks_being_traced', 'install', 'install_around_backward']
+
+# Centers that were read, by the identity of the state that both views share.
+_read: MutableMapping[int, Any] = weakref.WeakValueDictionary()
 
 
 class Centers(mx.gluon.Parameter):
@@ -43,6 +49,7 @@ class Centers(mx.gluon.Parameter):
         return {name: value for name, value in self.__dict__.items() if name != '_views'}
 
     def data(self, ctx=None):
+        _read[id(self.__dict__)] = self
         return self._handed_out(super().data(ctx))
 
     def list_data(self):
@@ -70,8 +77,7 @@ class CentersAsRead(Centers):
     """The centers as users read them, which `CenterLoss.centers` returns.
 
     `data()` returns the array itself; while recording, a copy, because the backward pass of center
-    loss moves the centers before that of another term has read them. The fence behind the copy
-    keeps the update from overtaking it.
+    loss moves the centers before that of another term has read them.
     """
 
     def __reduce__(self):
@@ -84,9 +90,35 @@ class CentersAsRead(Centers):
         if not mx.autograd.is_recording():
             return array
         with mx.autograd.pause():
-            copy = array.copy()
-        fence(array)
-        return copy
+            return array.copy()
+
+
+def _fence_all():
+    for reference in _read.valuerefs():     # a list: another thread may read centers meanwhile
+        centers = reference()
+        if centers is not None:
+            centers._fence()
+
+
+def install_around_backward():
+    """Replace `MXAutogradBackwardEx`, which all of autograd's backward passes call.
+
+    The fence in front holds the update back until earlier reads are done, and puts the centers into
+    the plain layout if something between the passes has put them into another. The fence behind
+    holds later reads back until the update is done.
+    """
+    backward = _LIB.MXAutogradBackwardEx
+    if hasattr(backward, 'is_fenced'):
+        return 'replaced'
+
+    def fenced_backward(*args):
+        _fence_all()
+        status = backward(*args)
+        _fence_all()
+        return status
+    fenced_backward.is_fenced = True
+    _LIB.MXAutogradBackwardEx = fenced_backward
+    return 'replaced'
 
 
 def blocks_being_traced():
