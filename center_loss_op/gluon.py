@@ -8,8 +8,8 @@ import numpy as np
 from mxnet.gluon.loss import Loss, _apply_weighting
 from mxnet.util import is_np_array
 
+from ._mxnet.centers import Centers, blocks_being_traced
 from ._mxnet.graph import OP_TYPE
-from ._mxnet.parameter import Centers, blocks_being_traced
 from ._operator.arguments import (
     Arguments,
     check_data_type,
@@ -82,11 +82,9 @@ class CenterLoss(Loss):
     centers : Parameter
         The centers, (C, d), an auxiliary state: no gradient, no optimizer. After `backward()`,
         `centers.data()` returns the moved centers, without a wait. While recording, it returns a
-        copy of the centers before the step, for another term of the loss. Between a forward pass
-        and its backward pass, but not while recording, it returns the array itself, and a slow
-        operation on it may see rows that have moved already: call `wait_to_read()` on the result,
-        or `asnumpy()`, before `backward()`. Read through this attribute: the parameter in
-        `collect_params()` is the one that Gluon computes with, and makes no copies.
+        copy of the centers before the step, for another term of the loss. Read through this
+        attribute: the parameter in `collect_params()` is the one that Gluon computes with, and
+        makes no copies.
     alpha, weight : float
         α and λ. You can set them at any time; they hold from the next forward pass on. A
         hybridized block, and each hybridized block around it, then makes its graph anew, which

@@ -5,12 +5,11 @@ and `<name>_sum_bias`, which are working memory. Its graphs list all three as in
 but the operator of this package has only the centers.
 """
 import json
-import re
 from typing import Dict, Tuple
 
 import mxnet as mx
 
-from ._mxnet.graph import OP_TYPE
+from ._mxnet.graph import OP_TYPE, symbol_of
 
 __all__ = ['load_checkpoint', 'load_symbol']
 
@@ -56,19 +55,12 @@ def load_symbol(fname: str) -> mx.sym.Symbol:
         node['inputs'] = list(inputs.values())
     # MXNet's symbol has no variable that no node reads.
     graph['arg_nodes'] = [index for index in graph['arg_nodes'] if index not in dropped]
-    return mx.sym.load_json(_written(graph))
+    return symbol_of(graph)
 
 
 def _is_ported(node):
     return (any(node.get(key, {}).get('op_type') == OP_TYPE for key in _ATTRIBUTES)
             and len(node['inputs']) == len(_PORTED_INPUTS))
-
-
-def _written(graph):
-    """The graph as JSON with the escapes that MXNet reads: n, r, t, quote and backslash."""
-    def plain(escape):
-        return escape[0] if escape[1] in 'nrt"\\' else json.loads(f'"{escape[0]}"')
-    return re.sub(r'\\(u....|.)', plain, json.dumps(graph, ensure_ascii=False))
 
 
 def load_checkpoint(prefix: str, epoch: int) -> Tuple[mx.sym.Symbol, NDArrays, NDArrays]:

@@ -44,17 +44,29 @@ CHANGES = [
            'centers that are read after a step can have the values before it, and a read that was '
            'queued before a step the values after it',
            'tests/_mxnet/test_reading.py::test_reads_before_a_step',
-           '_mxnet.fence:install'),
+           '_mxnet.centers:install_in_executors'),
     Change('mxnet.gluon.block.SymbolBlock.__init__: the centers get the class Centers, and their '
            'losses lose the key of a CenterTrainer',
            'centers of an imported network that are read after a step can have the values before '
            'it',
            'tests/_mxnet/test_reading.py::test_reads_of_files_after_a_step',
-           '_mxnet.parameter:install'),
+           '_mxnet.centers:install'),
+    Change('mxnet.base._LIB.MXAutogradBackwardEx: fences around it, if a Gluon block with center '
+           'loss was used',
+           'an array of the centers that was read before a backward pass is wrong after it, and an '
+           'update is lost if a convolution had the centers as its weight meanwhile',
+           'tests/_mxnet/test_reading.py::test_reads_before_a_step',
+           '_mxnet.centers:install_around_backward'),
+    Change('mxnet.ndarray.Custom, mxnet.ndarray.op.Custom and '
+           'mxnet._ctypes.ndarray.CachedOp.__init__: center loss gets plain arrays',
+           "arrays in oneDNN's layout, such as a reshaped result of a convolution, are read after "
+           'they were freed',
+           'tests/test_layout.py::test_any_array_is_itself',
+           '_mxnet.layout:install'),
     Change('mxnet.gluon.block.HybridBlock.export: leaves out the key of a CenterTrainer',
            'a network in a Module moves the centers of the one that it was exported from',
            'tests/_operator/test_gather.py::test_a_file_has_no_trainer',
-           '_mxnet.parameter:install_in_export'),
+           '_mxnet.centers:install_in_export'),
     Change('mxnet.base._LIB.MXNotifyShutdown, which MXNet calls at exit: waits for the engine '
            'first, and leaves executors that are alive to the operating system (Executor.__del__)',
            'a process that ends while operators are queued hangs, or crashes on the pooled engine',
