@@ -9,7 +9,7 @@ from center_loss_op.gluon import CenterLoss
 import mxnet as mx
 import numpy as np
 import pytest
-from cases import BAD, batch, message
+from cases import BAD_IN_PYTHON, batch, message
 from entries import Inside, array, block, run_block
 from mxnet import autograd, gluon
 from numpy.testing import assert_allclose, assert_array_equal
@@ -59,6 +59,73 @@ def test_sample_weight(label_shape, shape, hybridize):
     assert_allclose(out.asnumpy(), want.loss * weights.reshape(-1), rtol=1e-5)
     assert_allclose(data.grad.asnumpy(), want.grad, rtol=1e-5)
     assert_allclose(bound(loss), want.centers, rtol=1e-5)
+
+
+@HYBRIDIZE
+@pytest.mark.parametrize('dtype, weights', [('float16', 'float32'), ('float32', 'int32'),
+                                            ('float64', 'float32')])
+def test_sample_weight_of_another_type(dtype, weights, hybridize):
+    loss = block(CENTERS.astype('float64' if dtype == 'float64' else 'float32'), hybridize)
+    out = loss(array(DATA.astype(dtype)), array(LABEL), array(np.full(6, 2, weights)))
+    assert out.dtype == np.dtype(dtype)
+    assert_allclose(out.asnumpy(), 2 * center_loss(DATA, LABEL, CENTERS, reduction='none').loss,
+                    rtol=2e-2)
+
+
+@HYBRIDIZE
+@pytest.mark.parametrize('in_units', [0, 3])
+def test_calls_with_and_without_weights(in_units, hybridize):
+    """In any order; also calls of `update`, and after a call that was refused."""
+    loss, want = CenterLoss(4, in_units), np.zeros((4, 3))
+    loss.initialize()
+    if hybridize:
+        loss.hybridize(static_alloc=hybridize == 'static')
+    data, label, weights = array(DATA), array(LABEL), mx.nd.ones(6)
+    with pytest.raises(ValueError, match='sample_weight'):
+        loss(data, label, mx.nd.ones(3))
+    for call in (loss.update, lambda *inputs: loss(*inputs, weights), loss, loss.update,
+                 lambda *inputs: loss(*inputs, weights)):
+        x = data.copy()
+        x.attach_grad()
+        with autograd.record():
+            out = call(x, label)
+        if out is not None:
+            out.backward()
+        want = center_loss(DATA, LABEL, want).centers
+        assert_allclose(bound(loss), want, rtol=1e-5)
+
+
+@pytest.mark.parametrize('weights, error, text', [
+    ([1] * 6, TypeError, r'sample_weight must be an NDArray .* got \[1'),
+    (np.ones(6), TypeError, 'sample_weight must be an NDArray .* got array'),
+    (.5, TypeError, 'got 0.5; one number for all samples is the argument weight'),
+    (mx.nd.ones(1), ValueError, r'sample_weight .* embedding of shape \(6, 3\), got shape \(1,'),
+    (mx.nd.ones((6, 3)), ValueError, r'sample_weight .* got shape \(6, 3\)')])
+def test_bad_sample_weight(weights, error, text):
+    with pytest.raises(error, match=text):
+        block(CENTERS, False)(array(DATA), array(LABEL), weights)
+
+
+@pytest.mark.parametrize('stype', ['csr', 'row_sparse'])
+@pytest.mark.parametrize('name', ['embedding', 'label', 'sample_weight'])
+def test_sparse_arrays_are_refused(name, stype):
+    inputs = {'embedding': array(DATA), 'label': array(LABEL[:, None]),
+              'sample_weight': mx.nd.ones((6, 1))}
+    inputs[name] = inputs[name].tostype(stype)
+    loss = block(CENTERS, False)
+    for call in (loss, loss.update)[:2 - (name == 'sample_weight')]:
+        with pytest.raises(TypeError, match=f'{name} must be dense, got a {stype} array'):
+            call(*list(inputs.values())[:3 - (call == loss.update)])
+    if name != 'sample_weight':
+        with pytest.raises(mx.MXNetError, match=f'Provided = {stype}'):
+            mx.nd.Custom(inputs['embedding'], inputs['label'], array(CENTERS),
+                         op_type='centerloss', num_class=4)
+
+
+@pytest.mark.parametrize('numpy_shapes', [False, True])
+def test_no_samples(numpy_shapes):
+    with mx.util.np_shape(numpy_shapes), pytest.raises(ValueError, match='at least one sample'):
+        block(CENTERS, False)(array(DATA)[:0], array(LABEL)[:0])
 
 
 @HYBRIDIZE
@@ -440,7 +507,8 @@ def test_centers_that_were_saved_as_float16_are_loaded_as_float32(initialized, t
 
 
 @pytest.mark.parametrize('name, given, article, error', [
-    bad for bad in BAD if bad[0] in ('num_class', *inspect.signature(CenterLoss).parameters)])
+    bad for bad in BAD_IN_PYTHON
+    if bad[0] in ('num_class', *inspect.signature(CenterLoss).parameters)])
 def test_bad_argument(name, given, article, error):
     arguments = {'classes': 4, 'classes' if name == 'num_class' else name: given}
     with pytest.raises(error, match='^%s$' % re.escape(
@@ -449,7 +517,7 @@ def test_bad_argument(name, given, article, error):
 
 
 @pytest.mark.parametrize('given, error', [
-    (-1, ValueError), ('x', ValueError), (2.5, TypeError), (None, TypeError), (True, TypeError)])
+    (-1, ValueError), ('x', TypeError), (2.5, TypeError), (None, TypeError), (True, TypeError)])
 def test_bad_in_units(given, error):
     with pytest.raises(error, match='^in_units must be an integer >= 0, got %s$'
                        % re.escape(repr(given))):
@@ -457,7 +525,7 @@ def test_bad_in_units(given, error):
 
 
 @pytest.mark.parametrize('given, error', [
-    ('x', ValueError), (float('nan'), ValueError), (float('inf'), ValueError), (-1, ValueError),
+    ('x', TypeError), (float('nan'), ValueError), (float('inf'), ValueError), (-1, ValueError),
     ([1], TypeError), (True, TypeError)])
 def test_bad_weight(given, error):
     with pytest.raises(error, match='^weight must be a finite number >= 0, got %s$'

@@ -1,5 +1,6 @@
 """Classifying by centers against the distances themselves, in float64."""
 import contextlib
+import itertools
 import json
 import math
 from unittest import mock
@@ -24,13 +25,13 @@ def imperative(embedding, centers, *arguments):
 
 
 def in_small_blocks(*args):
-    with mock.patch.multiple(nearest, _BLOCK=7 * 3, _CHUNK=11 * 3, _MANY=3):
+    with mock.patch.multiple(nearest, _BLOCK=7 * 3):
         return imperative(*args)
 
 
 def on_a_device(*args):
     """As on a GPU, which NumPy does not reach."""
-    with mock.patch.multiple(nearest, is_host_memory=lambda context: False, _CHUNK=40):
+    with mock.patch.multiple(nearest, _on_device=lambda context: True, _BLOCK=40):
         return imperative(*args)
 
 
@@ -285,9 +286,29 @@ def test_every_finite_input(classify, given):
                                    atol=np.finfo(distance.dtype).tiny)
 
 
+@pytest.mark.parametrize('classify', [imperative, on_a_device])
+def test_float64_features_next_to_float32_centers(classify):
+    """No float32 holds the first feature, nor tells the second one from 1."""
+    label, distance = classify(np.array([[1e39], [1 + 1e-9]]), np.array([[0], [2]], 'float32'))
+    assert label[0] in (0, 1) and label[1] == 1
+    np.testing.assert_allclose(distance, [1e39, 1 - 1e-9], rtol=1e-12)
+
+
+@pytest.mark.parametrize('stype', ['csr', 'row_sparse'])
+def test_sparse_arrays(stype):
+    """Such as bags of words."""
+    x, c = np.random.RandomState(0).standard_normal((2, 20, 6)).astype('float32')
+    x[abs(x) < .8] = c[abs(c) < .2] = 0
+    x[4] = 0
+    for arrays in itertools.product((mx.nd.array(x), mx.nd.array(x).tostype(stype)),
+                                    (mx.nd.array(c), mx.nd.array(c).tostype(stype))):
+        label, _ = nearest_center(*arrays)
+        np.testing.assert_array_equal(label.asnumpy(), imperative(x, c)[0])
+
+
 # dtypes of embedding, centers and distance
 TYPES = [('float16', 'float32', 'float32'), ('float64', 'float64', 'float64'),
-         ('float64', 'float32', 'float32'), ('float32', 'float64', 'float64'),
+         ('float64', 'float32', 'float64'), ('float32', 'float64', 'float64'),
          ('float16', 'float16', 'float32'), ('float32', 'float16', 'float32')]
 
 

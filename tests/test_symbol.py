@@ -11,7 +11,7 @@ import mxnet as mx
 import numpy as np
 import oracle
 import pytest
-from cases import ARGUMENTS, BAD, batch, message
+from cases import ARGUMENTS, BAD_IN_PYTHON, batch, message
 from entries import bind, run
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -57,7 +57,7 @@ def test_name():
         assert node(name='mine').name == 'net_mine'
 
 
-@pytest.mark.parametrize('name, given, article, error', BAD)
+@pytest.mark.parametrize('name, given, article, error', BAD_IN_PYTHON)
 def test_bad_argument(name, given, article, error):
     """At once, with the one line that says it."""
     with pytest.raises(error, match='^%s$' % re.escape(message(name, given, article))):
@@ -78,6 +78,30 @@ def test_inputs_that_are_no_symbols(arguments, error):
 def test_unknown_and_missing(arguments, error):
     with pytest.raises(TypeError, match=error):
         center_loss(mx.sym.var('data'), mx.sym.var('label'), **arguments)
+
+
+def test_alpha_needs_its_name():
+    """In its place, other implementations have λ."""
+    with pytest.raises(TypeError, match='^0.1 needs its name, such as alpha=0.1 or scale=0.1; by'):
+        center_loss(mx.sym.var('data'), mx.sym.var('label'), 10, 0.1)
+
+
+@pytest.mark.parametrize('loss_first', [True, False])
+@pytest.mark.parametrize('shapes, wanted', [
+    ({}, [(6,), (6, 3), (6, 3)]), ({'label': (6,)}, [(6,), (6, 3), (6, 3)]),
+    ({'label': (0,)}, [(6,), (6, 3), (6, 3)]), ({'label': (0, 1)}, [(6, 1), (6, 3), (6, 3)]),
+    ({'data': (0, 0)}, [(6,), (6, 3), (6, 3)]), ({'label': (6,), 'data': (0, 3), 'other': None},
+                                                  [(6,), (6, 3), (6, 3)])])
+def test_shapes_that_are_not_known_at_first(shapes, wanted, loss_first):
+    """Those of the features come from another operator, in any order; 0 is unknown to MXNet."""
+    data, other = mx.sym.var('data', shape=shapes.get('data')), mx.sym.var('other')
+    label = mx.sym.var('label', shape=shapes.get('label'))
+    outs = [center_loss(data, label, 4), mx.sym.elemwise_add(data, other)]
+    given = {} if 'other' in shapes else {'other': (6, 3)}
+    found = mx.sym.Group(outs if loss_first else outs[::-1]).infer_shape(**given)
+    names = mx.sym.Group(outs if loss_first else outs[::-1]).list_arguments()
+    assert dict(zip(names, found[0])) == dict(zip(['label', 'data', 'other'], wanted))
+    assert sorted(found[1]) == [(6,), (6, 3)] and found[2] == [(4, 3)]
 
 
 def test_one_label_variable_serves_both_losses():

@@ -471,13 +471,30 @@ def recorded():
         value.backward()
         yield before, copy[last].asnumpy()
 
+def between():
+    """A copy that is taken between the passes, and the array itself, which then moves."""
+    loss = CenterLoss(classes, size)
+    loss.initialize()
+    data.attach_grad()
+    for _ in range(steps):
+        before = loss.centers.data()[last].asnumpy()
+        with mx.autograd.record():
+            value = loss(data, label)
+        centers = loss.centers.data()
+        copy = centers.copy()
+        value.backward()
+        after = centers[last].asnumpy()
+        yield before, copy[last].asnumpy()
+        mx.nd.waitall()
+        yield centers[last].asnumpy(), after
+
 wrong = sum((before != read).any() for before, read in globals()[sys.argv[1]]())
 print(wrong)
 '''
 
 
 @pytest.mark.parametrize('native', [0, 1])
-@pytest.mark.parametrize('path', ['executor', 'shared', 'recorded'])
+@pytest.mark.parametrize('path', ['executor', 'shared', 'recorded', 'between'])
 def test_reads_before_a_step(path, native, child):
     """They return the centers before the step, however long they take."""
     done = child(BEFORE, path, CENTER_LOSS_NATIVE=native, MXNET_CPU_WORKER_NTHREADS=2)

@@ -142,16 +142,22 @@ def test_formula(what):
 # -- values
 
 
+def arguments(name, given):
+    """From a node of a graph, where `given` is a text, or from Python."""
+    make = Arguments.of_node if isinstance(given, str) else lambda given: Arguments(**given)
+    return make({'num_class': '3' if isinstance(given, str) else 3, name: given})
+
+
 @pytest.mark.parametrize('name, given, parsed', GOOD)
 def test_good(name, given, parsed):
-    value = getattr(Arguments(**{'num_class': 3, name: given}), name)
+    value = getattr(arguments(name, given), name)
     assert value == parsed and type(value) is type(parsed)
 
 
 @pytest.mark.parametrize('name, given, wanted, error', BAD)
 def test_bad(name, given, wanted, error):
     with pytest.raises(error, match='^%s$' % re.escape(message(name, given, wanted))):
-        Arguments(**{'num_class': 3, name: given})
+        arguments(name, given)
 
 
 @pytest.mark.parametrize('value', [10 ** 400, -10 ** 400, Fraction(10 ** 400)],

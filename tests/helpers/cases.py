@@ -81,6 +81,14 @@ GOOD = [(name, *pair) for name, case in ARGUMENTS.items() for pair in case.good]
 # argument, given, what it must be, the exception
 BAD = [(name, given, case.wanted, error)
        for name, case in ARGUMENTS.items() for given, error in case.bad]
+# The same from Python, where a text is no number and no flag.
+_TEXTS = 'reduction', 'key', 'batchsize'
+BAD_IN_PYTHON = [
+    (name, given, wanted,
+     TypeError if isinstance(given, str) and name not in _TEXTS else error)
+    for name, given, wanted, error in BAD] + [
+    (name, given, ARGUMENTS[name].wanted, TypeError) for name, given, _ in GOOD
+    if isinstance(given, str) and name not in _TEXTS]
 
 
 def message(name, value, wanted):
