@@ -53,12 +53,12 @@ def _check_initializer(value):
 
 
 class CenterLoss(Loss):
-    """Center loss of Wen et al., ECCV 2016: 'none' of
-
-%(formulas)s
+    """Center loss of Wen et al., ECCV 2016 (equations 2, 4 and 5), one number per sample.
 
     Add it to a classification loss, weighted by λ (`weight`). The backward pass moves the centers,
-    whatever the weight.
+    whatever the weight. Of these formulas it computes 'none':
+
+%(formulas)s
 
     Parameters
     ----------
@@ -67,11 +67,11 @@ class CenterLoss(Loss):
         d, the size of a feature; 0: inferred at the first batch. Before that, centers can be read
         and set only where it is given.
 %(alpha)s
-    weight : float or None
-        λ, a global scalar weight for the loss: finite and >= 0. What it means beside other
-        losses, and in other implementations: docs/lambda.md.
+    weight : float or None, default None
+        λ, which multiplies the loss: finite and >= 0; None: 1. docs/lambda.md says what it means
+        next to other losses, and in other implementations.
     batch_axis : int, default 0
-        The axis that represents mini-batch; 0 is the only one.
+        The axis of the batch; only 0 is possible.
     center_initializer : str or Initializer or None, default 'zeros'
         Initializer of the centers; None: the one that `initialize` is given.
 %(use_ignore)s
@@ -87,16 +87,16 @@ class CenterLoss(Loss):
         makes no copies.
     alpha, weight : float
         α and λ. You can set them at any time; they hold from the next forward pass on. A
-        hybridized block, and each hybridized block around it, then makes its graph anew, which
-        takes milliseconds.
+        hybridized block, and each hybridized block around it, then rebuilds its graph, which takes
+        milliseconds.
     key : str
         The name by which a :class:`CenterTrainer` knows this loss; '' before it has one.
 
     Inputs:
         - **embedding**: features of shape (N, d).
         - **label**: (N,) or (N, 1), whole numbers from 0 to C − 1.
-        - **sample_weight**: element-wise weighting of the loss, N numbers of any type. It weighs
-          the gradient; a center counts every sample alike.
+        - **sample_weight** (optional): N numbers of any type, which multiply the loss and its
+          gradient. The update of the centers counts every sample equally.
 
     Outputs:
         - **loss**: loss tensor with shape (N,), in the dtype of the embedding.
@@ -111,15 +111,15 @@ class CenterLoss(Loss):
     -----
     Call the loss once per backward pass. Each call (for each view, part, frame or tower) moves the
     centers by a whole step, which diverges for many calls. Instead concatenate the embeddings and
-    the labels, or use a :class:`CenterTrainer`. A warning is logged after ten such updates in a
-    row.
+    the labels, or use a :class:`CenterTrainer`. After ten such updates in a row, a warning is
+    logged.
 
     Examples
     --------
     >>> softmax_loss = gluon.loss.SoftmaxCrossEntropyLoss()
     >>> center_loss = CenterLoss(classes=10, weight=0.1)
     >>> center_loss.initialize()
-    >>> for x, y in train:
+    >>> for x, y in train_loader:
     ...     with autograd.record():
     ...         embedding, scores = net(x)
     ...         loss = softmax_loss(scores, y) + center_loss(embedding, y)
@@ -309,27 +309,27 @@ class DecorrelationLoss(Loss):
         P = \frac{1}{2d} \sum_{j \neq k} C_{jk}^2, \qquad
         C = \frac{1}{N} \sum_i (x_i - \bar x)(x_i - \bar x)^T
 
-    Center loss makes classes compact, and features that repeat each other are a cheap way to that:
-    the embedding gets fewer directions, by which classes that training never saw are told apart.
-    This keeps them, where the embedding is batch-normalized by ``BatchNorm(scale=False,
-    center=False)``; with a size that it learns the network makes features smaller instead.
+    Center loss can make features redundant: the embedding uses fewer directions, which then lack
+    for classes that are not in the training set. This loss keeps the directions. Batch-normalize
+    the embedding with ``BatchNorm(scale=False, center=False)``: if the scale is learned, the
+    network can lower the loss by making all features smaller.
 
     Parameters
     ----------
-    weight : float or None
-        A global scalar weight for the loss: finite and >= 0. docs/results.md used 0.1. It stays
-        what it is; one that rises is multiplied outside.
+    weight : float or None, default None
+        Multiplies the loss: finite and >= 0; None: 1. docs/results.md uses 0.1. The weight is
+        constant. For a schedule, leave it at 1 and multiply the loss.
     batch_axis : int, default 0
-        The axis that represents mini-batch; 0 is the only one.
+        The axis of the batch; only 0 is possible.
 
     Inputs:
-        - **embedding**: features of shape (N, d). Samples that other losses ignore count here,
-          one that is NaN makes the loss of all NaN, and each device has the covariance of its own
-          samples. In a hybridized parent float16 features have to be cast to float32.
+        - **embedding**: features of shape (N, d). Samples that other losses ignore count here. One
+          NaN in the features makes the loss of every sample NaN. Each device computes the
+          covariance of its own samples. In a hybridized parent, cast float16 features to float32.
 
     Outputs:
-        - **loss**: the weighted P for each sample, shape (N,), in the dtype of the embedding. By
-          chance alone it is about weight · d / (2N) for features of variance 1.
+        - **loss**: weight · P for each sample, shape (N,), in the dtype of the embedding. For
+          uncorrelated features of variance 1 it is about weight · d / (2N), by chance.
 
     Raises
     ------
@@ -379,37 +379,38 @@ class DecorrelationLoss(Loss):
 
 
 class CenterTrainer:
-    """Moves the centers of a :class:`CenterLoss` on several devices, or workers, as one.
+    """Moves the centers of a :class:`CenterLoss` on several devices or workers.
 
-    Without it each context and each worker moves a copy of its own by its own samples, and
-    the copies part. With it, all copies move by equation 4 over the union of all samples
-    since the last step, and stay the same bit for bit.
+    Without it, each context and each worker moves its own copy of the centers by its own samples,
+    and the copies diverge. With it, all copies move by equation 4 over the samples of all of them
+    since the last step, and stay identical bit for bit.
 
     Parameters
     ----------
     center_loss : CenterLoss
-        The loss: from now on its operator leaves the centers alone. Of several trainers of one
-        loss the newest one moves them, and :meth:`step` of an older one raises RuntimeError.
+        The loss, whose backward pass no longer moves the centers. If a loss has several trainers,
+        the newest one moves the centers, and :meth:`step` of an older one raises RuntimeError.
     kvstore : str or KVStore, default 'device'
-        Key-value store type for several devices of one worker, or for several workers the
-        store itself, which has to be the one of `gluon.Trainer`; that one needs
-        `update_on_kvstore=False`, for servers that run an optimizer cannot sum. Beside
-        Horovod's own trainer it is a :class:`center_loss_op.horovod.Horovod`.
+        For one worker, the type of a key-value store. For several workers, the store of the
+        `gluon.Trainer` itself. That trainer needs `update_on_kvstore=False`, because servers that
+        run an optimizer cannot sum. With Horovod's own trainer, pass a
+        :class:`center_loss_op.horovod.Horovod`.
 
     Raises
     ------
     TypeError
-        No CenterLoss, or no store.
+        `center_loss` is not a CenterLoss, or `kvstore` is neither a name nor a store.
     ValueError
-        An asynchronous store, which cannot sum over the workers of a step; or the name of a
-        distributed one, of which MXNet allows one a process; or a name that MXNet does not know.
+        The store is asynchronous, so that it cannot sum over the workers of a step. Or `kvstore`
+        is the name of a distributed store (MXNet allows one per process: pass the store), or a
+        name that MXNet does not know.
 
     Examples
     --------
     >>> kv = mx.kv.create('device')
     >>> trainer = gluon.Trainer(net.collect_params(), 'sgd', kvstore=kv, update_on_kvstore=False)
     >>> center_trainer = CenterTrainer(center_loss, kvstore=kv)
-    >>> for x, y in train:
+    >>> for x, y in train_loader:
     ...     with autograd.record():
     ...         embedding, scores = net(x)
     ...         loss = softmax_loss(scores, y) + center_loss(embedding, y)
@@ -431,27 +432,27 @@ class CenterTrainer:
     def step(self) -> None:
         """Move the centers by the samples of all backward passes since the last step.
 
-        Call it on every worker, once after each `Trainer.step`. The first call makes the
-        copies of all contexts and workers equal to that of rank 0's first context.
+        Call it on every worker, once after each `Trainer.step`. The first call copies the centers
+        of rank 0's first context to all contexts and workers.
 
         After a bad label, the samples of the failed step are dropped. After another exception
-        between `backward()` and this, call :meth:`drop`.
+        between `backward()` and this call, call :meth:`drop`.
 
         Raises
         ------
         MXNetError
             An operation of this step failed. No center has moved.
         RuntimeError
-            No worker had a sample: there was no backward pass. Or the loss has a newer trainer. Or
-            the store did not sum: see
-            :class:`center_loss_op._operator.gather.Gatherer`.
+            No worker had a sample, because there was no backward pass. Or the loss has a newer
+            trainer. Or the store did not return the sum of this step: its servers run an optimizer,
+            or a worker left out a step.
         """
         self._gatherer.step([copy.as_nd_ndarray() for copy in self._loss.centers.list_data()],
                             self._loss.alpha)
 
     def drop(self) -> None:
-        """Forget the samples since the last step: those of a step that an exception has ended.
+        """Forget the samples since the last step, for example after an exception ended a step.
 
-        Call it where you catch the exception, only on the worker that has failed.
+        Call it where you catch the exception, only on the worker that failed.
         """
         self._gatherer.drop()

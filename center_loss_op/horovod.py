@@ -39,7 +39,7 @@ class Horovod(mx.kvstore.KVStoreBase):
     >>> kv = Horovod()
     >>> trainer = gluon.Trainer(net.collect_params(), 'sgd', kvstore=kv)
     >>> center_trainer = CenterTrainer(center_loss, kv)
-    >>> for x, y in train:
+    >>> for x, y in train_loader:
     ...     with autograd.record():
     ...         embedding, scores = net(x)
     ...         loss = softmax_loss(scores, y) + center_loss(embedding, y)

@@ -88,9 +88,10 @@ def load_checkpoint(prefix: str, epoch: int) -> Tuple[mx.sym.Symbol, NDArrays, N
 
     Examples
     --------
+    >>> from center_loss_op import legacy
     >>> symbol, arg_params, aux_params = legacy.load_checkpoint('center_loss', 20)
     >>> module = mx.mod.Module(symbol)
-    >>> module.fit(train, arg_params=arg_params, aux_params=aux_params, begin_epoch=20,
+    >>> module.fit(train_iter, arg_params=arg_params, aux_params=aux_params, begin_epoch=20,
     ...            num_epoch=22, eval_metric=mx.metric.Accuracy(output_names=['softmax_output']))
     """
     symbol = load_symbol(f'{prefix}-symbol.json')

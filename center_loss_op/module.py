@@ -58,7 +58,7 @@ class CenterTrainer:
     >>> from center_loss_op.symbol import center_loss
     >>> loss = center_loss(embedding, label, num_class=10, key='faces')
     >>> mod = mx.mod.Module(mx.sym.Group([softmax, loss]), context=[mx.cpu(0), mx.cpu(1)])
-    >>> mod.fit(train, batch_end_callback=CenterTrainer('faces'), num_epoch=10,
+    >>> mod.fit(train_iter, batch_end_callback=CenterTrainer('faces'), num_epoch=10,
     ...         eval_metric=mx.metric.Accuracy(output_names=['softmax_output']))
     """
 

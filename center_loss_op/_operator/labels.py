@@ -10,7 +10,11 @@ BFLOAT16 = np.dtype([('bfloat16', np.uint16)])
 
 
 class LabelError(ValueError):
-    """A label is not the number of a class."""
+    """A label is not the number of a class.
+
+    The operator raises it within MXNet, which raises an `MXNetError` instead, when a result is
+    read. Catch that one; the text of this one is in the log (`center_loss_op`).
+    """
 
 
 def largest_exact(dtype):

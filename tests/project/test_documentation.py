@@ -1,7 +1,7 @@
 """What README and docs print is true: blocks run, commands and links lead somewhere.
 
-The blocks of a page run in a process of their own, after those of README (tests/helpers/page.py), the
-examples of a docstring here, with the names of README's blocks.
+The blocks of a page run in a process of their own, after those of README (tests/helpers/page.py).
+The examples of a docstring run here, with the names of README's blocks.
 """
 import doctest
 import importlib
@@ -43,10 +43,11 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('name', [name for name in PAGES if page.blocks(ROOT / name)])
 def test_blocks(name):
+    pages = dict.fromkeys(str(ROOT / one) for one in ('README.md', name))
     done = subprocess.run(
-        [sys.executable, page.__file__, *dict.fromkeys([str(ROOT / 'README.md'), str(ROOT / name)])],
-        check=False, timeout=300, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        universal_newlines=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+        [sys.executable, page.__file__, *pages], check=False, timeout=300,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'})
     assert done.returncode == 0, done.stdout
     assert done.stdout.splitlines()[-1].endswith(' blocks')
 
@@ -72,10 +73,9 @@ def readme():
 def test_docstring(found, readme):
     own = {name: value for name, value in found.globs.items()
            if getattr(value, '__module__', '') == found.globs['__name__']}
-    batches = {'center_loss_op.legacy': Naive().iterator('grouped'),
-               'center_loss_op.module': readme['train_iter']}
-    names = {**found.globs, **readme, **own,
-             'train': batches.get(found.globs['__name__'], readme['train_loader'])}
+    names = {**found.globs, **readme, **own}
+    if 'legacy' in found.name:
+        names['train_iter'] = Naive().iterator('grouped')
     for example in found.examples:
         exec(compile(example.source, found.name, 'exec'), names)
         if example.want:
