@@ -68,8 +68,8 @@ CHANGES = [
            'tests/_operator/test_gather.py::test_a_file_has_no_trainer',
            '_mxnet.centers:install_in_export'),
     Change('mxnet.module.base_module.BaseModule.predict and '
-           'mxnet.module.base_module.BaseModule.iter_predict: a loss of a whole batch has no padding '
-           'to cut off',
+           'mxnet.module.base_module.BaseModule.iter_predict: a loss of a whole batch has no '
+           'padding to cut off',
            'MXNet fails if the last batch is padded',
            'tests/test_symbol.py::test_predict_of_one_number_per_batch',
            '_mxnet.predict:install'),
