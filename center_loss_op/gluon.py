@@ -80,15 +80,9 @@ class CenterLoss(Loss):
     Attributes
     ----------
     centers : Parameter
-        The centers, (C, d), an auxiliary state: no gradient, no optimizer. After `backward()`,
-        `centers.data()` returns the moved centers, without a wait. While recording, it returns a
-        copy of the centers before the step, for another term of the loss. Read through this
-        attribute: the parameter in `collect_params()` is the one that Gluon computes with, and
-        makes no copies.
+        The centers, (C, d), an auxiliary state: no gradient, no optimizer.
     alpha, weight : float
-        α and λ. You can set them at any time; they hold from the next forward pass on. A
-        hybridized block, and each hybridized block around it, then rebuilds its graph, which takes
-        milliseconds.
+        α and λ. You can set them at any time.
     key : str
         The name by which a :class:`CenterTrainer` knows this loss; '' before it has one.
 
@@ -113,6 +107,13 @@ class CenterLoss(Loss):
     centers by a whole step, which diverges for many calls. Instead concatenate the embeddings and
     the labels, or use a :class:`CenterTrainer`. After ten such updates in a row, a warning is
     logged.
+
+    After `backward()`, `centers.data()` returns the moved centers, without a wait. While recording,
+    it returns a copy of the centers before the step, for another term of the loss. The parameter in
+    `collect_params()` is the one that Gluon computes with, and makes no copies.
+
+    A new `alpha` or `weight` holds from the next forward pass on. A hybridized block, and each
+    hybridized block around it, then rebuilds its graph, which takes milliseconds.
 
     Examples
     --------
@@ -180,7 +181,7 @@ class CenterLoss(Loss):
 
     @property
     def key(self) -> str:
-        """What a :class:`CenterTrainer` knows this loss by; '' before it has one."""
+        """The name by which a :class:`CenterTrainer` knows this loss; '' before it has one."""
         return self._attributes.get('key', '')
 
     @key.setter
@@ -252,15 +253,15 @@ class CenterLoss(Loss):
     def update(self, embedding: mx.nd.NDArray, label: mx.nd.NDArray) -> None:
         """Move the centers by equation 4, without a loss.
 
-        For features that have no backward pass: those of a frozen network, or stored ones. Also
-        to start from: with `alpha` 1, centers at 0 and all n samples of a class in one call, its
-        center is n / (1 + n) of their mean.
+        Use it for features that have no backward pass: those of a frozen network, or stored ones.
+        You can also start with it: with `alpha` 1, centers at 0 and all n samples of a class in one
+        call, the center becomes n / (1 + n) times their mean.
 
         Parameters
         ----------
         embedding, label : NDArray
             As for a call: (N, d), and (N,) or (N, 1), on a context that has the centers. With a
-            :class:`CenterTrainer` they are samples of its next step.
+            :class:`CenterTrainer`, its next step moves the centers by these samples, too.
         """
         self._check(embedding, label)
         embedding = embedding.detach()
@@ -271,7 +272,7 @@ class CenterLoss(Loss):
 
     @property
     def centers(self) -> mx.gluon.Parameter:
-        """The centers, a Parameter: see the class for what its `data()` returns."""
+        """The centers, (C, d), an auxiliary state: no gradient, no optimizer."""
         return self.center_bias.as_read
 
     @property

@@ -10,6 +10,7 @@ release = version = center_loss_op.__version__
 extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.autosummary', 'numpydoc']
 root_doc = 'index'
 exclude_patterns = ['description.md']
+templates_path = ['_templates']          # pages of classes have their own methods, not MXNet's
 html_theme = 'furo'                     # light and dark
 html_title = f'center_loss_op {release}'
 html_show_sourcelink = False

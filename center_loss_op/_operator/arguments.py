@@ -149,7 +149,7 @@ class Arguments:
     alpha: float = field(default=0.5, metadata=_about(non_negative_number, """
         α, how fast the centers move: finite and >= 0. 0 freezes them, 1 moves a class of many
         samples to their mean; above 2 (1 + n) / n, for n samples of a class in a batch, its center
-        runs away."""))
+        diverges."""))
     scale: float = field(default=1.0, metadata=_about(non_negative_number, """
         λ, the weight of the gradient: finite and >= 0. The output is not scaled. What it means
         next to other losses, for each reduction: docs/lambda.md."""))
