@@ -336,17 +336,17 @@ def publish(out, files, description):
     description : dict
         recognizer.json without `format` and `files`, which are added.
     """
+    description = {'format': FORMAT, **description,
+                   'files': {name: digest(bytes(content)) for name, content in files.items()}}
+    text = json.dumps(description, indent=2, allow_nan=False) + '\n'
+    _check(json.loads(text))
     before = {}
     with contextlib.suppress(CheckpointError):
         before = _described(out)['files']
         load_recognizer(out, before)        # finish what a kill interrupted
     for name, content in files.items():
         write(os.path.join(out, f'{name}.new'), content)
-    description = {'format': FORMAT, **description,
-                   'files': {name: digest(bytes(content)) for name, content in files.items()}}
-    _check(description)
-    write(os.path.join(out, DESCRIPTION),
-          json.dumps(description, indent=2, allow_nan=False) + '\n')
+    write(os.path.join(out, DESCRIPTION), text)
     try:
         for name in files:
             os.replace(os.path.join(out, f'{name}.new'), os.path.join(out, name))

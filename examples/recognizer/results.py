@@ -3,10 +3,13 @@ import csv
 import io
 import os
 import sys
+import time
 
 import checkpoint
 import metrics
 import numpy as np
+import report
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 SHOWN = 'softmax_loss', 'center_loss', 'accuracy', 'eer', 'rank1', 'images_per_second'
@@ -76,6 +79,7 @@ class Log:
 
     def __init__(self, out, resume=False):
         self.first, self._out, self._lines, self._histories = out is not None, out, [], {}
+        self._drawn, self._seconds = 0., 0.
         path = os.path.join(out or '', 'training.log')
         if resume and self.first and os.path.lexists(path):
             self._lines = checkpoint.read_file(path).decode(errors='replace').splitlines()
@@ -98,11 +102,27 @@ class Log:
         writer.writeheader()
         writer.writerows(rows)
         checkpoint.write(os.path.join(self._out, 'history.csv'), text.getvalue())
+        if time.monotonic() > self._drawn + 5 * self._seconds:      # a picture takes a while
+            start = time.monotonic()
+            self.draw()
+            self._drawn = time.monotonic()
+            self._seconds = self._drawn - start
 
-    @property
-    def histories(self):
-        """{name of a row: its epochs}."""
-        return self._histories
+    def draw(self):
+        """Write curves.png: losses, and the equal error rate of what is held out, by epoch."""
+        figure = Figure(figsize=(12, 4), layout='constrained')
+        for axes, column in zip(figure.subplots(1, 3), ('softmax_loss', 'center_loss', 'eer')):
+            for name, rows in self._histories.items():
+                if column in rows[0]:
+                    axes.plot([row['epoch'] for row in rows], [row[column] for row in rows],
+                              label=name)
+            axes.set(title={'eer': 'equal error rate of what is held out'}.get(
+                column, column.replace('_', ' ')), xlabel='epoch', ylim=(0, None))
+            axes.grid(alpha=0.2)
+            if axes.lines:
+                axes.legend(frameon=False)
+        checkpoint.write(os.path.join(self._out, 'curves.png'),
+                         lambda file: figure.savefig(file, format='png', dpi=100))
 
 
 def lines(result):
@@ -130,6 +150,28 @@ def lines(result):
     speed = result['speed']
     yield (f'{speed["images_per_second"]:.0f} pictures per second, waiting for pictures '
            f'{100 * speed["share_waiting_for_images"]:.1f} % of the time')
+
+
+def page(result, measure, row, pictures, rows, shown):
+    """report.html: the results, the mistakes of the exported network, what was left out."""
+    titles = [name for name in next(iter(result['rows'].values())) if name in (
+        'eer', 'tar_at_far_1', 'rank1', 'enrolled_rank1', 'strangers_accepted')]
+    table = [[name + ' (exported)' * (name == result['exported']), *(
+        _cell(one[title], title in ('eer', 'strangers_accepted')) for title in titles)]
+        for name, one in (('before', result['before']), *result['rows'].items()) if one]
+    sections = [('Results', ''.join(map(report.paragraph, lines(result)))
+                 + report.table(['%', *titles], table) * bool(titles))]
+    if measure:
+        labels, embeddings = pictures.labels[rows], measure.embeddings[row]
+        sections += [
+            ('Pairs of what is held out', report.roc_curves(
+                {getattr(one, 'name', one): curve for one, curve in measure.curves.items()})),
+            ('Mistakes', report.worst_pairs(
+                embeddings, labels, pictures.names, [pictures.files[one] for one in rows],
+                result['distance'], (lambda one: pictures.images[rows[one]]) if shown else None)),
+            ('The embedding', report.scatter(embeddings, labels, pictures.names))]
+    return report.page('A recognizer', [*sections, ('Left out', report.left_out(
+        result['left_out']))])
 
 
 def _cell(figure, error):

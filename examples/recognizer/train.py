@@ -298,13 +298,16 @@ def run(options, store, log):
     files = exported(trained[chosen].embed, shape, out, log)
     files['classes.npz'] = checkpoint.npz(names=names, centers=trained[chosen].centers())
     checkpoint.publish(out, files, {
-        'network': spec.network, 'size': shape[1:], 'channels': shape[0], 'mean': [0], 'std': [1],
+        'network': spec.network, 'size': list(shape[1:]), 'channels': shape[0], 'mean': [0], 'std': [1],
         'features': trained[chosen].classifier.weight.shape[1], 'distance': distance,
         'thresholds': result['thresholds'], 'measured_on': held_out.kind,
         'row': {'center_weight': last['center_weight'], 'decorrelation': chosen.decorrelation,
                 'epoch': last['epoch']},
         'classes': sorted({*names.tolist(), *trained_before})})
     checkpoint.write(os.path.join(out, 'metrics.json'), json.dumps(result, indent=2) + '\n')
+    checkpoint.write(os.path.join(out, 'report.html'), results.page(
+        result, measure, chosen, pictures, held_out.test, options.pictures))
+    log.draw()
     progress.finish()
     for line in results.lines(result):
         print(line)
