@@ -135,7 +135,7 @@ def equal_error_rate(far, tar):
 
 
 def tar_at_far(far, tar, rate):
-    """The largest share of pairs of one class that are accepted with at most this rate of others."""
+    """The largest share of pairs of one class that is accepted with at most this rate of others."""
     return float(tar[np.searchsorted(far, rate, 'right') - 1])
 
 
@@ -149,14 +149,15 @@ def rank1(embeddings, labels, kind):
     """Per class, the share of images whose nearest other image is of the same class: (C,)."""
     between = distances(embeddings, embeddings, kind)
     np.fill_diagonal(between, np.inf)
-    return _by_class(labels[between.argmin(axis=1)] == labels, labels)
+    return by_class(labels[between.argmin(axis=1)] == labels, labels)
 
 
-def _by_class(values, labels):
-    """The mean of values, (N, …), of each class that has some: NaN for the others."""
-    counts = np.bincount(labels)
+def by_class(values, labels):
+    """The mean of values, (N,), of each class; NaN are left out, and given for classes without."""
+    counted = np.isfinite(values := np.asarray(values, float))
     with np.errstate(invalid='ignore'):
-        return np.bincount(labels, values.astype(float), len(counts)) / counts
+        return (np.bincount(labels, np.where(counted, values, 0))
+                / np.bincount(labels, counted))
 
 
 def draw_classes(classes, draws=DRAWS, seed=0):
@@ -193,10 +194,7 @@ def held_out(embeddings, labels, kind, draws=DRAWS, seed=0):
                for name, metric in metrics.items()}
     for name, of_class in (('rank1', rank1(embeddings, labels, kind)),
                            *enrolled_from_five(embeddings, labels, kind, seed).items()):
-        known = np.isfinite(of_class)
-        with np.errstate(invalid='ignore'):
-            figures[name] = Figure(float(of_class[known].mean()), np.array(
-                drawn[:, known] @ of_class[known] / drawn[:, known].sum(axis=1)))
+        figures[name] = _figure(of_class, drawn)
     return figures, of_all
 
 
@@ -221,9 +219,8 @@ def enrolled_from_five(embeddings, labels, kind, seed=0):
         between[labels[:, None] == classes] = np.inf
         hits = np.full(len(labels), np.nan)
         hits[mine] = classes[nearest] == labels[mine]
-        right = np.full(labels.max() + 1, np.nan)
-        right[classes] = _by_class(hits[mine], labels[mine])[classes]
-        sums = sums + np.array([right, _by_class(between.min(axis=1) < limit, labels)])
+        accepted = between.min(axis=1) < limit
+        sums = sums + np.array([by_class(hits, labels), by_class(accepted, labels)])
     return dict(zip(('enrolled_rank1', 'strangers_accepted'), sums / _ENROLMENTS))
 
 
@@ -237,6 +234,65 @@ def _enrol(embeddings, labels, kind, random, least):
         means.append(mean(embeddings[mine], kind))
         others[mine] = False
     return classes, np.array(means), others
+
+
+def identified(between, own, labels, limit, seed=0):
+    """What `identify` answers for pictures of known classes and of strangers: {name: Figure}.
+
+    Parameters
+    ----------
+    between : numpy.ndarray (N, K)
+        The distances to the enrolled means.
+    own : numpy.ndarray (N,)
+        The column of a picture's class, −1 for a stranger.
+    labels : numpy.ndarray (N,)
+        The classes, of strangers too, from 0 on.
+    limit : float
+        From this distance on, the answer is "unknown".
+    """
+    nearest, accepted = between.argmin(axis=1), between.min(axis=1) < limit
+    known, right = own >= 0, nearest == own
+    hits = {'known_accepted': (known, accepted & right), 'rank1_of_known': (known, right),
+            'known_wrong': (known, accepted & ~right), 'strangers_accepted_now': (~known, accepted)}
+    drawn = draw_classes(labels.max() + 1, seed=seed)
+    return {name: _figure(by_class(np.where(of, hit, np.nan), labels), drawn)
+            for name, (of, hit) in hits.items()}
+
+
+def _figure(of_class, drawn):
+    """The Figure of a figure per class, (C,), NaN for classes that do not count."""
+    known = np.isfinite(of_class)
+    with np.errstate(invalid='ignore'):
+        return Figure(float(of_class[known].mean()) if known.any() else float('nan'),
+                      drawn[:, known] @ of_class[known] / drawn[:, known].sum(axis=1))
+
+
+def share_distance(nearest, labels, share):
+    """The distance below which this share of strangers lies, every class alike; None if they are
+    too few to tell."""
+    order = np.argsort(nearest)
+    weights = 1 / np.bincount(labels)[labels[order]] if len(labels) else np.zeros(0)
+    place = int(np.searchsorted(np.cumsum(weights), share * weights.sum()))
+    return float(nearest[order[place]]) if place else None
+
+
+def of_pairs(distance, same, folds=10):
+    """{name: value} of a list of pairs, as people report them on LFW: `accuracy` at the distance
+    that is best for nine folds on the tenth, and what a ROC curve gives."""
+    fold = np.zeros(len(same), int)
+    for kind in same, ~same:
+        fold[kind] = np.arange(kind.sum()) * folds // kind.sum()
+    accuracies = []
+    for test in (fold == number for number in range(folds)):
+        order = np.argsort(distance[~test])
+        right = np.cumsum(np.where(same[~test][order], 1, -1))
+        best = distance[~test][order][right.argmax()]
+        accuracies.append(((distance[test] <= best) == same[test]).mean())
+    order = np.argsort(distance, kind='stable')
+    far, tar, _ = roc(distance[order], same[order], np.ones(len(same)))
+    return {'pairs': len(same), 'accuracy': float(np.mean(accuracies)),
+            'accuracy_std': float(np.std(accuracies)), 'eer': equal_error_rate(far, tar),
+            **{f'tar_at_far_{100 * rate:g}': tar_at_far(far, tar, rate) for rate in FALSE_ACCEPTS}}
 
 
 def thresholds_for_strangers(embeddings, labels, kind='cosine', shares=STRANGERS, counts=COUNTS,

@@ -24,7 +24,7 @@ h1 {font-size: 1.6em} h2 {font-size: 1.2em; margin: 2em 0 .4em}
 table {border-collapse: collapse; margin: .6em 0}
 th, td {padding: .25em .8em; text-align: left; border-bottom: 1px solid #e4e4e4}
 th {font-weight: 600; border-bottom-color: #999} .number {text-align: right}
-p {max-width: 46em} small, figcaption {color: #555; font-size: .85em}
+.wide {overflow-x: auto} p {max-width: 46em} small, figcaption {color: #555; font-size: .85em}
 .pairs {display: flex; flex-wrap: wrap; gap: 1em} figure {margin: 0; max-width: 14em}
 figure img {height: 6em; margin-right: 2px} figcaption {overflow-wrap: anywhere}
 '''
@@ -64,7 +64,12 @@ def table(header, rows):
 
     lines = [''.join(cell(value, 'th') for value in header)]
     lines += [''.join(cell(value, 'td') for value in row) for row in rows]
-    return '<table>' + '\n'.join(f'<tr>{line}</tr>' for line in lines) + '</table>\n'
+    return _rows(lines)
+
+
+def _rows(lines):
+    return ('<div class=wide><table>' + '\n'.join(f'<tr>{line}</tr>' for line in lines)
+            + '</table></div>\n')
 
 
 def left_out(rows):
@@ -101,8 +106,7 @@ def confusion(true, given):
             cells += (f'<td class=number style="background:rgba({color},'
                       f'{0.5 * count / totals[one]:.2f})">{count or ""}</td>')
         lines.append(f'<th>{_text(one)}</th>{cells}')
-    return (paragraph('A row per class, a column per answer.') + '<table>'
-            + '\n'.join(f'<tr>{line}</tr>' for line in lines) + '</table>\n')
+    return paragraph('A row per class, a column per answer.') + _rows(lines)
 
 
 def worst_pairs(embeddings, labels, names, files, kind, picture=None, count=12):
@@ -131,8 +135,8 @@ def worst_pairs(embeddings, labels, names, files, kind, picture=None, count=12):
             if np.isfinite(values[place]) and not used.intersection(pair) and len(figures) < count:
                 used.update(pair)
                 shown = ''.join(_image(picture(row)) for row in pair) if picture else ''
-                lines = '<br>'.join(f'{_text(names[labels[row]])} <small>{_text(files[row])}</small>'
-                                    for row in pair)
+                lines = '<br>'.join(f'{_text(names[labels[row]])} '
+                                    f'<small>{_text(files[row])}</small>' for row in pair)
                 figures.append(f'<figure>{shown}<figcaption>{abs(values[place]):.3f}<br>{lines}'
                                '</figcaption></figure>')
         result += f'<p>{title}, with their distance:</p><div class=pairs>{"".join(figures)}</div>\n'
@@ -144,11 +148,8 @@ def _image(pixels):
     content = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(
         content, 'JPEG', quality=85)
-    return f'<img alt="" src="data:image/jpeg;base64,{_base64(content)}">'
-
-
-def _base64(content):
-    return base64.b64encode(content.getvalue()).decode()
+    content = base64.b64encode(content.getvalue()).decode()
+    return f'<img alt="" src="data:image/jpeg;base64,{content}">'
 
 
 def roc_curves(curves):
@@ -180,7 +181,7 @@ def scatter(embeddings, labels, names):
         points, means = (points - center) @ plane, (means - center) @ plane
         keep = np.random.RandomState(0).permutation(len(points))[:_MOST_POINTS]
         axes.scatter(*points[keep].T, c=np.searchsorted(present, labels[keep]) % 20, cmap='tab20',
-                     s=9, linewidths=0, vmin=0, vmax=19)
+                     s=14, linewidths=0, vmin=0, vmax=19)
         if len(present) <= _MOST_NAMES:
             for label, (x, y) in zip(present, means):
                 axes.text(x, y, printable(names[label]), ha='center', fontsize=8,
@@ -204,4 +205,6 @@ def _plot(draw, title, size):
         draw(figure.subplots())
         figure.savefig(content, format='svg', metadata=dict.fromkeys(
             ('Creator', 'Date', 'Format', 'Type')))
-    return f'<img alt="{_text(title)}" src="data:image/svg+xml;base64,{_base64(content)}">\n'
+    content = content.getvalue()
+    content = base64.b64encode(content[content.index(b'<svg'):]).decode()   # without a DOCTYPE
+    return f'<img alt="{_text(title)}" src="data:image/svg+xml;base64,{content}">\n'
