@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import checkpoint
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 # The names of picture files. A file that a command line names may have any name.
@@ -28,9 +28,15 @@ _FORMATS = 'JPEG', 'PNG', 'PPM', 'BMP', 'GIF', 'TIFF', 'WEBP', 'HEIF', 'AVIF'
 _HEIF = b'ftyphei', b'ftyphev', b'ftypmif', b'ftypmsf', b'ftypavif'
 # The most pixels of a picture, for files below and above so many bytes; and when it is decoded.
 _SMALL_FILE, _MOST_PIXELS, _MOST_DECODED = 4_000_000, (50_000_000, 250_000_000), 100_000_000
-# Pictures of more pixels are decoded one at a time, because of the memory.
+# Pictures of more pixels are decoded one at a time, because of the memory; a JPEG only if it is
+# progressive, for others are decoded at a smaller size.
 _LARGE, _one_at_a_time = 16_000_000, threading.Lock()
+Image.MAX_IMAGE_PIXELS = None    # the limits are those above
+# Smaller blocks come from the heap, which each thread that decodes keeps for itself.
+Image.core.set_block_size(2 ** 26)
 _ORIENTATION = 0x0112
+# Pixels that take fewer bytes are always kept in the memory.
+_IN_MEMORY = 2 ** 27
 _READERS = os.cpu_count() or 1
 _RECORD, _RECORD_HEADER = 0xced7230a, struct.Struct('<IfQQ')
 
@@ -44,9 +50,9 @@ class BadPicture(Exception):
 
 
 def printable(text):
-    """A name as it can stand in a line of output: what is no printable letter is escaped."""
-    return ''.join(letter if letter.isprintable() and letter != '\\' else
-                   letter.encode('unicode_escape').decode() for letter in str(text))
+    """A text as it can stand in a line of output: what is no printable letter is escaped."""
+    return ''.join(letter if letter.isprintable() else letter.encode('unicode_escape').decode()
+                   for letter in str(text))
 
 
 # -- one picture
@@ -77,14 +83,9 @@ def read_picture(file, size, channels):
         height, width = size[::-1] if turn > 4 else size
         # Decodes a large JPEG at 1/2, 1/4 or 1/8 of its size, at least twice what is needed.
         image.draft(None, (2 * width, 2 * height))
-        pixels = image.width * image.height
-        if pixels > _MOST_DECODED:
+        if image.width * image.height > _MOST_DECODED:
             raise BadPicture(f'{image.width} x {image.height} pixels are too many: make it smaller')
-        if pixels > _LARGE:
-            with _one_at_a_time:
-                image = ImageOps.fit(_plain(image), (width, height), Image.BILINEAR)
-        else:
-            image = ImageOps.fit(_plain(image), (width, height), Image.BILINEAR)
+        image = ImageOps.fit(_plain(image), (width, height), Image.BILINEAR)
         pixels = np.asarray(image.convert('L' if channels == 1 else 'RGB'))
     return _turned(pixels.reshape(height, width, channels), turn)
 
@@ -103,7 +104,7 @@ class _Opened:
     """
 
     def __init__(self, file):
-        self._file, self._image = file, None
+        self._file, self._image, self._locked = file, None, False
 
     def __enter__(self):
         file = self._file
@@ -115,10 +116,15 @@ class _Opened:
                 large = found.st_size >= _SMALL_FILE
             else:
                 large = file.seek(0, os.SEEK_END) >= _SMALL_FILE
-                file.seek(0)
+            if self._start().endswith(b'WEBP'):     # takes memory already when it is opened
+                self._locked = _one_at_a_time.acquire()
             self._image = image = Image.open(file, formats=_formats())
             if image.width * image.height > _MOST_PIXELS[large]:
                 raise BadPicture(f'{image.width} x {image.height} pixels are out of proportion')
+            large = image.width * image.height > _LARGE and (
+                image.format != 'JPEG' or 'progressive' in image.info)
+            if large != bool(self._locked):
+                self._locked = _one_at_a_time.acquire() if large else _one_at_a_time.release()
             return image, _orientation(image)
         except Exception as error:
             self.__exit__(None, None, None)
@@ -127,6 +133,8 @@ class _Opened:
     def __exit__(self, kind, error, trace):
         if self._image is not None:
             self._image.close()
+        if self._locked:
+            self._locked = _one_at_a_time.release()
         if isinstance(error, Exception):
             raise self._reason(error) from None
 
@@ -135,14 +143,22 @@ class _Opened:
             return error
         if isinstance(error, OSError) and error.strerror:
             return BadPicture(error.strerror)
-        if isinstance(self._file, (str, os.PathLike)):
-            with open(self._file, 'rb') as file:
-                start = file.read(12)
-            if start[4:].startswith(_HEIF):
+        if isinstance(error, UnidentifiedImageError):
+            if self._start()[4:].startswith(_HEIF):
                 return BadPicture('a HEIC or AVIF picture: pip install pillow-heif, and start '
                                   'again; or save it as JPEG')
-        return BadPicture(f'no picture, or a damaged one ({printable(error)[:100]})'
-                          .replace(printable(self._file), 'it'))
+            return BadPicture('no picture, or a damaged one')
+        return BadPicture(f'a damaged picture ({printable(error)[:100]})')
+
+    def _start(self):
+        """The first twelve bytes."""
+        if isinstance(self._file, (str, os.PathLike)):
+            with open(self._file, 'rb') as file:
+                return file.read(12)
+        self._file.seek(0)
+        start = self._file.read(12)
+        self._file.seek(0)
+        return start
 
 
 def _formats():
@@ -541,7 +557,7 @@ def _room(count, shape, out):
         memory = os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
     except (AttributeError, ValueError, OSError):
         memory = 2 ** 32
-    if size < max(memory // 2, 2 ** 27) or out is None:
+    if size < max(memory // 2, _IN_MEMORY) or out is None:
         return np.empty((count, *shape), np.uint8)
     with tempfile.TemporaryFile(dir=out) as file:   # has no name, so that a kill leaves nothing
         try:
