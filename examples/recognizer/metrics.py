@@ -341,6 +341,15 @@ def thresholds_for_strangers(embeddings, labels, kind='cosine', shares=STRANGERS
     return {share: points for share, points in result.items() if points}
 
 
+def thresholds(embeddings, labels, kind, curve, shares=STRANGERS, seed=0):
+    """What recognizer.json has: {'pairs': {share: distance}, 'strangers': {share: [[enrolled
+    classes, distance], …]}}; `curve` is that of `held_out`."""
+    strangers = thresholds_for_strangers(embeddings, labels, kind, sorted(shares), seed=seed)
+    return {'pairs': {f'{rate:g}': threshold_at_far(curve[0], curve[2], rate)
+                      for rate in FALSE_ACCEPTS},
+            'strangers': {f'{share:g}': points for share, points in strangers.items()}}
+
+
 def _effective(mass):
     """How many equal masses vary as much as these."""
     return mass.sum() ** 2 / max((mass ** 2).sum(), 1e-30)

@@ -241,14 +241,14 @@ def test_six_enrolments_at_once_enrol_six_classes(cosine, tmp_path, run):
 ])
 def test_the_threshold_for_a_share_of_strangers(cosine, run, table, share, count, expected):
     change(cosine, thresholds={'pairs': {}, 'strangers': table})
-    options = recognize.parse(['identify', cosine, 'x', *(
-        ['--strangers', str(share)] if share else [])])
     network = recognize.Network(cosine)
     if isinstance(expected, float):
-        assert network.stranger_threshold(options, count) == pytest.approx(expected)
+        limit, remark = network.stranger_threshold(share, count)
+        assert limit == pytest.approx(expected)
+        assert bool(remark) == (count > 10 or (share is None and '0.01' not in table))
     else:
         with pytest.raises(recognize.RecognizerError, match=expected):
-            network.stranger_threshold(options, count)
+            network.stranger_threshold(share, count)
 
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='file names and pipes of POSIX')
@@ -359,7 +359,7 @@ TABLE = [
     ('import NEW nowhere', nothing, 'cannot read nowhere: No such file'),
     ('import OUT MODEL', nothing, '{OUT} has a recognizer already'),
     ('import NEW MODEL --size 9 9', nothing, 'must take one input of 1 x 9 x 9'),
-    ('import NEW MODEL --mean 1 2', nothing, '--mean and --std must be 1 or 1 numbers'),
+    ('import NEW MODEL --mean 1 2', nothing, '--mean and --std one number, or one for each'),
 ]
 
 
