@@ -397,8 +397,12 @@ def parse(arguments=None):
     try:
         options.held_out = float(options.held_out)
     except ValueError:
-        with open(options.held_out, encoding='utf-8') as file:
-            options.held_out = [line.strip('\n') for line in file if line.strip()]
+        try:
+            with open(options.held_out, encoding='utf-8') as file:
+                options.held_out = [line.strip('\n') for line in file if line.strip()]
+        except (OSError, UnicodeError) as error:
+            raise DataError(f'cannot read {options.held_out}: '
+                            f'{getattr(error, "strerror", None) or "no text"}') from None
     share = options.held_out
     for name, low, high in (('epochs', 1, 1e9), ('batch_size', 2, 1e9), ('lr', 0, 1e9),
                             ('wd', 0, 1e9), ('seed', 0, 2e9), ('embedding_size', 1, 65536)):
@@ -436,9 +440,7 @@ if __name__ == '__main__':
     warnings.filterwarnings('ignore')       # of odd metadata, and of what MXNet cannot infer
     try:
         main()
-    except (DataError, CheckpointError) as error:
-        sys.exit(f'train.py: error: {error}')
-    except OSError as error:
+    except (DataError, CheckpointError, OSError) as error:
         sys.exit(f'train.py: error: {printable(error)}')
     except KeyboardInterrupt:
         print('interrupted: the epochs in training.log are kept, --resume continues after the last',
