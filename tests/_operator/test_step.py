@@ -435,19 +435,6 @@ def test_predict_mode_has_a_gradient(train_mode):
     assert_array_equal(centers.asnumpy(), before)
 
 
-def test_working_memory_is_used_again(backend):
-    """Every forward forgets the batch before it, not the memory."""
-    if backend != 'host':
-        pytest.skip('MXNet has a pool of its own, and the native step memory for its whole life')
-    direct = Direct(*batch(6, 3, 4), num_class=4)
-    direct.forward()
-    memory = direct.operator.step.difference
-    for is_train in (True, False, True):
-        direct.backward()
-        direct.forward(is_train=is_train)
-        assert direct.operator.step.difference is memory
-
-
 def test_second_backward_gives_the_gradient_and_moves_nothing():
     data, label, centers = map(array, batch(6, 3, 4))
     want = center_loss(data.asnumpy(), label.asnumpy(), centers.asnumpy())
