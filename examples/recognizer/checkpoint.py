@@ -198,7 +198,7 @@ def open_npz(file, path):
         raise CheckpointError(f'cannot read {path}: {error.strerror or error}') from None
     # A damaged file makes zipfile and NumPy raise nearly anything.
     except Exception as error:
-        reason = str(error).split('\n')[0] or type(error).__name__
+        reason = str(error).split('\n')[0][:200] or type(error).__name__
         raise CheckpointError(f'cannot read {path}: {reason}') from None
 
 
