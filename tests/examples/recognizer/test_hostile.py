@@ -21,10 +21,11 @@ from onnx import TensorProto, helper
 # Runs a command for each file of a folder, which takes the place of a file of OUT or of {}.
 # Prints the largest memory of the process in MB.
 CHILD = '''
-import contextlib, io, os, sys
+import contextlib, io, os, sys, warnings
 script, place, files, *command = sys.argv[1:]
 sys.path.insert(0, os.path.dirname(script))
 import recognize
+warnings.filterwarnings('ignore', module='PIL')     # as the program does
 statuses = []
 for name in sorted(os.listdir(files)):
     file = os.path.join(files, name)
