@@ -32,6 +32,7 @@ class Spec(NamedTuple):
     std: Optional[tuple] = None
     size: Optional[tuple] = None
     embedding_size: Optional[int] = None
+    plain: bool = False     # whether the embedding is not batch-normalized
 
     @property
     def own(self):
@@ -82,12 +83,15 @@ def build(spec, shape, classes, contexts):
     size = spec.embedding_size or (None if spec.own else 128)
     with embed.name_scope():
         normalize = [Normalize(mean or [0], std or [1])] if mean or std else []
-        embed.add(*normalize, body, nn.Dense(size, use_bias=False) if size else nn.Flatten())
-        # Without scale and shift, center loss cannot shrink the embedding instead of gathering it.
-        embed.add(nn.BatchNorm(scale=False, center=False))
+        embed.add(*normalize, body,
+                  nn.Dense(size, use_bias=spec.plain) if size else nn.Flatten())
+        if not spec.plain:
+            # Without scale and shift, center loss cannot shrink the embedding instead of gathering
+            # it.
+            embed.add(nn.BatchNorm(scale=False, center=False))
     before.add(*normalize, body, nn.Flatten())
     classifier = nn.Dense(classes, use_bias=False, prefix='classifier_')
-    new = [*embed[-2:], classifier]
+    new = [*embed[len(normalize) + 1:], classifier]
     for block in [*normalize, *new] if spec.params else [embed, classifier]:
         block.initialize(mx.init.Xavier(), ctx=contexts)
     if spec.params:
