@@ -326,7 +326,7 @@ def publish(out, files, description):
     """Make `files` and recognizer.json OUT's network; after a kill, OUT is the old or the new one.
 
     The files are written as NAME.new, recognizer.json then says their digests and so makes them
-    OUT's network, and they get their names. `load_recognizer` finishes that after a kill.
+    OUT's network, and they get their names; after a kill, `load_recognizer` reads NAME.new.
 
     Parameters
     ----------
@@ -343,19 +343,26 @@ def publish(out, files, description):
     before = {}
     with contextlib.suppress(CheckpointError):
         before = _described(out)['files']
-        load_recognizer(out, before)        # finish what a kill interrupted
+        _rename(out, before)        # finish what a kill interrupted
     for name, content in files.items():
         write(os.path.join(out, f'{name}.new'), content)
     write(os.path.join(out, DESCRIPTION), text)
     try:
-        for name in files:
-            os.replace(os.path.join(out, f'{name}.new'), os.path.join(out, name))
+        _rename(out, description['files'])
         for name in set(before) - set(files):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(out, name))
         _sync(out)
     except OSError as error:
         raise CheckpointError(f'cannot write to {out}: {error.strerror}') from None
+
+
+def _rename(out, digests):
+    """Give the files of the network their names."""
+    for name in digests:
+        new = os.path.join(out, f'{name}.new')
+        if os.path.lexists(new) and digest(new) == digests[name]:
+            os.replace(new, os.path.join(out, name))
 
 
 def load_recognizer(out, names=('embedding.onnx',)):
@@ -390,9 +397,6 @@ def _content(out, name, digests):
         if os.path.lexists(candidate):
             content = read_file(candidate)
             if digest(content) == digests[name]:
-                if candidate != path:
-                    with contextlib.suppress(OSError):
-                        os.replace(candidate, path)
                 return content
     raise CheckpointError(f'{path} is missing, or not the file that {DESCRIPTION} describes: '
                           'restore it, or train again')
