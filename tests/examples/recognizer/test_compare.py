@@ -41,7 +41,7 @@ def options(data, *arguments):
                                          'rotations': '--rotations' in arguments})
 
 
-def test_a_comparison_that_is_killed_goes_on(data, tmp_path, monkeypatch, capsys):
+def test_a_comparison_that_is_killed_goes_on(data, tmp_path, monkeypatch, capfd):
     trained, original = [], train.train
 
     def killed(*args, **kwargs):
@@ -62,10 +62,10 @@ def test_a_comparison_that_is_killed_goes_on(data, tmp_path, monkeypatch, capsys
     assert (out / 'runs.jsonl').read_bytes().startswith(kept)
     assert [line['classes'] for line in lines] == [4, 4, 12, 12]
     assert trained == [SOFTMAX, BOTH, SOFTMAX, SOFTMAX, BOTH]
-    assert 'softmax: continuing after epoch 1' in capsys.readouterr().err
+    assert 'softmax: continuing after epoch 1' in capfd.readouterr().err
     assert len(run(data, out, *sizes, '--seeds', '1')) == 8
     assert not os.listdir(str(out / 'unfinished'))
-    table = capsys.readouterr().out.splitlines()[-9:]
+    table = capfd.readouterr().out.splitlines()[-9:]
     assert table[0].startswith('| --- |') and len(table) == 9
     assert (out / 'gain.png').read_bytes().startswith(b'\x89PNG')
 
