@@ -41,16 +41,15 @@ def options(data, *arguments):
                                          'rotations': '--rotations' in arguments})
 
 
-def test_a_comparison_that_is_killed_goes_on(data, tmp_path, monkeypatch, capfd):
+def test_a_comparison_that_is_killed_goes_on(data, tmp_path, monkeypatch, capsys):
     trained, original = [], train.train
 
-    def killed(*args, **kwargs):
-        trained.append(kwargs['title'])
-
+    def killed(*args, title, **kwargs):
         def stop(row, network):
-            if len(trained) == 3 and row['epoch'] == 2:
+            trained.append((title, row['epoch']))
+            if len(trained) == 6:
                 raise KeyboardInterrupt
-        return original(*args, after_epoch=stop, **kwargs)
+        return original(*args, title=title, after_epoch=stop, **kwargs)
 
     monkeypatch.setattr(train, 'train', killed)
     out, sizes = tmp_path / 'out', ['--classes', '4', '0', '--recipes', CENTER, '--seeds', '0']
@@ -61,11 +60,11 @@ def test_a_comparison_that_is_killed_goes_on(data, tmp_path, monkeypatch, capfd)
     lines = run(data, out, *sizes)
     assert (out / 'runs.jsonl').read_bytes().startswith(kept)
     assert [line['classes'] for line in lines] == [4, 4, 12, 12]
-    assert trained == [SOFTMAX, BOTH, SOFTMAX, SOFTMAX, BOTH]
-    assert 'softmax: continuing after epoch 1' in capfd.readouterr().err
+    assert trained == [(SOFTMAX, 1), (SOFTMAX, 2), (BOTH, 1), (BOTH, 2), (SOFTMAX, 1), (SOFTMAX, 2),
+                       (SOFTMAX, 2), (BOTH, 1), (BOTH, 2)]
     assert len(run(data, out, *sizes, '--seeds', '1')) == 8
     assert not os.listdir(str(out / 'unfinished'))
-    table = capfd.readouterr().out.splitlines()[-9:]
+    table = capsys.readouterr().out.splitlines()[-9:]
     assert table[0].startswith('| --- |') and len(table) == 9
     assert (out / 'gain.png').read_bytes().startswith(b'\x89PNG')
 
