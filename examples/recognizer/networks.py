@@ -40,6 +40,9 @@ class Spec(NamedTuple):
         return self.network.endswith('.json')
 
 
+SMALL = Spec()
+
+
 def input_shape(spec, channels, height, width):
     """(channels, height, width) of the input for pictures of which these are the medians."""
     if spec.own:
@@ -122,14 +125,15 @@ def _check_maps(symbol, shape):
 def _body(spec, shape, contexts):
     """(images to features, mean and deviation of its pixels, names of its parameters)."""
     if spec.network == 'small':
-        body = nn.HybridSequential()
-        # Each image gets mean 0 and deviation 1: brightness and contrast depend on the light.
-        body.add(nn.InstanceNorm(epsilon=1, center=False, scale=False))
-        for number, channels in enumerate((32, 64, 128)):
-            if min(shape[1:]) >> number >= 4:
-                # Normalizing after the pooling is a quarter of the work.
-                body.add(nn.Conv2D(channels, kernel_size=3, padding=1, use_bias=False),
-                         nn.MaxPool2D(pool_size=2), nn.BatchNorm(), nn.Activation('relu'))
+        body = nn.HybridSequential(prefix='small_')
+        with body.name_scope():
+            # Each image gets mean 0 and deviation 1: brightness and contrast depend on the light.
+            body.add(nn.InstanceNorm(epsilon=1, center=False, scale=False))
+            for number, channels in enumerate((32, 64, 128)):
+                if min(shape[1:]) >> number >= 4:
+                    # Normalizing after the pooling is a quarter of the work.
+                    body.add(nn.Conv2D(channels, kernel_size=3, padding=1, use_bias=False),
+                             nn.MaxPool2D(pool_size=2), nn.BatchNorm(), nn.Activation('relu'))
         return body, spec.mean, spec.std, ()
     if spec.own:
         symbol, name, params = read_network(spec.network, spec.params, spec.layer)

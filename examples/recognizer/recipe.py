@@ -78,8 +78,8 @@ def choose(figures, rows, classes):
             if classes >= FEWEST_FOR_CENTER_LOSS or not row.center_weight] or rows
     best = rows[0]
     for row in rows[1:]:
-        eer, rank1 = ([figures[one][name].value for one in (row, best)] for name in ('eer', 'rank1'))
-        if eer[0] < eer[1] and rank1[0] >= rank1[1]:
+        mine, its = figures[row], figures[best]
+        if mine['eer'].value < its['eer'].value and mine['rank1'].value >= its['rank1'].value:
             best = row
     return best
 

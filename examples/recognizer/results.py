@@ -12,8 +12,8 @@ import report
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-SHOWN = 'softmax_loss', 'center_loss', 'accuracy', 'eer', 'rank1', 'images_per_second'
-SPEED = 'images_per_second', 'share_waiting_for_images'
+_SHOWN = 'softmax_loss', 'center_loss', 'accuracy', 'eer', 'rank1', 'images_per_second'
+_SPEED = 'images_per_second', 'share_waiting_for_images'
 _MOST_NAMES = 40
 
 
@@ -91,6 +91,13 @@ class Log:
             checkpoint.write(os.path.join(self._out, 'training.log'),
                              '\n'.join(self._lines) + '\n')
 
+    def epoch(self, name, rows, epochs):
+        """A line about the last epoch of a loss, and history.csv."""
+        row = rows[-1]
+        self(f'{name}: epoch {row["epoch"]} of {epochs}, ' + ', '.join(
+            f'{column.replace("_", " ")} {row[column]:.4g}' for column in _SHOWN if column in row))
+        self.history(name, rows)
+
     def history(self, name, rows):
         """Write history.csv, with the epochs of one more loss, or more epochs of one."""
         if not self.first or not rows:
@@ -125,6 +132,27 @@ class Log:
                          lambda file: figure.savefig(file, format='png', dpi=100))
 
 
+def summary(trained, chosen, measure, held_out, pictures, distance):
+    """What metrics.json has: `trained` has the network of each row, `chosen` is exported."""
+    rows = list(trained)
+    history = [row for network in trained.values() for row in network.history]
+    return {
+        'exported': chosen.name, 'distance': distance,
+        'rows': {row.name: {'center_weight': row.center_weight, 'decorrelation': row.decorrelation,
+                            'epoch': len(network.history),
+                            'center_weight_at_epoch': network.history[-1]['center_weight'],
+                            **measure.row(row, None if any(rows[0]) else rows[0])}
+                 for row, network in trained.items()},
+        'before': measure.row('before'),
+        'thresholds': measure.thresholds.get(chosen, {'pairs': {}, 'strangers': {}}),
+        'held_out': {'kind': held_out.kind, 'images': len(held_out.test),
+                     'classes': held_out.names(pictures)},
+        'trained_on': {'images': len(held_out.train),
+                       'classes': len(np.unique(pictures.labels[held_out.train]))},
+        'left_out': pictures.left_out,
+        'speed': {name: float(np.median([row[name] for row in history])) for name in _SPEED}}
+
+
 def lines(result):
     """The results as people read them."""
     held_out = result['held_out']
@@ -137,7 +165,7 @@ def lines(result):
                + (', in brackets the 95 % interval over classes' if bounded else ''))
         columns = {'eer': 'equal error rate, %', 'tar_at_far_1': 'TAR at 1 % FAR, %',
                    'rank1': 'rank-1, %'}
-        yield f'  {"":<28}' + ''.join(f'{title:>24}' for title in columns.values()) + '   epoch    λ'
+        yield ' ' * 30 + ''.join(f'{title:>24}' for title in columns.values()) + '   epoch    λ'
         for name, row in rows.items():
             mark = '>' if name == result['exported'] else ' '
             trained = (f'{row["epoch"]:8d} {row["center_weight_at_epoch"]:6.3g}' if 'epoch' in row

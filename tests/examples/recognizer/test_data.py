@@ -157,7 +157,8 @@ def test_a_small_file_takes_little_memory(tmp_path):
         assert 'mxnet' not in sys.modules
         paths = glob.glob(sys.argv[2] + '/*')
         with ThreadPoolExecutor(5) as pool:     # one after the other nevertheless
-            assert len(list(pool.map(lambda path: data.read_picture(path, (48, 48), 3), paths))) == 5
+            read = list(pool.map(lambda path: data.read_picture(path, (48, 48), 3), paths))
+        assert len(read) == 5
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000)
     '''
     done = subprocess.run([sys.executable, '-c', code, os.path.dirname(data.__file__),
