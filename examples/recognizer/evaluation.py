@@ -78,14 +78,14 @@ def evaluate(options):
             + report.table(['', 'value', '95 % interval'], _rows(result)))]
         if confused:
             sections.append(('The enrolled classes', report.confusion(*zip(*confused))))
-        compared = embeddings[some], labels[some], present
         sections += [
             ('ROC curve', report.roc_curves({'all pairs': curve[:2]})),
             ('The worst pairs', report.worst_pairs(
-                *compared, [os.path.relpath(paths[row], options.folder) for row in some],
+                embeddings[some], labels[some],
+                [os.path.relpath(paths[row], options.folder) for row in some],
                 network.kind, (lambda row: data.read_picture(paths[some[row]], _THUMBNAIL, 3))
                 if options.pictures else None)),
-            ('The embedding', report.scatter(*compared))]
+            ('The embedding', report.scatter(embeddings[some], labels[some], present))]
         checkpoint.write(options.report, report.page('Evaluation of a recognizer', sections))
     if options.write:
         network.write_thresholds(found)

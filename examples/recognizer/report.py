@@ -109,15 +109,15 @@ def confusion(true, given):
     return paragraph('A row per class, a column per answer.') + _rows(lines)
 
 
-def worst_pairs(embeddings, labels, names, files, kind, picture=None, count=12):
+def worst_pairs(embeddings, labels, files, kind, picture=None, count=12):
     """The pairs of pictures that the network takes for what they are not: of one class and far
     apart, and of different classes and close together. Each picture is shown once at most.
 
     Parameters
     ----------
     embeddings, labels : numpy.ndarray (N, d), (N,)
-    names, files : sequences of str
-        Of the classes by label, and of each picture.
+    files : sequence of str
+        What each picture is called, with its class in front.
     kind : 'cosine' or 'euclidean'
     picture : callable, optional
         Returns a row's pixels, (height, width, channels) uint8; without it only names are shown.
@@ -135,8 +135,7 @@ def worst_pairs(embeddings, labels, names, files, kind, picture=None, count=12):
             if np.isfinite(values[place]) and not used.intersection(pair) and len(figures) < count:
                 used.update(pair)
                 shown = ''.join(_image(picture(row)) for row in pair) if picture else ''
-                lines = '<br>'.join(f'{_text(names[labels[row]])} '
-                                    f'<small>{_text(files[row])}</small>' for row in pair)
+                lines = '<br>'.join(_text(files[row]) for row in pair)
                 figures.append(f'<figure>{shown}<figcaption>{abs(values[place]):.3f}<br>{lines}'
                                '</figcaption></figure>')
         result += f'<p>{title}, with their distance:</p><div class=pairs>{"".join(figures)}</div>\n'

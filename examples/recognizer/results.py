@@ -195,8 +195,8 @@ def page(result, measure, row, pictures, rows, shown):
             ('Pairs of what is held out', report.roc_curves(
                 {getattr(one, 'name', one): curve for one, curve in measure.curves.items()})),
             ('Mistakes', report.worst_pairs(
-                embeddings, labels, pictures.names, [pictures.files[one] for one in rows],
-                result['distance'], (lambda one: pictures.images[rows[one]]) if shown else None)),
+                embeddings, labels, [pictures.files[one] for one in rows], result['distance'],
+                (lambda one: pictures.images[rows[one]]) if shown else None)),
             ('The embedding', report.scatter(embeddings, labels, pictures.names))]
     return report.page('A recognizer', [*sections, ('Left out', report.left_out(
         result['left_out']))])

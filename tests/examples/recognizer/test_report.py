@@ -50,7 +50,7 @@ def test_names_are_escaped_and_nothing_is_loaded(made, pictures):
                                        'first': NASTY[4]}])),
         ('Confusion', report.confusion(true, true[::-1])),
         ('ROC', report.roc_curves({name: ([0, 0.5, 1], [0, 0.8, 1]) for name in NASTY})),
-        ('Worst', report.worst_pairs(embeddings, labels, NASTY, files, 'cosine',
+        ('Worst', report.worst_pairs(embeddings, labels, files, 'cosine',
                                      pixels.__getitem__ if pictures else None)),
         ('Map', report.scatter(embeddings, labels, NASTY))])
     page = Page(content)
@@ -99,7 +99,7 @@ def test_the_worst_pairs_are_those_of_a_search(made):
     embeddings, labels, _, _ = made
     files = [f'file{row:02}' for row in range(len(labels))]
     between = pairwise_distances(embeddings, metric='cosine')
-    parts = report.worst_pairs(embeddings, labels, NASTY, files, 'cosine', count=5).split('<p>')[1:]
+    parts = report.worst_pairs(embeddings, labels, files, 'cosine', count=5).split('<p>')[1:]
     for part, same in zip(parts, (True, False)):
         expected, used = [], set()
         for pair in sorted(itertools.combinations(range(len(labels)), 2),
