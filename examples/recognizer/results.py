@@ -15,6 +15,9 @@ from tqdm import tqdm
 _SHOWN = 'softmax_loss', 'center_loss', 'accuracy', 'eer', 'rank1', 'images_per_second'
 _SPEED = 'images_per_second', 'share_waiting_for_images'
 _MOST_NAMES = 40
+_TITLES = {'eer': 'equal error rate, %', 'tar_at_far_1': 'TAR at 1 % FAR, %', 'rank1': 'rank-1, %',
+           'enrolled_rank1': 'five enrolled: rank-1, %',
+           'strangers_accepted': 'five enrolled, 5 % rejected: strangers accepted, %'}
 
 
 class Measure:
@@ -182,13 +185,15 @@ def lines(result):
 
 def page(result, measure, row, pictures, rows, shown):
     """report.html: the results, the mistakes of the exported network, what was left out."""
-    titles = [name for name in next(iter(result['rows'].values())) if name in (
-        'eer', 'tar_at_far_1', 'rank1', 'enrolled_rank1', 'strangers_accepted')]
+    titles = {name: title for name, title in _TITLES.items()
+              if name in next(iter(result['rows'].values()))}
     table = [[name + ' (exported)' * (name == result['exported']), *(
-        _cell(one[title], title in ('eer', 'strangers_accepted')) for title in titles)]
+        _cell(one[name_], name_ in ('eer', 'strangers_accepted')) for name_ in titles)]
         for name, one in (('before', result['before']), *result['rows'].items()) if one]
-    sections = [('Results', ''.join(map(report.paragraph, lines(result)))
-                 + report.table(['%', *titles], table) * bool(titles))]
+    # The rows of the table on the screen have columns; the other lines are sentences.
+    remarks = [line for line in lines(result) if '   ' not in line]
+    sections = [('Results', report.table(['', *titles.values()], table) * bool(titles)
+                 + ''.join(map(report.paragraph, remarks)))]
     if measure:
         labels, embeddings = pictures.labels[rows], measure.embeddings[row]
         sections += [
