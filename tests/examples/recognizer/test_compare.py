@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 
-import checkpoint
 import compare
 import numpy as np
 import pytest
@@ -64,8 +63,7 @@ def test_a_comparison_that_is_killed_goes_on(data, tmp_path, monkeypatch, capsys
                        (SOFTMAX, 2), (BOTH, 1), (BOTH, 2)]
     assert len(run(data, out, *sizes, '--seeds', '1')) == 8
     assert not os.listdir(str(out / 'unfinished'))
-    table = capsys.readouterr().out.splitlines()[-9:]
-    assert table[0].startswith('| --- |') and len(table) == 9
+    assert capsys.readouterr().out.splitlines()[-9].startswith('| --- |')
     assert (out / 'gain.png').read_bytes().startswith(b'\x89PNG')
 
 
@@ -124,5 +122,3 @@ def test_what_a_recipe_trains(data, tmp_path):
     assert b'| 5 classes | ? = 0.03, plain | cosine |' in done.stdout
     with pytest.raises(SystemExit):
         run(data, tmp_path, '--recipes', 'arcface')
-    with checkpoint.lock(str(tmp_path), 'a test'), pytest.raises(checkpoint.CheckpointError):
-        run(data, tmp_path)
