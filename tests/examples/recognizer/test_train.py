@@ -373,7 +373,7 @@ def test_fine_tune_a_network_of_insightface(tmp_path, freeze):
                  *(['--freeze', *freeze] if freeze else []))
     assert 0 <= result['before']['eer']['value'] < 0.5
     recognizer = checkpoint.load_recognizer(str(tmp_path / 'out'))
-    assert recognizer['features'] == 128 and recognizer['size'] == [16, 16]
+    assert recognizer['features'] == 16 and recognizer['size'] == [16, 16]
     assert recognizer['channels'] == 3
     before, after = (mx.nd.load(str(tmp_path / path)) for path in (
         'model-0000.params', 'out/embedding-0000.params'))
