@@ -227,6 +227,7 @@ class Trained:
 
 def main(arguments=None):
     """Train, measure, choose, export, and say how good it is; returns what is in metrics.json."""
+    sys.stdout.reconfigure(errors='replace')    # for terminals that have no λ
     options = parse(arguments, __doc__)
     store = networks.open_store(options.kv_store)
     if getattr(store, 'rank', 0):       # only the first worker writes
