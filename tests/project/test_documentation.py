@@ -25,7 +25,7 @@ from ported import Naive, ported
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [str(path.relative_to(ROOT)) for path in (
     ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted(ROOT.glob('docs/*.md')),
-    *sorted(ROOT.glob('examples/*.md')), *sorted(ROOT.glob('experiments/*.md'))) if path.exists()]
+    *sorted(ROOT.glob('examples/**/*.md'))) if path.exists()]
 # `make horovod` runs what needs it.
 HAVE_HOROVOD = importlib.util.find_spec('horovod') is not None
 
@@ -146,6 +146,6 @@ def test_make(name):
 
 @pytest.mark.parametrize('name', PAGES)
 def test_files_that_are_named(name):
-    for path in re.findall(r'`((?:tests|examples|experiments|benchmarks|docs|center_loss_op)/'
+    for path in re.findall(r'`((?:tests|examples|benchmarks|docs|center_loss_op)/'
                            r'[\w./-]+\.(?:py|sh|md|c|h|ipynb))', text(name)):
         assert (ROOT / path).exists(), path
