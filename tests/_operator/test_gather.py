@@ -18,11 +18,11 @@ import pytest
 from entries import settle
 from hypothesis import strategies as st
 from parallel_worker import BATCH, CLASSES, RUNS, SIZE, bounds, check_one_set
-from trainings import LAUNCHER
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 WORKER = os.path.join(HERE, '..', 'helpers', 'parallel_worker.py')
 TRAINING = os.path.join(HERE, '..', 'helpers', 'horovod_worker.py')
+LAUNCHER = os.path.join(HERE, '..', '..', 'examples', 'launch_local.py')
 
 
 def launch(*command, timeout=120):
@@ -70,7 +70,7 @@ def test_two_workers(api, contexts, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize('contexts', [1, 2])
 def test_all_parameters_of_module_fit_are_those_of_one_process(contexts, tmp_path):
-    """Weights, and the centers of two losses. tests/experiments does the same with Gluon."""
+    """Weights, and the centers of two losses."""
     done = launch(TRAINING, 'module', str(tmp_path), '--contexts', str(contexts), '--kv-store',
                   'dist_sync')
     assert done.returncode == 0, done.stdout

@@ -145,6 +145,6 @@ def test_make(name):
 
 @pytest.mark.parametrize('name', PAGES)
 def test_files_that_are_named(name):
-    for path in re.findall(r'`((?:tests|examples|experiments|benchmarks|docs|center_loss_op)/'
+    for path in re.findall(r'`((?:tests|examples|benchmarks|docs|center_loss_op)/'
                            r'[\w./-]+\.(?:py|sh|md|c|h|ipynb))', text(name)):
         assert (ROOT / path).exists(), path
