@@ -141,6 +141,9 @@ BLOCKS = [gluon, gluon_hybrid, gluon_static]
 ALL = WITH_REDUCTION + BLOCKS
 
 
+SPARE = 300  # rows
+
+
 class Direct:
     """The CustomOp that MXNet calls, called directly: for every `req` there is.
 
@@ -151,9 +154,13 @@ class Direct:
 
     def __init__(self, data, label, centers, **arguments):
         self.inputs = [array(data), array(label)]
-        self.centers = array(centers)
+        # With spare rows around it, so that a label that is not checked gives a wrong result, and
+        # does not end the process.
+        room = mx.nd.zeros((len(centers) + 2 * SPARE, centers.shape[1]), dtype=centers.dtype)
+        self.centers = room[SPARE:SPARE + len(centers)]
+        self.centers[:] = centers
         self.out = mx.nd.zeros(len(data) if arguments.get('reduction') == 'none' else 1,
-                               dtype=centers.dtype)
+                               dtype=data.dtype if arguments.get('scale_output') else centers.dtype)
         self.grads = [mx.nd.zeros(data.shape, dtype=data.dtype),
                       mx.nd.zeros(label.shape, dtype=label.dtype)]
         arguments = {name: str(value) for name, value in arguments.items()}
@@ -164,6 +171,10 @@ class Direct:
         else:
             self.operator = CenterLossProp(**arguments).create_operator(mx.cpu(), shapes, types)
 
+    def values(self):
+        """The loss, the gradient of the features, the centers, the gradient of the labels."""
+        return [part.asnumpy() for part in (self.out, self.grads[0], self.centers, self.grads[1])]
+
     def forward(self, req='write', is_train=True):
         """A forward pass: the loss."""
         mx.nd.waitall()
@@ -172,7 +183,7 @@ class Direct:
 
     def backward(self, req='write', label_req='null', head=1.0):
         """A backward pass: the gradient."""
-        head = self.out * 0 + head
+        head = array(np.zeros(self.out.shape, self.out.dtype) + np.asarray(head, self.out.dtype))
         mx.nd.waitall()  # in a callback every array is ready
         self.operator.backward([req, label_req], [head], self.inputs, [self.out], self.grads,
                                [self.centers])
