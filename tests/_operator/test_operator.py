@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from cases import batch
 from entries import array, bind, custom, run
-from numpy.testing import assert_allclose, assert_array_equal
+from numpy.testing import assert_allclose
 from oracle import center_loss
 
 DATA, LABEL, CENTERS = batch(6, 3, 4)
