@@ -92,8 +92,8 @@ class Inside(mx.gluon.HybridBlock):
         super().__init__()
         self.loss = loss
 
-    def hybrid_forward(self, F, x, label):
-        return self.loss(F.identity(x), label)
+    def hybrid_forward(self, F, x, label, *sample_weight):
+        return self.loss(F.identity(x), label, *sample_weight)
 
 
 def block(centers, hybridize=False, **arguments):
