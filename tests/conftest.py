@@ -98,7 +98,7 @@ def log(caplog):
     return text
 
 
-def run_child(code, *args, timeout=120, **environment):
+def run_child(code, *args, timeout=300, **environment):
     """Run Python code in a process of its own, from another folder: its CompletedProcess."""
     with tempfile.TemporaryDirectory() as folder:
         return subprocess.run([sys.executable, '-c', code, *map(str, args)], timeout=timeout,

@@ -1,5 +1,6 @@
 """The loss beside the rest of Gluon: a small net with a classifier, trained in each way."""
 import sys
+from pathlib import Path
 
 from center_loss_op.gluon import CenterLoss
 
@@ -163,42 +164,13 @@ for scaled, hybridize in (True, True), (True, False), (False, True), (False, Fal
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
+@pytest.mark.parametrize('dtype', ['float16', pytest.param('bfloat16', marks=pytest.mark.skipif(
+    'avx512' not in Path('/proc/cpuinfo').read_text(), reason='MXNet has bfloat16 with AVX-512'))])
 def test_mixed_precision(child, dtype):
     done = child(AMP, ','.join(sys.path), dtype)
     assert done.returncode == 0, done.stderr
     moved = [float(line.split()[-1]) for line in done.stdout.splitlines()]
     assert len(moved) == 4 and min(moved) > 0.005  # each net trained, scaled or not
-
-
-def test_clip_global_norm():
-    net, (data, label) = made_net(), batch()
-    joint, before = JointLoss(net.center_loss), centers_of(net)
-    with autograd.record():
-        scores, embedding = net(data)
-        loss = joint((scores, embedding), label)
-    loss.backward()
-    grads = [param.grad() for param in net.collect_params().values() if param.grad_req != 'null']
-    assert len(grads) == 4
-    norm = np.sqrt(sum((grad.asnumpy() ** 2).sum() for grad in grads))
-    np.testing.assert_allclose(gluon.utils.clip_global_norm(grads, norm / 2), norm, rtol=1e-5)
-    clipped = np.sqrt(sum((grad.asnumpy() ** 2).sum() for grad in grads))
-    np.testing.assert_allclose(clipped, norm / 2, rtol=1e-4)
-    check_centers(net, embedding, label, before)  # what clips the gradient leaves them alone
-
-
-def test_autograd_grad():
-    net, (data, label) = made_net(), batch()
-    before = centers_of(net)
-    embedding = net(data)[1]
-    embedding.attach_grad()
-    with autograd.record():
-        loss = net.center_loss(embedding, label).sum()
-    grad, = autograd.grad(loss, [embedding])
-    expected = oracle(embedding.asnumpy(), label.asnumpy(), before, scale=WEIGHT, reduction='sum')
-    np.testing.assert_allclose(grad.asnumpy(), expected.grad, rtol=1e-5, atol=1e-6)
-    assert not embedding.grad.asnumpy().any()
-    check_centers(net, embedding, label, before)
 
 
 def test_gradient_accumulation():
@@ -250,46 +222,6 @@ def test_summary(capsys):
     assert int(total) == CLASSES * EMBEDDING
 
 
-@pytest.mark.parametrize('hybridize', [False, True])
-def test_save_and_load_parameters(tmp_path, hybridize):
-    net, (data, label) = made_net(), batch()
-    if hybridize:
-        net.hybridize()
-    with autograd.record():
-        loss = JointLoss(net.center_loss)(net(data), label)
-    loss.backward()
-    net.save_parameters(str(tmp_path / 'net.params'))
-    other = made_net(seed=1)
-    other.load_parameters(str(tmp_path / 'net.params'))
-    assert centers_of(net).any()
-    np.testing.assert_array_equal(centers_of(other), centers_of(net))
-    np.testing.assert_array_equal(other(data)[1].asnumpy(), net(data)[1].asnumpy())
-
-
-def test_export_and_import_for_training(tmp_path):
-    """A net that ends in its loss: exported, imported and trained on, it moves its centers."""
-    training, (data, label) = Training(), batch()
-    training.hybridize()
-    with autograd.record():
-        loss, _ = training(data, label)
-    loss.backward()
-    mx.nd.waitall()
-    training.export(str(tmp_path / 'net'))
-    imported = gluon.SymbolBlock.imports(str(tmp_path / 'net-symbol.json'), ['data0', 'data1'],
-                                         str(tmp_path / 'net-0000.params'))
-    centers, = [param for name, param in imported.collect_params().items()
-                if name.endswith('center_bias')]
-    before = centers.data().asnumpy()
-    np.testing.assert_array_equal(before, centers_of(training.net))
-    with autograd.record():
-        loss, embedding = imported(data, label)
-    loss.backward()
-    mx.nd.waitall()
-    np.testing.assert_allclose(
-        centers.data().asnumpy(), oracle(embedding.asnumpy(), label.asnumpy(), before).centers,
-        rtol=1e-5, atol=1e-6)
-
-
 # npx.set_np changes MXNet for the whole process.
 NUMPY_INTERFACE = '''
 import sys
@@ -319,7 +251,7 @@ for weights, hybridize in ([], False), (weighted, False), ([], True), (weighted,
         value.backward()
         assert type(value) is type(x.grad) is type(loss.centers.data()) is mx.np.ndarray
         head = WEIGHT * (weights[0] if weights else np.ones(8))
-        expected = oracle(values, classes, before, reduction='none', head=head)
+        expected = oracle(values, classes, before, head, reduction='none', need_top_grad=True)
         for got, wanted in ((value, expected.loss * head), (x.grad, expected.grad),
                             (loss.centers.data(), expected.centers)):
             np.testing.assert_allclose(got.asnumpy(), wanted, rtol=1e-5, atol=1e-6)

@@ -414,6 +414,14 @@ def test_too_many_elements_at_the_first_batch(log):
             in log())
 
 
+def test_other_arrays_than_mxnets():
+    loss = CenterLoss(4)
+    for call in loss, loss.update:
+        for inputs in (DATA, LABEL), (array(DATA), [0, 1, 1]):
+            with pytest.raises(TypeError, match='embedding and label must be NDArrays'):
+                call(*inputs)
+
+
 @pytest.mark.parametrize('name', ['alpha', 'weight'])
 def test_a_rate_that_is_set_is_checked(name):
     loss = CenterLoss(2, 1)

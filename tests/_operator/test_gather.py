@@ -3,68 +3,106 @@ import copy
 import os
 import subprocess
 import sys
-import time
 
 import center_loss_op
 from center_loss_op._operator.gather import Gatherer
 from center_loss_op.symbol import center_loss
 
 import horovod_worker
+import hypothesis
 import mxnet as mx
 import numpy as np
+import oracle
 import pytest
-from parallel_worker import BATCH, CLASSES, RUNS, SIZE, bounds, check_one_set
-from trainings import LAUNCHER
+from hypothesis import strategies as st
+from parallel_worker import RUNS, check_one_set
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+LAUNCHER = os.path.join(HERE, '..', '..', 'examples', 'launch_local.py')
 WORKER = os.path.join(HERE, '..', 'helpers', 'parallel_worker.py')
 TRAINING = os.path.join(HERE, '..', 'helpers', 'horovod_worker.py')
 
 
-def launch(*command, timeout=120):
+def launch(*command, timeout=600):
     """Run `command` in two workers."""
     return subprocess.run([sys.executable, LAUNCHER, '-n', '2', sys.executable, *command],
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout,
                           universal_newlines=True, check=False)
 
 
-@pytest.mark.parametrize('api', RUNS)
-@pytest.mark.parametrize('slices', [[64], [32, 32], [10, 1, 50, 3]], ids=str)
-def test_contexts(api, slices):
-    check_one_set(RUNS[api](bounds(slices)))
+@hypothesis.given(st.data())
+def test_any_split(data):
+    """Over contexts of any load and passes: one set, bit for bit, that the union has moved."""
+    random = np.random.RandomState(data.draw(st.integers(0, 999)))
+    gluon = data.draw(st.booleans())
+    loads = data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=3))
+    arguments = dict(alpha=data.draw(st.sampled_from([0.1, 0.5, 2.0])),
+                     use_ignore=data.draw(st.booleans()), ignore_label=1)
+    dtype = data.draw(st.sampled_from(['float16', 'float32', 'float64'])) if gluon else 'float32'
+    contexts, total, losses = [mx.cpu(i) for i in range(len(loads))], sum(loads), []
+    if gluon:
+        loss = center_loss_op.gluon.CenterLoss(4, 3, **arguments)
+        mx.random.seed(0)
+        loss.initialize(mx.init.Normal(1), ctx=contexts)
+        for number, copy_ in enumerate(loss.centers.list_data()):
+            copy_[:] = number   # copies that start apart are made equal: to the first
+        loss.cast(dtype)
+        trainer = center_loss_op.gluon.CenterTrainer(loss)
+        copies = loss.centers.list_data
+    else:
+        module = mx.mod.Module(center_loss(mx.sym.var('data'), LABEL, 4, key='split', name='c',
+                                           **arguments),
+                               label_names=['label'], context=contexts, work_load_list=loads)
+        module.bind([('data', (total, 3))], [('label', (total,))], inputs_need_grad=True)
+        module.init_params()
+        trainer = center_loss_op.module.CenterTrainer('split')
 
-
-def test_an_empty_slice_is_fine():
-    check_one_set(RUNS['gluon'](bounds([10, 0, 50, 4])))
-
-
-@pytest.mark.parametrize('api', RUNS)
-def test_one_context_without_a_trainer_is_the_same(api):
-    check_one_set(RUNS[api](bounds([64]), synchronize=False))
-
-
-@pytest.mark.parametrize('api', RUNS)
-def test_without_the_trainer_the_copies_differ(api):
-    one, other = RUNS[api](bounds([32, 32]), synchronize=False)
-    assert np.abs(one - other).max() > 0.1
+        def copies():
+            return [one.aux_dict['c_center_bias'] for one in module._exec_group.execs]
+    want = np.zeros((4, 3))
+    for _ in range(data.draw(st.integers(1, 3))):
+        passes = data.draw(st.integers(1, 2))
+        x = random.randn(passes * total, 3).astype(dtype)
+        y = random.randint(0, 4, len(x))
+        for number in range(passes):
+            part = slice(number * total, (number + 1) * total)
+            if not gluon:
+                module.forward_backward(mx.io.DataBatch([mx.nd.array(x[part])],
+                                                        [mx.nd.array(y[part])]))
+                continue
+            losses, last = [], part.start
+            with mx.autograd.record():
+                for load, context in zip(loads, contexts):
+                    mine, last = slice(last, last + load), last + load
+                    features = mx.nd.array(x[mine], context, dtype)
+                    features.attach_grad()
+                    losses.append(loss(features, mx.nd.array(y[mine], context)))
+            mx.autograd.backward(losses)
+        trainer.step(*[] if gluon else [module])
+        want = oracle.center_loss(x, y, want, **arguments).centers
+        found = [copy_.asnumpy() for copy_ in copies()]
+        np.testing.assert_allclose(found[0], want, rtol=1e-5, atol=1e-5)
+        for other in found[1:]:
+            np.testing.assert_array_equal(other, found[0])
 
 
 @pytest.mark.parametrize('api', [
-    pytest.param(api, marks=[pytest.mark.slow] * (api == 'buckets')) for api in RUNS])
-@pytest.mark.parametrize('contexts', [pytest.param(1, marks=pytest.mark.slow), 2])
-def test_two_workers(api, contexts, tmp_path):
-    done = launch(WORKER, api, str(tmp_path), '--contexts', str(contexts))
+    pytest.param(api, marks=[pytest.mark.slow] * (api != 'gluon')) for api in RUNS])
+def test_two_workers(api, tmp_path):
+    """With two contexts each; slices may be empty in Gluon."""
+    done = launch(WORKER, api, str(tmp_path), '--contexts', '2',
+                  *['--slices', '10', '0', '50', '4'] * (api == 'gluon'))
     assert done.returncode == 0, done.stdout
     copies = []
     for rank in range(2):
         with np.load(str(tmp_path / ('%d.npz' % rank))) as arrays:
             copies += arrays.values()
-    assert len(copies) == 2 * contexts
+    assert len(copies) == 2 * 2
     check_one_set(copies)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('contexts', [1, 2])
+@pytest.mark.parametrize('contexts', [2])
 def test_all_parameters_of_module_fit_are_those_of_one_process(contexts, tmp_path):
     """Weights, and the centers of two losses. tests/experiments does the same with Gluon."""
     done = launch(TRAINING, 'module', str(tmp_path), '--contexts', str(contexts), '--kv-store',
@@ -85,14 +123,6 @@ def test_all_parameters_of_module_fit_are_those_of_one_process(contexts, tmp_pat
 
 
 @pytest.mark.slow
-def test_two_workers_without_the_trainer_differ(tmp_path):
-    done = launch(WORKER, 'gluon', str(tmp_path), '--alone')
-    assert done.returncode == 0, done.stdout
-    one, other = (np.load(str(tmp_path / ('%d.npz' % rank)))['arr_0'] for rank in range(2))
-    assert np.abs(one - other).max() > 0.1
-
-
-@pytest.mark.slow
 def test_a_worker_that_dies_ends_the_launcher(tmp_path):
     script = tmp_path / 'dies.py'
     script.write_text(
@@ -107,9 +137,7 @@ def test_a_worker_that_dies_ends_the_launcher(tmp_path):
         '    out = mx.nd.zeros(3)\n'
         '    store.pushpull("a", mx.nd.ones(3), out=out)\n'
         '    out.wait_to_read()  # waits for the dead one\n')
-    before = time.monotonic()
     done = launch(str(script))
-    assert time.monotonic() - before < 30
     assert done.returncode == 128 + 9
     dead = next(line for line in done.stdout.splitlines() if 'dying' in line)
     name = dead[1:dead.index(']')]
@@ -214,9 +242,8 @@ def test_other_stores_of_one_worker(name):
 
 
 @pytest.mark.parametrize('launcher, number, warned', [
-    ('HOROVOD_SIZE', '2', True), ('OMPI_COMM_WORLD_SIZE', '4', True),
-    ('DMLC_NUM_WORKER', '2', True),
-    ('HOROVOD_SIZE', '1', False), ('HOROVOD_SIZE', '', False)])
+    ('OMPI_COMM_WORLD_SIZE', '4', True), ('DMLC_NUM_WORKER', '2', True),
+    ('HOROVOD_SIZE', '1', False)])
 def test_a_store_of_one_worker_among_several_is_named(launcher, number, warned, monkeypatch, log):
     """As `CenterTrainer(loss)` beside Horovod's trainer is: once."""
     monkeypatch.setenv(launcher, number)
@@ -279,20 +306,6 @@ def backward(loss, context=None, value=1, train_mode=True):
         out = loss(data, mx.nd.array([0, 1, 1, 2], ctx=context))
     out.backward()
     mx.nd.waitall()
-
-
-def test_samples_add_up_over_passes_until_the_step():
-    """Two passes, then one step: equation 4 over both, by hand."""
-    loss = center_loss_op.gluon.CenterLoss(3, in_units=2, alpha=0.5)
-    loss.initialize()
-    trainer = center_loss_op.gluon.CenterTrainer(loss)
-    backward(loss)
-    backward(loss)
-    assert not loss.centers.data().asnumpy().any()
-    trainer.step()
-    # Each class: 0.5 * n * (1 - 0) / (1 + n) with n = 2, 4, 2.
-    np.testing.assert_allclose(loss.centers.data().asnumpy(),
-                               [[1 / 3] * 2, [2 / 5] * 2, [1 / 3] * 2], rtol=1e-6)
 
 
 def test_a_step_without_samples_is_named():
@@ -393,20 +406,6 @@ def test_a_copy_of_a_loss_has_no_trainer():
         np.testing.assert_array_equal(one.centers.data().asnumpy()[0], center)
 
 
-def test_a_batch_of_ignored_samples_is_fine():
-    loss = center_loss_op.gluon.CenterLoss(3, in_units=2, use_ignore=True, ignore_label=1)
-    loss.initialize()
-    trainer = center_loss_op.gluon.CenterTrainer(loss)
-    for label, moved in ([1, 1, 1, 1], False), ([0, 1, 1, 1], True):
-        data = mx.nd.ones((4, 2))
-        data.attach_grad()
-        with mx.autograd.record():
-            value = loss(data, mx.nd.array(label))
-        value.backward()
-        trainer.step()
-        assert loss.centers.data().asnumpy().any() == moved
-
-
 def test_a_key_that_nobody_serves_is_named(caplog):
     data, label = mx.nd.ones((4, 2)), mx.nd.zeros(4)
     data.attach_grad()
@@ -474,13 +473,17 @@ def test_two_nodes_with_a_key_each():
     assert module._exec_group.execs[0].aux_dict['right_center_bias'].asnumpy()[0, 0] == .5
 
 
-@pytest.mark.parametrize('alpha, center', [({}, .5), ({'alpha': 0}, 0), ({'alpha': 3}, 3)])
-def test_alpha_of_a_node(alpha, center):
-    """As the operator reads it, whatever else MXNet writes on the node."""
+def test_alpha_of_a_node_and_of_the_trainer():
+    """As the operator reads it, whatever else MXNet writes on the node; it may change."""
     with mx.AttrScope(ctx_group='dev1', lr_mult='0.1'):
-        loss = center_loss(EMBEDDING, LABEL, 3, key='alpha', name='cl', **alpha)
+        module = module_of(center_loss(EMBEDDING, LABEL, 3, key='alpha', name='cl', alpha=3))
     trainer = center_loss_op.module.CenterTrainer('alpha')
-    assert module_step(module_of(loss), trainer, 2) == {'cl_center_bias': [center] * 2}
+    assert module_step(module, trainer, 2) == {'cl_center_bias': [3] * 2}
+    assert trainer.alpha is None
+    trainer.alpha = 0.5
+    assert module_step(module, trainer, 1) == {'cl_center_bias': [2.5] * 2}  # 3 + .5 · (1 − 3) / 2
+    with pytest.raises(ValueError, match='^alpha must be a finite number >= 0'):
+        trainer.alpha = -1
 
 
 def test_centers_of_another_name():
@@ -526,23 +529,6 @@ def test_labels_that_the_store_would_round_are_refused():
     trainer = center_loss_op.gluon.CenterTrainer(loss)
     with pytest.raises(ValueError, match='%d classes of float32' % classes):
         trainer.step()
-
-
-@pytest.mark.parametrize('dtype', ['float16', 'float32', 'float64'])
-def test_dtypes(dtype):
-    loss = center_loss_op.gluon.CenterLoss(CLASSES, in_units=SIZE)
-    loss.initialize()
-    loss.cast(dtype)
-    trainer = center_loss_op.gluon.CenterTrainer(loss)
-    data = mx.nd.ones((BATCH, SIZE), dtype=dtype)
-    data.attach_grad()
-    with mx.autograd.record():
-        value = loss(data, mx.nd.zeros(BATCH))
-    value.backward()
-    trainer.step()
-    expected = np.zeros((CLASSES, SIZE))
-    expected[0] = 0.5 * BATCH / (1 + BATCH)
-    np.testing.assert_allclose(loss.centers.data().asnumpy(), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize('contexts', [1, 2])
