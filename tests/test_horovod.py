@@ -7,7 +7,6 @@ import sys
 import horovod_worker
 import numpy as np
 import pytest
-from parallel_worker import check_one_set
 
 try:
     import horovod.mxnet  # noqa: F401
@@ -40,24 +39,6 @@ def results(folder, workers):
         with np.load(str(folder / ('%d.npz' % rank))) as arrays:
             found.append(dict(arrays))
     return found
-
-
-@pytest.mark.parametrize('api, workers, contexts', [
-    ('gluon', 2, 2), ('gluon', 3, 1), ('module', 2, 2), ('buckets', 2, 1)])
-def test_one_set_of_centers(api, workers, contexts, tmp_path):
-    done = launch(workers, 'parallel_worker.py', api, tmp_path, '--contexts', contexts,
-                  '--kv-store', 'horovod')
-    assert done.returncode == 0, done.stdout
-    copies = [copy for of_one in results(tmp_path, workers) for copy in of_one.values()]
-    assert len(copies) == workers * contexts
-    check_one_set(copies)
-
-
-def test_a_worker_without_a_sample(tmp_path):
-    done = launch(3, 'parallel_worker.py', 'gluon', tmp_path, '--kv-store', 'horovod', '--slices',
-                  40, 0, 24)
-    assert done.returncode == 0, done.stdout
-    check_one_set([copy for of_one in results(tmp_path, 3) for copy in of_one.values()])
 
 
 @pytest.mark.parametrize('way, workers, contexts', [

@@ -15,12 +15,10 @@ import numpy as np
 import oracle
 import pytest
 from hypothesis import strategies as st
-from parallel_worker import RUNS, check_one_set
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 LAUNCHER = os.path.join(HERE, '..', '..', 'examples', 'launch_local.py')
-WORKER = os.path.join(HERE, '..', 'helpers', 'parallel_worker.py')
-TRAINING = os.path.join(HERE, '..', 'helpers', 'horovod_worker.py')
+WORKER = os.path.join(HERE, '..', 'helpers', 'horovod_worker.py')
 
 
 def launch(*command, timeout=600):
@@ -35,7 +33,7 @@ def test_any_split(data):
     """Over contexts of any load and passes: one set, bit for bit, that the union has moved."""
     random = np.random.RandomState(data.draw(st.integers(0, 999)))
     gluon = data.draw(st.booleans())
-    loads = data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=3))
+    loads = [3, *data.draw(st.lists(st.integers(0 if gluon else 1, 6), max_size=2))]
     arguments = dict(alpha=data.draw(st.sampled_from([0.1, 0.5, 2.0])),
                      use_ignore=data.draw(st.booleans()), ignore_label=1)
     dtype = data.draw(st.sampled_from(['float16', 'float32', 'float64'])) if gluon else 'float32'
@@ -50,15 +48,15 @@ def test_any_split(data):
         trainer = center_loss_op.gluon.CenterTrainer(loss)
         copies = loss.centers.list_data
     else:
-        module = mx.mod.Module(center_loss(mx.sym.var('data'), LABEL, 4, key='split', name='c',
-                                           **arguments),
-                               label_names=['label'], context=contexts, work_load_list=loads)
+        symbol = center_loss(mx.sym.var('data'), LABEL, 4, key='split', name='c', **arguments)
+        module = mx.mod.BucketingModule(lambda key: (symbol, ['data'], ['label']), 0,
+                                        context=contexts, work_load_list=loads)
         module.bind([('data', (total, 3))], [('label', (total,))], inputs_need_grad=True)
         module.init_params()
         trainer = center_loss_op.module.CenterTrainer('split')
 
         def copies():
-            return [one.aux_dict['c_center_bias'] for one in module._exec_group.execs]
+            return [one.aux_dict['c_center_bias'] for one in module._curr_module._exec_group.execs]
     want = np.zeros((4, 3))
     for _ in range(data.draw(st.integers(1, 3))):
         passes = data.draw(st.integers(1, 2))
@@ -67,13 +65,17 @@ def test_any_split(data):
         for number in range(passes):
             part = slice(number * total, (number + 1) * total)
             if not gluon:
-                module.forward_backward(mx.io.DataBatch([mx.nd.array(x[part])],
-                                                        [mx.nd.array(y[part])]))
+                batch = mx.io.DataBatch(
+                    [mx.nd.array(x[part])], [mx.nd.array(y[part])], bucket_key=random.randint(2),
+                    provide_data=[('data', (total, 3))], provide_label=[('label', (total,))])
+                module.forward_backward(batch)
                 continue
             losses, last = [], part.start
             with mx.autograd.record():
                 for load, context in zip(loads, contexts):
                     mine, last = slice(last, last + load), last + load
+                    if not load:
+                        continue
                     features = mx.nd.array(x[mine], context, dtype)
                     features.attach_grad()
                     losses.append(loss(features, mx.nd.array(y[mine], context)))
@@ -86,29 +88,14 @@ def test_any_split(data):
             np.testing.assert_array_equal(other, found[0])
 
 
-@pytest.mark.parametrize('api', [
-    pytest.param(api, marks=[pytest.mark.slow] * (api != 'gluon')) for api in RUNS])
-def test_two_workers(api, tmp_path):
-    """With two contexts each; slices may be empty in Gluon."""
-    done = launch(WORKER, api, str(tmp_path), '--contexts', '2',
-                  *['--slices', '10', '0', '50', '4'] * (api == 'gluon'))
-    assert done.returncode == 0, done.stdout
-    copies = []
-    for rank in range(2):
-        with np.load(str(tmp_path / ('%d.npz' % rank))) as arrays:
-            copies += arrays.values()
-    assert len(copies) == 2 * 2
-    check_one_set(copies)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('contexts', [2])
-def test_all_parameters_of_module_fit_are_those_of_one_process(contexts, tmp_path):
-    """Weights, and the centers of two losses. tests/experiments does the same with Gluon."""
-    done = launch(TRAINING, 'module', str(tmp_path), '--contexts', str(contexts), '--kv-store',
+@pytest.mark.parametrize('way, contexts', [
+    ('store', 2), pytest.param('module', 2, marks=pytest.mark.slow)])
+def test_all_parameters_of_two_workers_are_those_of_one_process(way, contexts, tmp_path):
+    """Weights, and the centers of two losses."""
+    done = launch(WORKER, way, str(tmp_path), '--contexts', str(contexts), '--kv-store',
                   'dist_sync')
     assert done.returncode == 0, done.stdout
-    alone = horovod_worker.fit_alone()
+    alone = (horovod_worker.train_alone if way == 'store' else horovod_worker.fit_alone)()
     found = []
     for rank in range(2):
         with np.load(str(tmp_path / ('%d.npz' % rank))) as arrays:
