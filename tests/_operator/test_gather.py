@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import center_loss_op
-from center_loss_op._operator.gather import Gatherer
 from center_loss_op.symbol import center_loss
 
 import horovod_worker
@@ -160,50 +159,54 @@ def test_a_server_that_runs_the_optimizer_is_named(tmp_path):
     assert done.stdout.count('True') == 2
 
 
-class FakeStore:
-    type = 'dist_async'
+class Asynchronous(mx.kvstore.KVStoreBase):
+    type, rank, num_workers = 'dist_async', 0, 1
 
 
-def test_a_store_that_cannot_sum_is_refused():
-    with pytest.raises(ValueError, match="'dist_async'.*sum over all workers.*'dist_sync'"):
-        Gatherer('refused', FakeStore())
+class AlmostStore:
+    type, rank, num_workers = 'local', 0, 1
 
 
-@pytest.mark.parametrize('trainer', [
-    lambda: center_loss_op.gluon.CenterTrainer(center_loss_op.gluon.CenterLoss(2), 'dist_sync'),
-    lambda: center_loss_op.module.CenterTrainer('k', 'dist_sync')])
-def test_a_second_distributed_store_would_hang_and_is_refused(trainer):
-    with pytest.raises(ValueError, match='one distributed store.*give it to both trainers'):
-        trainer()
+ONE_WORKER = ('^MXNet has no key-value store .*, and takes the name for .local.* use .local. or '
+              r".device., or for several workers create .*mx.kv.create\('dist_sync'\) or "
+              r'center_loss_op.horovod.Horovod\(\)')
+NO_STORE = (r'^kvstore must be the name of a type of store or a store \(with broadcast, pushpull, '
+            r'.*\), got ')
+REFUSED = [('dist_sync', ValueError, 'one distributed store.*give it to both trainers'),
+           # `gluon.Trainer` takes the name, too, and does without a store on a single device.
+           ('Horovod', ValueError, "^kvstore='Horovod': create the store, kv = center_loss_op"),
+           # MXNet makes a local one of any name.
+           ('devise', ValueError, ONE_WORKER), ('', ValueError, ONE_WORKER),
+           (lambda: mx.kv.create('mpi'), ValueError, ONE_WORKER),
+           ('dist_async', ValueError, 'applies the push of each worker'),
+           (Asynchronous, ValueError, "'dist_async'.*sum over all workers.*'dist_sync'"),
+           (lambda: 5, TypeError, NO_STORE), (lambda: None, TypeError, NO_STORE),
+           (AlmostStore, TypeError, NO_STORE)]
 
 
-@pytest.mark.parametrize('name', ['horovod', 'Horovod'])
-@pytest.mark.parametrize('trainer', [
-    lambda name: center_loss_op.gluon.CenterTrainer(center_loss_op.gluon.CenterLoss(2), name),
-    lambda name: center_loss_op.module.CenterTrainer('k', name)], ids=['gluon', 'module'])
-def test_horovod_by_name_is_refused(trainer, name):
-    """`gluon.Trainer` takes the name, too, and does without a store on a single device."""
-    with pytest.raises(ValueError, match="^kvstore='%s': create the store, "
-                                         r'kv = center_loss_op.horovod.Horovod\(\), and give it to '
-                                         'both trainers$' % name):
-        trainer(name)
+@pytest.mark.parametrize('store, error, text', REFUSED)
+def test_stores_that_are_refused(store, error, text):
+    """And the loss goes on without a trainer."""
+    loss = center_loss_op.gluon.CenterLoss(3, in_units=2)
+    loss.initialize()
+    for trainer in (lambda kvstore: center_loss_op.gluon.CenterTrainer(loss, kvstore),
+                    lambda kvstore: center_loss_op.module.CenterTrainer('k', kvstore)):
+        with pytest.raises(error, match=text) as caught:
+            trainer(store() if callable(store) else store)
+        assert '\n' not in str(caught.value)
+    backward(loss)
+    assert loss.centers.data().asnumpy().any()
 
 
-@pytest.mark.parametrize('given', ['devise', 'sync', '', lambda: mx.kv.create('mpi')],
-                         ids=['devise', 'sync', 'empty', 'mpi'])
-@pytest.mark.parametrize('trainer', [
-    lambda store: center_loss_op.gluon.CenterTrainer(center_loss_op.gluon.CenterLoss(2), store),
-    lambda store: center_loss_op.module.CenterTrainer('k', store)], ids=['gluon', 'module'])
-def test_a_store_that_mxnet_does_not_have_is_refused(trainer, given):
-    """It makes a local one of any name."""
-    store = given() if callable(given) else given
-    assert mx.kv.create(given).num_workers == 1 if store is given else store.type == 'mpi'
-    with pytest.raises(ValueError, match='^MXNet has no key-value store .*, and takes the name for '
-                                         "'local'.* use 'local' or 'device', or for several "
-                                         r"workers create .*mx.kv.create\('dist_sync'\) or "
-                                         r'center_loss_op.horovod.Horovod\(\)') as error:
-        trainer(store)
-    assert '\n' not in str(error.value)
+def test_a_module_with_a_store_that_cannot_gather_is_refused():
+    """By its name, of which MXNet makes a local store: before any center moves."""
+    label = mx.sym.var('softmax_label')
+    loss = center_loss(mx.sym.var('data'), label, 3, key='named', name='c')
+    module = mx.mod.Module(loss)
+    with pytest.raises(ValueError, match="MXNet has no key-value store 'foo'"):
+        module.fit(mx.io.NDArrayIter(np.ones((4, 2)), np.zeros(4), 4), num_epoch=1, kvstore='foo',
+                   eval_metric=mx.metric.Loss(),
+                   batch_end_callback=center_loss_op.module.CenterTrainer('named'))
 
 
 @pytest.mark.slow
@@ -252,38 +255,6 @@ def test_without_horovod_its_store_says_what_to_do(child):
     assert done.returncode == 1
     assert 'ImportError: Horovod cannot be imported' in done.stderr.splitlines()[-1]
     assert 'HOROVOD_WITH_MXNET=1 pip install' in done.stderr.splitlines()[-1]
-
-
-class AlmostStore:
-    type, rank, num_workers = 'local', 0, 1
-
-
-@pytest.mark.parametrize('given', [5, None, mx.kv.create, AlmostStore()],
-                         ids=['number', 'none', 'function', 'almost'])
-@pytest.mark.parametrize('trainer', [
-    lambda loss, store: center_loss_op.gluon.CenterTrainer(loss, store),
-    lambda loss, store: center_loss_op.module.CenterTrainer('k', store)], ids=['gluon', 'module'])
-def test_what_is_no_store_is_refused(trainer, given):
-    """And the loss goes on without a trainer."""
-    loss = center_loss_op.gluon.CenterLoss(3, in_units=2)
-    loss.initialize()
-    with pytest.raises(TypeError, match='^kvstore must be the name of a type of store or a store '
-                                        r'\(with broadcast, pushpull, .*\), got '):
-        trainer(loss, given)
-    backward(loss)
-    assert loss.centers.data().asnumpy().any()
-
-
-def test_a_store_that_cannot_sum_leaves_the_loss_alone():
-    class Asynchronous(mx.kvstore.KVStoreBase):
-        type, rank, num_workers = 'dist_async', 0, 1
-
-    loss = center_loss_op.gluon.CenterLoss(3, in_units=2)
-    loss.initialize()
-    with pytest.raises(ValueError, match='dist_async'):
-        center_loss_op.gluon.CenterTrainer(loss, Asynchronous())
-    backward(loss)
-    assert loss.centers.data().asnumpy().any()
 
 
 def backward(loss, context=None, value=1, train_mode=True):
@@ -493,20 +464,16 @@ def test_the_newest_trainer_of_a_module_counts():
         old.step(modules[0])
 
 
-@pytest.mark.parametrize('module', [
-    mx.mod.SequentialModule(), None, 'module',
-    mx.mod.BucketingModule(lambda key: (mx.sym.var('data'), ['data'], None), 0)],
-    ids=lambda module: type(module).__name__)
-def test_other_modules_are_refused(module):
-    with pytest.raises(TypeError, match='^module must be a mx.mod.Module or a bound '
-                                        'mx.mod.BucketingModule, got '):
-        center_loss_op.module.CenterTrainer('faces').step(module)
-
-
-def test_a_module_without_the_key_is_named():
+def test_modules_that_are_refused():
+    trainer = center_loss_op.module.CenterTrainer('faces')
+    for module in (mx.mod.SequentialModule(), None,
+                   mx.mod.BucketingModule(lambda key: (EMBEDDING, ['data'], None), 0)):
+        with pytest.raises(TypeError, match='^module must be a mx.mod.Module or a bound '
+                                            'mx.mod.BucketingModule, got '):
+            trainer.step(module)
     module = mx.mod.Module(mx.sym.SoftmaxOutput(mx.sym.Variable('data'), name='softmax'))
     with pytest.raises(ValueError, match="no center loss with key='faces'"):
-        center_loss_op.module.CenterTrainer('faces').step(module)
+        trainer.step(module)
 
 
 def test_labels_that_the_store_would_round_are_refused():
@@ -516,21 +483,3 @@ def test_labels_that_the_store_would_round_are_refused():
     trainer = center_loss_op.gluon.CenterTrainer(loss)
     with pytest.raises(ValueError, match='%d classes of float32' % classes):
         trainer.step()
-
-
-@pytest.mark.parametrize('contexts', [1, 2])
-@pytest.mark.parametrize('name', ['foo', 'horovod', 'dist_async'])
-def test_a_module_with_a_store_that_cannot_gather_is_refused(name, contexts):
-    """By its name, of which MXNet makes a local store, or none: before any center moves."""
-    if name == 'dist_async' or name in mx.kvstore.KVStoreBase.kv_registry:
-        with pytest.raises(ValueError, match='applies the push of each worker' if 'async' in name
-                           else 'create the store'):
-            center_loss_op.module.CenterTrainer('named', name)
-        return
-    label = mx.sym.var('softmax_label')
-    loss = center_loss_op.symbol.center_loss(mx.sym.var('data'), label, 3, key='named', name='c')
-    module = mx.mod.Module(loss, context=[mx.cpu(i) for i in range(contexts)])
-    with pytest.raises(ValueError, match="MXNet has no key-value store '%s'" % name):
-        module.fit(mx.io.NDArrayIter(np.ones((4, 2)), np.zeros(4), 4), num_epoch=1, kvstore=name,
-                   eval_metric=mx.metric.Loss(),
-                   batch_end_callback=center_loss_op.module.CenterTrainer('named'))
