@@ -14,7 +14,8 @@ setup(ext_modules=[Extension(
     # The tests read the same file: gcc @compile_flags.txt. -ffp-contract=off, because processors
     # with and without fused multiply-adds must give the same bits.
     extra_compile_args=(CSRC / 'compile_flags.txt').read_text().split(),
-    extra_link_args=['-pthread'],
+    # -z defs: a function of a library that is not linked (libm's sqrt) fails here, not at a user's.
+    extra_link_args=['-pthread', '-Wl,-z,defs'],
     # ctypes loads the library; it does not use Python's API, so one build serves every Python.
     py_limited_api=True,
     # Without a compiler, Python's callbacks do everything.

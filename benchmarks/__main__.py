@@ -5,8 +5,6 @@ import os
 import platform
 
 os.environ.setdefault('MXNET_SUBGRAPH_VERBOSE', '0')
-# The naive operator calls NDArray operators in its callbacks, which need a second worker.
-os.environ.setdefault('MXNET_CPU_WORKER_NTHREADS', '2')
 
 import center_loss_op  # noqa: F401 - before mxnet, for newer NumPys
 from center_loss_op._operator import native
@@ -14,10 +12,10 @@ from center_loss_op._operator import native
 import mxnet as mx
 import numpy as np
 
-from . import gluon, images, memory, recognize, steps, training
+from . import gluon, images, memory, steps, training
 
 QUESTIONS = {'operator': steps, 'gluon': gluon, 'training': training, 'memory': memory,
-             'images': images, 'recognize': recognize}
+             'images': images}
 
 
 def processor():

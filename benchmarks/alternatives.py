@@ -3,17 +3,17 @@
 Each function makes a step for a batch of N features of size d and C classes: a callable
 without arguments that runs forward, backward and update, and waits for them.
 """
-import ctypes
-import subprocess
-import tempfile
-from pathlib import Path
-
 from center_loss_op._operator import native
 from center_loss_op.gluon import CenterLoss
 
 import mxnet as mx
 import numpy as np
-from mxnet.base import _LIB, check_call
+
+try:
+    import torch
+    torch.set_num_threads(1)  # faster than two, at these sizes
+except ImportError:
+    torch = None
 
 ALPHA = 0.5
 
@@ -25,9 +25,10 @@ def batch(size, features, classes):
             random.randint(0, classes, size).astype(np.float32))
 
 
-def _custom(op_type):
+def bound(op_type):
+    """An operator in a bound graph."""
     def make(size, features, classes):
-        node = mx.sym.Custom(mx.sym.Variable('data'), mx.sym.Variable('label'), op_type=op_type,
+        node = mx.sym.Custom(mx.sym.var('data'), mx.sym.var('label'), op_type=op_type,
                              num_class=classes, alpha=ALPHA)
         executor = node.simple_bind(mx.cpu(), data=(size, features), label=(size,),
                                     grad_req={'data': 'write', 'label': 'null'})
@@ -43,28 +44,9 @@ def _custom(op_type):
     return make
 
 
-def _custom_eager(op_type):
-    """An operator made anew for each step, as `mx.nd.Custom` under autograd does."""
-    def make(size, features, classes):
-        data, label = map(mx.nd.array, batch(size, features, classes))
-        centers = mx.nd.zeros((classes, features))
-        data.attach_grad()
-
-        def step():
-            with mx.autograd.record():
-                loss = mx.nd.Custom(data, label, centers, op_type=op_type, num_class=classes,
-                                    alpha=ALPHA)
-            loss.backward()
-            mx.nd.waitall()
-        return step
-    return make
-
-
-def gluon(size, features, classes):
-    """The block, not hybridized."""
-    data, label = map(mx.nd.array, batch(size, features, classes))
-    loss = CenterLoss(classes, in_units=features, alpha=ALPHA)
-    loss.initialize()
+def recorded(loss, data, label):
+    """A step of a loss under autograd."""
+    data, label = mx.nd.array(data), mx.nd.array(label)
     data.attach_grad()
 
     def step():
@@ -73,6 +55,23 @@ def gluon(size, features, classes):
         value.backward()
         mx.nd.waitall()
     return step
+
+
+def eager(op_type):
+    """An operator made anew for each step, as `mx.nd.Custom` under autograd does."""
+    def make(size, features, classes):
+        centers = mx.nd.zeros((classes, features))
+        return recorded(lambda data, label: mx.nd.Custom(
+            data, label, centers, op_type=op_type, num_class=classes, alpha=ALPHA),
+            *batch(size, features, classes))
+    return make
+
+
+def block(size, features, classes):
+    """The Gluon block, not hybridized."""
+    loss = CenterLoss(classes, in_units=features, alpha=ALPHA)
+    loss.initialize()
+    return recorded(loss, *batch(size, features, classes))
 
 
 def natively(make, on=True):
@@ -91,28 +90,21 @@ def natively(make, on=True):
     return made
 
 
-def _build_empty():
-    """The empty operator in C: whether it could be built."""
-    with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / 'empty.so'
-        try:
-            subprocess.run(['cc', '-O2', '-shared', '-fPIC', '-o', str(library),
-                            str(Path(__file__).with_name('empty.c'))], check=True)
-        except (OSError, subprocess.CalledProcessError):
-            return False
-        functions = ctypes.CDLL(str(library))
-    functions.init(ctypes.cast(_LIB.MXNDArrayFree, ctypes.c_void_p))
-    check_call(_LIB.MXCustomOpRegister(b'benchmark_empty_native', functions.creator))
-    return True
+class _Empty(mx.operator.CustomOp):
+    """MXNet's own cost of a custom operator in Python: it does nothing."""
+
+    def forward(self, is_train, req, in_data, out_data, aux):
+        pass
+
+    def backward(self, req, out_grad, in_data, out_data, in_grad, aux):
+        pass
 
 
-class _Prop(mx.operator.CustomOpProp):
-    operator = None
-
+@mx.operator.register('benchmark_empty')
+class _EmptyProp(mx.operator.CustomOpProp):
     def __init__(self, num_class, alpha):
         super().__init__(need_top_grad=False)
         self.num_class = int(num_class)
-        self.alpha = float(alpha)
 
     def list_arguments(self):
         return ['data', 'label']
@@ -125,90 +117,32 @@ class _Prop(mx.operator.CustomOpProp):
         return [data, data[:1]], [(1,)], [(self.num_class, data[1])]
 
     def create_operator(self, ctx, in_shapes, in_dtypes):
-        return self.operator(self.alpha)
+        return _Empty()
 
 
-class _Empty(mx.operator.CustomOp):
-    """MXNet's own cost of a custom operator: the floor."""
-
-    def __init__(self, alpha):
-        super().__init__()
-
-    def forward(self, is_train, req, in_data, out_data, aux):
-        pass
-
-    def backward(self, req, out_grad, in_data, out_data, in_grad, aux):
-        pass
+def _by_class(centers, label, difference, counts, ones):
+    """As equation 4 is written: the sums of the classes, then their means."""
+    present, index, counts = torch.unique(label, return_inverse=True, return_counts=True)
+    sums = torch.zeros(len(present), difference.shape[1]).index_add_(0, index, difference)
+    centers.index_add_(0, present, sums * (ALPHA / (1 + counts))[:, None])
 
 
-class _Naive(mx.operator.CustomOp):
-    """A loop over the samples, and one over the classes, with NDArray operators."""
+def _by_sample(centers, label, difference, counts, ones):
+    """Faster: every sample, weighted by its class's share, is added straight to its center.
 
-    def __init__(self, alpha):
-        super().__init__()
-        self.alpha = alpha
-        self.difference = None
-
-    def forward(self, is_train, req, in_data, out_data, aux):
-        data, centers = in_data[0], aux[0]
-        labels = in_data[1].asnumpy().astype(int)
-        self.difference = mx.nd.zeros(data.shape)
-        for i, label in enumerate(labels):
-            self.difference[i] = data[i] - centers[label]
-        self.assign(out_data[0], req[0], mx.nd.square(self.difference).sum() / 2 / len(labels))
-
-    def backward(self, req, out_grad, in_data, out_data, in_grad, aux):
-        centers = aux[0]
-        labels = in_data[1].asnumpy().astype(int)
-        self.assign(in_grad[0], req[0], self.difference / len(labels))
-        for label in np.unique(labels):
-            mine = np.flatnonzero(labels == label)
-            total = mx.nd.zeros(centers.shape[1:])
-            for i in mine:
-                total += self.difference[i]
-            centers[label] += self.alpha * total / (1 + len(mine))
+    The counts are kept from step to step, so that nothing of the size of C is made.
+    """
+    counts.index_add_(0, label, ones)
+    weights = ALPHA / (1 + counts.index_select(0, label))
+    counts.index_fill_(0, label, 0)
+    centers.index_add_(0, label, difference * weights[:, None])
 
 
-@mx.operator.register('benchmark_empty')
-class _EmptyProp(_Prop):
-    operator = _Empty
-
-
-@mx.operator.register('benchmark_naive')
-class _NaiveProp(_Prop):
-    operator = _Naive
-
-
-ours = _custom('centerloss')
-empty = _custom('benchmark_empty')
-naive = _custom('benchmark_naive')
-ours_eager = _custom_eager('centerloss')
-empty_eager = _custom_eager('benchmark_empty')
-empty_native = empty_native_eager = None
-if _build_empty():
-    empty_native = _custom('benchmark_empty_native')
-    empty_native_eager = _custom_eager('benchmark_empty_native')
-
-
-def copy(size, features, classes):
-    """Moving 4 N d floats: features in, gradient out, centers in and out."""
-    source, target = (np.zeros((4, size, features), np.float32) for _ in range(2))
-    return lambda: np.copyto(target, source)
-
-
-try:
-    import torch
-    torch.set_num_threads(1)  # faster than two, at these sizes
-except ImportError:
-    torch = None
-
-
-def _pytorch(update):
-    """Autograd for the gradient, and an update of the centers."""
+def _pytorch(update, by_hand=False):
+    """Autograd for the gradient, or its formula, which lets no net come before it."""
     def make(size, features, classes):
-        data, label = batch(size, features, classes)
-        data = torch.tensor(data, requires_grad=True)
-        label = torch.tensor(label.astype(np.int64))
+        data, label = map(torch.tensor, batch(size, features, classes))
+        data.requires_grad, label = not by_hand, label.long()
         centers = torch.zeros(classes, features)
         state = torch.zeros(classes), torch.ones(size)
 
@@ -216,44 +150,17 @@ def _pytorch(update):
             data.grad = None
             difference = data - centers.index_select(0, label)
             loss = (difference * difference).sum() / (2 * size)
-            loss.backward()
+            if by_hand:
+                data.grad = difference / size
+            else:
+                loss.backward()
             with torch.no_grad():
                 update(centers, label, difference, *state)
         return step
     return make
 
 
-def _by_class(centers, label, difference, counts, ones):
-    present, index, counts = torch.unique(label, return_inverse=True, return_counts=True)
-    sums = torch.zeros(len(present), difference.shape[1]).index_add_(0, index, difference)
-    centers.index_add_(0, present, sums * (ALPHA / (1 + counts))[:, None])
-
-
-def _by_sample(centers, label, difference, counts, ones):
-    counts.index_add_(0, label, ones)
-    weights = ALPHA / (1 + counts.index_select(0, label))
-    counts.index_fill_(0, label, 0)
-    centers.index_add_(0, label, difference * weights[:, None])
-
-
-def pytorch_by_hand(size, features, classes):
-    """The same as "by sample", the gradient by its formula: no autograd, so no net before it."""
-    data, label = batch(size, features, classes)
-    data, label = torch.tensor(data), torch.tensor(label.astype(np.int64))
-    centers, counts, ones = torch.zeros(classes, features), torch.zeros(classes), torch.ones(size)
-
-    @torch.no_grad()
-    def step():
-        difference = data - centers.index_select(0, label)
-        loss = (difference * difference).sum() / (2 * size)
-        grad = difference / size
-        _by_sample(centers, label, difference, counts, ones)
-        return loss, grad
-    return step
-
-
-# As equation 4 is written: the sums of the classes, then their means.
-pytorch_by_class = _pytorch(_by_class)
-# Faster: every sample weighted by its class's share, and added straight to the centers. The counts
-# are kept from step to step, so that nothing of the size of C is made.
-pytorch_by_sample = _pytorch(_by_sample)
+# By name; empty without PyTorch.
+PYTORCH = {} if torch is None else {
+    'PyTorch by class': _pytorch(_by_class), 'by sample': _pytorch(_by_sample),
+    'by hand': _pytorch(_by_sample, by_hand=True)}

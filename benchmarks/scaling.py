@@ -19,15 +19,14 @@ import center_loss_op
 import mxnet as mx
 import numpy as np
 
+from .alternatives import batch
 from .timing import table
 
 LAUNCHER = os.path.join(os.path.dirname(__file__), '..', 'examples', 'launch_local.py')
-# (workers, contexts a worker, global batch, features, classes)
+# (workers, contexts per worker, global batch, features, classes)
 CASES = [(1, 1, 256, 512, 10000), (1, 2, 256, 512, 10000), (1, 4, 256, 512, 10000),
          (2, 1, 256, 512, 10000), (2, 2, 256, 512, 10000), (4, 1, 256, 512, 10000),
-         (2, 1, 512, 512, 10000), (2, 1, 256, 128, 10000), (2, 1, 256, 512, 1000),
-         (2, 1, 256, 512, 100000)]
-HEAD = ['workers', 'contexts', 'N', 'd', 'C', 'store', 'sent KiB', 'received KiB', 'ms a step']
+         (2, 1, 512, 512, 10000), (2, 1, 256, 128, 10000), (2, 1, 256, 512, 100000)]
 WARM_UP, STEPS = 5, 30
 
 
@@ -47,8 +46,8 @@ class Meter:
         return getattr(self._store, name)
 
 
-def measure(contexts, batch, features, classes):
-    """(bytes sent a step, seconds a step) of this worker."""
+def measure(contexts, samples, features, classes):
+    """Print what a step of this worker gives the store, in bytes, and how long it takes."""
     if 'HOROVOD_SIZE' in os.environ:
         from center_loss_op.horovod import Horovod
         store = Horovod()
@@ -59,10 +58,8 @@ def measure(contexts, batch, features, classes):
     loss.initialize(ctx=contexts)
     meter = Meter(store)
     trainer = center_loss_op.gluon.CenterTrainer(loss, meter)
-    share = batch // len(contexts) // store.num_workers
-    random = np.random.RandomState(store.rank)
-    data = [mx.nd.array(random.randn(share, features), ctx=context) for context in contexts]
-    label = [mx.nd.array(random.randint(0, classes, share), ctx=context) for context in contexts]
+    data, label = (mx.gluon.utils.split_and_load(values, contexts) for values in batch(
+        samples // store.num_workers, features, classes))
     for part in data:
         part.attach_grad()
     times = []
@@ -77,18 +74,18 @@ def measure(contexts, batch, features, classes):
         trainer.step()
         mx.nd.waitall()
         times.append(time.perf_counter() - start)
-    return meter.sent / STEPS, float(np.median(times[WARM_UP:]))
+    print('figures', meter.sent / STEPS, np.median(times[WARM_UP:]), flush=True)
 
 
 def launch(case, store):
-    """(bytes given to the store a step, seconds a step) of a case."""
+    """What :func:`measure` prints in the workers of a case: bytes, and the longest time."""
     command = [sys.executable, '-m', 'benchmarks.scaling', '--case', ','.join(map(str, case))]
-    workers = case[0]
+    workers = str(case[0])
     if store == 'dist_sync':
-        command = [sys.executable, LAUNCHER, '-n', str(workers)] + command
+        command = [sys.executable, LAUNCHER, '-n', workers, *command]
     elif store == 'horovod':
         command = [os.path.join(os.path.dirname(sys.executable), 'horovodrun'), '--gloo', '-np',
-                   str(workers), '-H', 'localhost:%d' % workers] + command
+                   workers, '-H', 'localhost:' + workers, *command]
     output = subprocess.run(command, stdout=subprocess.PIPE, check=True,
                             universal_newlines=True).stdout
     # Two workers' lines can come as one.
@@ -104,27 +101,24 @@ def main():
                         help='how often to measure each, in turns; the median counts')
     args = parser.parse_args()
     if args.case:
-        workers, *case = (int(number) for number in args.case.split(','))
-        sent, seconds = measure(*case)
-        print('figures', sent, seconds, flush=True)
+        measure(*map(int, args.case.split(',')[1:]))
         return
-    have_horovod = importlib.util.find_spec('horovod') is not None
     rows = []
     for case in CASES:
         workers = case[0]
         if args.workers not in (None, workers):
             continue
-        stores = ['device'] if workers == 1 else ['dist_sync', 'horovod'][:1 + have_horovod]
-        measured = [[launch(case, store) for store in stores] for _ in range(args.rounds)]
-        for store, of_store in zip(stores, zip(*measured)):
-            given, seconds = np.median(of_store, axis=0)
-            # One worker's stays in the process. To a server goes what is given. In a ring, every
-            # worker sends W - 1 parts of W to the next one, and then the sums of as many.
-            sent = given * {'device': 0, 'dist_sync': 1,
-                            'horovod': 2 * (workers - 1) / workers}[store]
-            rows.append([*map(str, case), store, '%.0f' % (sent / 1024), '%.0f' % (sent / 1024),
-                         '%.2f' % (seconds * 1e3)])
-    table(HEAD, rows)
+        # What a worker sends of what it gives the store. One worker's stays in the process. In a
+        # ring, every worker sends W - 1 parts of W to the next one, and then the sums of as many.
+        shares = {'device': 0} if workers == 1 else {'dist_sync': 1}
+        if workers > 1 and importlib.util.find_spec('horovod'):
+            shares['horovod'] = 2 * (workers - 1) / workers
+        measured = [[launch(case, store) for store in shares] for _ in range(args.rounds)]
+        for store, (given, seconds) in zip(shares, np.median(measured, axis=0)):
+            rows.append([*map(str, case), store, f'{given * shares[store] / 1024:.0f}',
+                         f'{1e3 * seconds:.2f}'])
+    table(['workers', 'contexts', 'N', 'd', 'C', 'store', 'sent = received KiB', 'ms per step'],
+          rows)
 
 
 if __name__ == '__main__':

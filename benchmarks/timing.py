@@ -13,8 +13,7 @@ def times(things, turns, burst):
 
     Parameters
     ----------
-    things : dict of str to (callable or (callable, int))
-        What to time; with a number, that many turns of one counted step: for slow ones.
+    things : dict of str to callable
     turns, burst : int
 
     Returns
@@ -22,17 +21,13 @@ def times(things, turns, burst):
     dict of str to list of float
     """
     taken = {name: [] for name in things}
-    for turn in range(turns):
+    for _ in range(turns):
         for name, thing in things.items():
-            thing, slow = thing if isinstance(thing, tuple) else (thing, None)
-            if slow is not None and turn >= slow:
-                continue
-            for step in range(1 if slow else WARM_UP + burst):
+            for step in range(WARM_UP + burst):
                 start = time.perf_counter()
                 thing()
-                end = time.perf_counter()
-                if slow or step >= WARM_UP:
-                    taken[name].append(end - start)
+                if step >= WARM_UP:
+                    taken[name].append(time.perf_counter() - start)
     return taken
 
 

@@ -14,9 +14,12 @@ install()  # imports MXNet
 
 from . import gluon, legacy, module, symbol
 from ._operator.labels import LabelError
+from .gluon import CenterLoss, DecorrelationLoss
 from .nearest import nearest_center
+from .symbol import center_loss, decorrelation_loss
 
 # What `from center_loss_op import *` may bring: `gluon`, `module` and `symbol` are MXNet's, too.
-__all__ = ['LabelError', 'legacy', 'nearest_center', '__version__']
+__all__ = ['CenterLoss', 'DecorrelationLoss', 'LabelError', 'center_loss', 'decorrelation_loss',
+           'legacy', 'nearest_center', '__version__']
 
-__version__ = '2.1.0'
+__version__ = '3.0.0'

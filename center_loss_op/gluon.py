@@ -17,7 +17,8 @@ from ._operator.arguments import (
     check_elements,
     check_shapes,
     class_count,
-    docstring_entries,
+    complete_docstring,
+    explained,
     more_than_two_axes,
     non_negative_int,
     non_negative_number,
@@ -25,7 +26,6 @@ from ._operator.arguments import (
 from ._operator.decorrelation import decorrelation
 from ._operator.gather import Gatherer, open_store
 from ._operator.labels import BFLOAT16
-from ._operator.names import explained
 
 __all__ = ['CenterLoss', 'CenterTrainer', 'DecorrelationLoss']
 
@@ -54,18 +54,12 @@ def _check_initializer(value):
 
 
 class CenterLoss(Loss):
-    r"""Center loss of Wen et al., ECCV 2016.
+    """Center loss of Wen et al., ECCV 2016: 'none' of
 
-    .. math::
+%(formulas)s
 
-        L_i = \frac{1}{2} \| x_i - c_{y_i} \|^2
-
-    Add it to a classification loss, weighted by λ (`weight`). The backward pass moves the
-    centers by the damped mean of the batch, whatever the weight:
-
-    .. math::
-
-        c_j \leftarrow c_j - \alpha \frac{\sum_{i: y_i = j} (c_j - x_i)}{1 + n_j}
+    Add it to a classification loss, weighted by λ (`weight`). The backward pass moves the centers,
+    whatever the weight.
 
     Parameters
     ----------
@@ -284,8 +278,7 @@ class CenterLoss(Loss):
             type(self).__name__, *self.centers.shape, self.alpha, self._weight)
 
 
-if CenterLoss.__doc__:  # not under python -OO
-    CenterLoss.__doc__ %= docstring_entries(CenterLoss.__init__, classes='num_class')
+complete_docstring(CenterLoss, CenterLoss.__init__, classes='num_class')
 
 
 class DecorrelationLoss(Loss):

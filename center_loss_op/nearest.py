@@ -12,7 +12,7 @@ import mxnet as mx
 import numpy as np
 
 from ._operator.arguments import more_than_two_axes
-from ._operator.host import Host, is_host_memory
+from ._operator.arrays import is_host_memory, opened
 
 __all__ = ['nearest_center']
 
@@ -145,11 +145,8 @@ def _of_arrays(embedding, centers, threshold, exclude):
         parts = [_by_product(mx.nd, embedding[begin:begin + at_once], centers, threshold, exclude,
                              dtype) for begin in range(0, len(embedding), at_once)]
         return tuple(mx.nd.concat(*part, dim=0) for part in zip(*parts))
-    for array in embedding, centers:
-        array.wait_to_read()
     with np.errstate(all='ignore'):     # if a score overflows, the distances decide
-        label, distance = _by_candidates(*(Host().memory_view(array.shape, dtype)(array)
-                                           for array in (embedding, centers)), exclude)
+        label, distance = _by_candidates(opened(embedding).read(), opened(centers).read(), exclude)
     label[~(distance < threshold)] = -1
     return (mx.nd.array(label, context, np.int32), mx.nd.array(distance, context, dtype))
 

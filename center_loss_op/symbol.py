@@ -4,9 +4,14 @@ from typing import Optional
 import mxnet as mx
 
 from ._mxnet.graph import OP_TYPE
-from ._operator.arguments import Arguments, docstring_entries, flag, non_negative_number
+from ._operator.arguments import (
+    Arguments,
+    complete_docstring,
+    explained,
+    flag,
+    non_negative_number,
+)
 from ._operator.decorrelation import decorrelation
-from ._operator.names import explained
 
 __all__ = ['center_loss', 'decorrelation_loss']
 
@@ -17,45 +22,28 @@ def center_loss(data: mx.sym.Symbol, label: mx.sym.Symbol, num_class: int, alpha
                 ignore_label: float = -1, need_top_grad: bool = False, key: str = '',
                 scale_output: bool = False, center_bias: Optional[mx.sym.Symbol] = None,
                 name: Optional[str] = None) -> mx.sym.Symbol:
-    """Center loss as a node of a symbol graph.
+    """Center loss of Wen et al., ECCV 2016 (equations 2, 4 and 5), as a node of a symbol graph.
 
-    The output is the loss, ½ ‖x_i − c_{y_i}‖² reduced over the batch. The gradient is
-    scale · r · (x_i − c_{y_i}), where r is 1/M for 'mean' and 1 otherwise, and M is the number of
-    samples that count. The optimizer of a Module divides by the batch size, so next to a
-    SoftmaxOutput `scale` is the paper's λ with 'none' or 'sum', and N times too small with 'mean':
-    see docs/lambda.md. The backward pass moves the centers:
-    c_j ← c_j − α · Σ_{i: y_i=j} (c_j − x_i) / (1 + n_j).
-    The centers are an auxiliary state of shape (C, d), called ``<name>_center_bias`` unless
-    `center_bias` is given.
+%(formulas)s
+
+    M samples count, n_j of them of class j; λ is `scale`, α `alpha`. A Module's optimizer divides
+    by the batch: next to a SoftmaxOutput, 'mean' makes λ N times too small (docs/lambda.md).
 
     Parameters
     ----------
     data : Symbol
         The features, (N, d): float16, float32 or float64.
     label : Symbol
-        (N,) or (N, 1), whole numbers from 0 to C − 1, any real type. The label variable of
-        SoftmaxOutput can be used here too.
-%s
+        (N,) or (N, 1), whole numbers from 0 to C − 1, any real type: SoftmaxOutput's, for example.
+%(arguments)s
     center_bias : Symbol, optional
-        A variable for the centers. Give one
-
-        - to initialize them: ``mx.sym.var('centers', init=mx.init.Normal(1))``. Without `init`
-          they start at 0, whatever the initializer of the Module, because MXNet sets every
-          variable whose name ends in ``_bias`` to 0;
-        - to share them between two nodes;
-        - to read them in another term of the loss, by ``mx.sym.identity(centers)``: the copy holds
-          the centers before the update.
-
-        A name that does not end in ``_bias`` needs `init`. A term of the centers alone that ends in
-        MakeLoss needs ``dtype='float32'``. The variable becomes an auxiliary state, and dense
-        (``stype='default'``) if it has no storage type.
+        A variable for the centers, by default ``<name>_center_bias``, which starts at 0: give one
+        with an initializer, to share it between two nodes, or to read it in another term of the
+        loss, by ``mx.sym.identity(centers)``, which holds the centers before the update. A name
+        that does not end in ``_bias`` needs `init`. A term of the centers alone that ends in
+        MakeLoss needs ``dtype='float32'``. It becomes dense if it has no storage type.
     name : str, optional
         The name of the node.
-
-    Returns
-    -------
-    Symbol
-        Shape (1,) for 'mean' and 'sum', (N,) for 'none'.
 
     Raises
     ------
@@ -67,8 +55,6 @@ def center_loss(data: mx.sym.Symbol, label: mx.sym.Symbol, num_class: int, alpha
     >>> softmax = mx.sym.SoftmaxOutput(scores, label, name='softmax')
     >>> center = center_loss(embedding, label, num_class=10, scale=0.1, name='center_loss')
     >>> net = mx.sym.Group([softmax, center])
-
-    Source: Wen et al., ECCV 2016, equations 2, 4 and 5.
     """
     _check_symbol('data', data)
     _check_symbol('label', label)
@@ -81,25 +67,23 @@ def center_loss(data: mx.sym.Symbol, label: mx.sym.Symbol, num_class: int, alpha
     return mx.sym.Custom(**inputs, op_type=OP_TYPE, name=name, **dict(arguments.items()))
 
 
-if center_loss.__doc__:  # not under python -OO
-    center_loss.__doc__ %= '\n'.join(docstring_entries(center_loss).values())
+complete_docstring(center_loss)
 
 
 @explained
 def decorrelation_loss(data: mx.sym.Symbol, scale: float = 1.0, need_top_grad: bool = False,
                        name: Optional[str] = None) -> mx.sym.Symbol:
-    """Decorrelation of the features as a node of a symbol graph: a companion of center loss.
+    """DeCov of Cogswell et al., ICLR 2016, over d, as a node: a companion of center loss.
 
-    The output is P = 1/(2d) · Σ_{j≠k} C_jk² for every sample, where
+    The output is P = 1/(2d) · Σ_{j≠k} C_jk² for every sample, (N,), where
     C = 1/N · Σ_i (x_i − mean(x)) (x_i − mean(x))ᵀ is the covariance of the batch. The gradient is
-    scale · N · ∂P/∂x, and the optimizer of a Module divides it by N.
-    :class:`center_loss_op.gluon.DecorrelationLoss` says what it is for, and which batch
-    normalization it needs.
+    scale · N · ∂P/∂x; a Module's optimizer divides it by N. What it is for, and which batch
+    normalization it needs: :class:`center_loss_op.gluon.DecorrelationLoss`.
 
     Parameters
     ----------
     data : Symbol
-        The features, (N, d): float16, float32 or float64.
+        The features, (N, d): float16 (the output is float32 then), float32 or float64.
     scale : float, default 1.0
         The weight of the gradient, not of the output: finite and >= 0. docs/results.md uses 0.1.
     need_top_grad : bool, default False
@@ -107,11 +91,6 @@ def decorrelation_loss(data: mx.sym.Symbol, scale: float = 1.0, need_top_grad: b
         it every factor around the loss. True: a part of a larger loss.
     name : str, optional
         The name of the node.
-
-    Returns
-    -------
-    Symbol
-        Shape (N,), in the type of the features, or float32 for float16.
 
     Raises
     ------
@@ -121,8 +100,6 @@ def decorrelation_loss(data: mx.sym.Symbol, scale: float = 1.0, need_top_grad: b
     Examples
     --------
     >>> net = mx.sym.Group([softmax, center, decorrelation_loss(embedding, scale=0.1)])
-
-    Source: DeCov of Cogswell et al., ICLR 2016, divided by d.
     """
     _check_symbol('data', data)
     scale = non_negative_number('scale', scale)

@@ -2,10 +2,11 @@
 
     python examples/train_gluon.py
 
-It trains the same network twice, prints how well both classify, and draws their features side by
-side into distributions.png.
+It trains the same network twice, prints how well both classify, and draws the features of both into
+distributions.png.
 """
 import argparse
+import sys
 
 import center_loss_op  # before mxnet, for newer NumPys
 from center_loss_op.gluon import CenterLoss
@@ -20,27 +21,35 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
-parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
-                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-parser.add_argument('--center-weight', type=float, default=0.1, help='λ at the end of the training')
-parser.add_argument('--alpha', type=float, default=0.5, help='α, the rate at which centers move')
-parser.add_argument('--epochs', type=int, default=30, help='passes over the training set')
-parser.add_argument('--batch-size', type=int, default=64, help='images per step')
-parser.add_argument('--lr', type=float, default=0.01, help='the highest learning rate')
-parser.add_argument('--seed', type=int, default=0, help='of initial weights and order of images')
-parser.add_argument('--output', default='distributions.png', help='the picture')
-options = parser.parse_args()
 
-# Data: 1,797 images of 8 x 8 pixels with labels from 0 to 9; a fifth of them is for the test.
-images, labels = load_digits(return_X_y=True)
-images = (images / 16).astype('float32').reshape(-1, 1, 8, 8)     # (N, channels, height, width)
-x_train, x_test, y_train, y_test = train_test_split(images, labels.astype('float32'),
-                                                    test_size=0.2, random_state=0, stratify=labels)
-# A border of one pixel, so that each batch can be moved by up to one pixel in each direction: that
-# makes more of 1,437 images.
-x_train = np.pad(x_train, ((0, 0), (0, 0), (1, 1), (1, 1)))
-batches = gluon.data.DataLoader(gluon.data.ArrayDataset(x_train, y_train), options.batch_size,
-                                shuffle=True, last_batch='discard')
+def main(arguments=None):
+    sys.stdout.reconfigure(errors='replace')    # for terminals that have no λ
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument('--center-weight', type=float, default=0.1,
+                        help='λ at the end of the training')
+    parser.add_argument('--alpha', type=float, default=0.5,
+                        help='α, the rate at which centers move')
+    parser.add_argument('--epochs', type=int, default=30, help='passes over the training set')
+    parser.add_argument('--batch-size', type=int, default=64, help='images per step')
+    parser.add_argument('--lr', type=float, default=0.01, help='the highest learning rate')
+    parser.add_argument('--seed', type=int, default=0,
+                        help='of initial weights and order of images')
+    parser.add_argument('--output', default='distributions.png', help='the picture')
+    options = parser.parse_args(arguments)
+
+    # 1,797 images of 8 x 8 pixels with labels from 0 to 9; a fifth of them is for the test.
+    images, labels = load_digits(return_X_y=True)
+    images = (images / 16).astype('float32').reshape(-1, 1, 8, 8)   # (N, channels, height, width)
+    data = train_test_split(images, labels.astype('float32'), test_size=0.2, random_state=0,
+                            stratify=labels)
+    # λ = 0 is softmax alone: the centers follow the features without pulling at them.
+    runs = {title: train(*data, weight, title, options) for title, weight in (
+        ('softmax alone', 0), ('softmax + center loss', options.center_weight))}
+    for title, (_, _, by_scores, by_center) in runs.items():
+        print(f'{title:21}  accuracy by scores {by_scores:.3f}, by nearest center {by_center:.3f}')
+    draw(runs, y_test=data[-1]).savefig(options.output, dpi=100)
+    print('wrote', options.output)
 
 
 class Network(nn.HybridBlock):
@@ -68,10 +77,15 @@ class Network(nn.HybridBlock):
         return embedding, self.scores(embedding)
 
 
-def train(center_weight, title):
+def train(x_train, x_test, y_train, y_test, center_weight, title, options):
     """Train a new network: its features of the test images, the centers and two accuracies."""
     mx.random.seed(options.seed)
     np.random.seed(options.seed)    # DataLoader shuffles by it
+    # A border of one pixel, so that each batch can be moved by up to one pixel in each direction:
+    # that makes more of 1,437 images.
+    x_train = np.pad(x_train, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    batches = gluon.data.DataLoader(gluon.data.ArrayDataset(x_train, y_train), options.batch_size,
+                                    shuffle=True, last_batch='discard')
     net = Network()
     softmax_loss = gluon.loss.SoftmaxCrossEntropyLoss()
     center_loss = CenterLoss(classes=10, alpha=options.alpha)   # its weight, λ, rises: see below
@@ -114,19 +128,22 @@ def train(center_weight, title):
             (nearest.asnumpy() == y_test).mean())
 
 
-# λ = 0 is softmax alone: the centers follow the features without pulling at them.
-runs = {title: train(weight, title) for title, weight in (
-    ('softmax alone', 0), ('softmax + center loss', options.center_weight))}
-for title, (_, _, by_scores, by_center) in runs.items():
-    print(f'{title:21}  accuracy by scores {by_scores:.3f}, by nearest center {by_center:.3f}')
+def draw(runs, y_test):
+    """The features of both runs on one scale, then the second's magnified; circles are centers."""
+    limits = [1.1 * abs(embedding).max() for embedding, *_ in runs.values()]
+    alone, joint = runs
+    panels = [(alone, alone, max(limits)), (joint, joint, max(limits)),
+              (joint, f'{joint}, magnified', limits[1])]
+    figure = Figure(figsize=(15, 5), layout='constrained')
+    for axes, (run, title, limit) in zip(figure.subplots(1, 3), panels):
+        embedding, centers, *_ = runs[run]
+        axes.set(title=title, aspect='equal', xlim=(-limit, limit), ylim=(-limit, limit))
+        for digit, color in enumerate(matplotlib.colormaps['tab10'].colors):
+            axes.scatter(*embedding[y_test == digit].T, color=color, s=6)
+            axes.plot(*centers[digit], 'o', markersize=12, color='white', markeredgecolor=color)
+            axes.text(*centers[digit], digit, ha='center', va='center')
+    return figure
 
-figure = Figure(figsize=(12, 6), layout='constrained')
-for axes, (title, (embedding, centers, *_)) in zip(figure.subplots(1, 2), runs.items()):
-    axes.set_title(title)
-    axes.set_aspect('equal', adjustable='datalim')
-    for digit, color in enumerate(matplotlib.colormaps['tab10'].colors):
-        axes.scatter(*embedding[y_test == digit].T, color=color, s=6)
-        axes.plot(*centers[digit], 'o', markersize=16, color='white', markeredgecolor=color)
-        axes.text(*centers[digit], digit, ha='center', va='center')
-figure.savefig(options.output, dpi=100)
-print('wrote', options.output)
+
+if __name__ == '__main__':
+    main()

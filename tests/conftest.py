@@ -19,8 +19,6 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 warnings.filterwarnings('ignore', category=DeprecationWarning, module='mxnet')
 
 from center_loss_op._operator import native
-from center_loss_op._operator.device import Device
-from center_loss_op._operator.host import Host
 
 import hypothesis
 import pytest
@@ -73,18 +71,21 @@ def natively():
         pytest.skip('a step runs in %s' % native.which())
 
 
-@pytest.fixture(params=['native', 'host', 'device'])
-def backend(request):
-    """What computes the operators made during the test: on the CPU, all that there is."""
-    if request.param == 'native':
-        request.getfixturevalue('natively')
-        yield request.param
-        return
-    request.getfixturevalue('in_python')
-    made = {'host': Host, 'device': Device}[request.param]
-    with mock.patch('center_loss_op._operator.operator.backend_for', lambda ctx: made()):
-        yield request.param
+@pytest.fixture
+def copies():
+    """Operators made during the test take the CPU for a device whose memory NumPy cannot reach."""
+    with native.switched(False), mock.patch(
+            'center_loss_op._operator.arrays.is_host_memory', lambda context: False):
+        yield
         settle()
+
+
+@pytest.fixture(params=['native', 'python', 'copies'])
+def backend(request):
+    """How the operators made during the test compute: in C, in Python, and there on copies."""
+    request.getfixturevalue(
+        {'native': 'natively', 'python': 'in_python', 'copies': 'copies'}[request.param])
+    return request.param
 
 
 @pytest.fixture

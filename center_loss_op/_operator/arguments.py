@@ -1,4 +1,4 @@
-"""The arguments of the operator: documented and checked in this one place.
+"""The arguments and the formulas of the operator: documented and checked in this one place.
 
 MXNet hands over the arguments of a custom operator as text, Python users as numbers. Both end up
 in :class:`Arguments`. How to add an argument: CONTRIBUTING.md.
@@ -8,16 +8,26 @@ import math
 import numbers
 import textwrap
 from dataclasses import MISSING, dataclass, field, fields
-from functools import lru_cache
-from typing import Optional
+from functools import lru_cache, wraps
+from typing import Any, Callable, Collection, Optional, TypeVar, cast
 
 import numpy as np
 
-from .names import unknown_argument
+__all__ = ['FORMULAS', 'Arguments', 'check_data_type', 'check_elements', 'check_shapes',
+           'class_count', 'complete_docstring', 'explained', 'flag', 'more_than_two_axes',
+           'non_negative_int', 'non_negative_number']
 
-__all__ = ['Arguments', 'check_data_type', 'check_elements', 'check_shapes', 'class_count',
-           'docstring_entries', 'flag', 'more_than_two_axes', 'non_negative_int',
-           'non_negative_number']
+F = TypeVar('F', bound=Callable[..., Any])
+
+# What docstrings and docs/reference.md say; step.py and csrc/rows.h compute it.
+FORMULAS = {
+    'loss of a sample': 'l_i = ½ ‖x_i − c_{y_i}‖²',
+    "'none'": 'l_i, shape (N,)',
+    "'sum'": 'Σ l_i, shape (1,)',
+    "'mean'": 'Σ l_i / M, shape (1,)',
+    'gradient': "λ · r · (x_i − c_{y_i}), r = 1/M for 'mean', 1 otherwise",
+    'update of the centers': 'c_j ← c_j − α · Σ_{y_i=j} (c_j − x_i) / (1 + n_j)',
+}
 
 REDUCTIONS = ('mean', 'sum', 'none')
 # MXNet counts the elements of an array in 32 bits.
@@ -206,22 +216,25 @@ def _of_node(attributes):
     return Arguments(**attributes)
 
 
-def docstring_entries(function, **renamed):
-    """The entries of a numpydoc section for those parameters of `function` that are arguments.
+def complete_docstring(documented, function=None, **renamed):
+    """Put the texts of this module into a docstring.
+
+    %(formulas)s stands for the formulas, %(name)s for the numpydoc entry of a parameter that is an
+    argument, %(arguments)s for all such entries.
 
     Parameters
     ----------
-    function : callable
-        Its signature has the names and the defaults.
+    documented : class or callable
+        Has the docstring.
+    function : callable, optional
+        Its signature has the names and the defaults of the parameters; None: `documented`.
     **renamed : str
         ``parameter='argument'`` for a parameter that has another name than its argument.
-
-    Returns
-    -------
-    dict of str to str
     """
+    if not documented.__doc__:  # python -OO
+        return
     arguments, entries = {each.name: each for each in fields(Arguments)}, {}
-    for name, parameter in inspect.signature(function).parameters.items():
+    for name, parameter in inspect.signature(function or documented).parameters.items():
         argument = arguments.get(renamed.get(name, name))
         if argument is None:
             continue
@@ -229,10 +242,70 @@ def docstring_entries(function, **renamed):
         if parameter.default is None:
             kind += ', optional'
         elif parameter.default is not parameter.empty:
-            kind += ', default %r' % (parameter.default,)
-        entries[name] = '    %s : %s\n%s' % (
-            name, kind, textwrap.indent(argument.metadata['text'], ' ' * 8))
-    return entries
+            kind += f', default {parameter.default!r}'
+        text = textwrap.indent(argument.metadata['text'], ' ' * 8)
+        entries[name] = f'    {name} : {kind}\n{text}'
+    documented.__doc__ %= {
+        **entries, 'arguments': '\n'.join(entries.values()),
+        'formulas': '\n'.join(f'    - {what}: {formula}' for what, formula in FORMULAS.items())}
+
+
+# -- names that users of other losses write
+
+
+# Each line has our names first: of the operator and the graph, and of Gluon.
+_MEANT = (
+    ('num_class', 'classes', 'num_classes', 'n_classes', 'nclass', 'num_cls', 'class_num',
+     'nrof_classes'),
+    ('alpha', 'lr_cent', 'center_lr', 'lr_center', 'lr', 'learning_rate', 'alfa'),
+    ('scale', 'weight', 'lambda', 'lambda_', 'lambda_c', 'lamda', 'lambd', 'lam', 'loss_weight',
+     'center_weight', 'grad_scale', 'lmbd', 'ratio', 'weight_cent'),
+    ('in_units', 'feat_dim', 'feature_dim', 'feature_size', 'embedding_size', 'embedding_dim',
+     'embed_dim', 'dim', 'num_features'),
+)
+_FOUND_OUT = ': leave it out, the size of the features is that of the data'
+
+
+def _hint(name, allowed):
+    for names in _MEANT:
+        if name in names:
+            ours = [known for known in names if known in allowed]
+            if ours:
+                return f', did you mean {ours[0]}?'
+            if names[0] == 'in_units':
+                return _FOUND_OUT
+    return ''
+
+
+def unknown_argument(name: str, allowed: Collection[str]) -> TypeError:
+    """The error about an argument called `name`; it says what the user meant, if that is known."""
+    return TypeError(f'unknown argument {name!r}{_hint(name, allowed)}; allowed are: '
+                     f'{", ".join(allowed)}')
+
+
+def explained(function: F) -> F:
+    """Decorate a function: an error about a name, or a place, of an argument says what is right.
+
+    Python's own error comes before the body of the function, and does not know what was meant.
+    """
+    parameters = list(inspect.signature(function).parameters.values())
+    allowed = [each.name for each in parameters
+               if each.name != 'self' and each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)]
+    by_name = [each.name for each in parameters if each.kind == each.KEYWORD_ONLY]
+    places = len(parameters) - len(by_name) - any(
+        each.kind == each.VAR_KEYWORD for each in parameters)
+
+    @wraps(function)
+    def checked(*args, **kwargs):
+        for name in kwargs:
+            if name not in allowed and _hint(name, allowed):
+                raise unknown_argument(name, allowed)
+        if by_name and len(args) > places:
+            choices = ' or '.join(f'{name}={args[places]!r}' for name in by_name[:2])
+            raise TypeError(f'{args[places]!r} needs its name, such as {choices}; by name are: '
+                            f'{", ".join(by_name)}')
+        return function(*args, **kwargs)
+    return cast(F, checked)
 
 
 # -- checks of arrays

@@ -17,9 +17,10 @@ import os
 import mxnet as mx
 import numpy as np
 
+from . import arrays
 from .labels import Batch, largest_exact
 from .samples import LOCK, RECORDED, Recorded
-from .step import backend_for
+from .step import update
 
 __all__ = ['Gatherer', 'check_name', 'open_store']
 
@@ -194,16 +195,16 @@ class Gatherer:
         # others do not move the centers alone. A fence would not.
         mx.nd.waitall()
         self._steps += 1
-        buffers, rows, classes = self._gather(centers)
+        features, classes = self._gather(centers)
         if self._steps == 1:  # now that the store has shown that it sums
             _warn_of_one_worker(self._store)
             self._equalize(centers)
         batch = Batch(classes, num_class)
-        for copy, buffer in zip(centers, buffers):
-            backend_for(copy.context).update(copy, buffer, rows, batch, alpha)
+        for copy in centers:
+            update(arrays.opened(copy), features, batch, alpha)
 
     def _gather(self, centers):
-        """The samples of all slots: a buffer per context, the rows with samples, their classes."""
+        """The features and the classes of the samples of all slots."""
         with LOCK:
             recorded = dict(self._recorded)
             self._recorded.clear()
@@ -236,10 +237,10 @@ class Gatherer:
                 break
             # All workers read the same headers, so all make the same room and try again.
             self._room = max(most, 2 * self._room)
-        labels = buffers[0][:, :, num_features].asnumpy()
-        taken = np.arange(labels.shape[1])
-        rows = ((taken > 0) & (taken <= headers[:, :1])).reshape(-1).nonzero()[0]
-        return buffers, rows, labels.reshape(-1)[rows]
+        rows = buffers[0].asnumpy()
+        taken = np.arange(rows.shape[1])
+        rows = rows[(taken > 0) & (taken <= headers[:, :1])]
+        return rows[:, :num_features], rows[:, num_features]
 
     def _slot(self, slot, samples, contexts, num_features, like):
         """A buffer of zeros, (slots, 1 + room, d + 1), with the samples of one context in its

@@ -4,8 +4,6 @@ Labels are few (N numbers), so NumPy checks them, on whatever device the feature
 """
 import numpy as np
 
-from .grouping import Groups
-
 __all__ = ['Batch', 'LabelError', 'largest_exact']
 
 BFLOAT16 = np.dtype([('bfloat16', np.uint16)])
@@ -102,24 +100,13 @@ class Batch:
                          f'{np.count_nonzero(~good)} of the {good.size} labels of this batch are '
                          f'not{hint}')
 
-    def groups(self, leave_out=None):
-        """The samples that count, by class.
+    def counted(self, finite=None):
+        """Which samples count, and are `finite`: their positions; None for all.
 
         Parameters
         ----------
-        leave_out : numpy.ndarray of bool, shape (N,), or None
-            Which other samples do not count.
-
-        Returns
-        -------
-        Groups
+        finite : numpy.ndarray of bool, shape (N,), or None
         """
-        out = self.ignored
-        if leave_out is not None:
-            out = leave_out if out is None else out | leave_out
-        if out is None:
-            order = self.classes.argsort(kind='stable')
-        else:
-            rows = np.flatnonzero(~out)
-            order = rows[self.classes[rows].argsort(kind='stable')]
-        return Groups(order, self.classes[order])
+        if self.ignored is None:
+            return None if finite is None else finite.nonzero()[0]
+        return (~self.ignored if finite is None else finite & ~self.ignored).nonzero()[0]

@@ -18,7 +18,8 @@ __all__ = ['VARIABLE', 'library', 'register', 'running', 'switched', 'which']
 VARIABLE = 'CENTER_LOSS_NATIVE'
 
 # The library whose callbacks are registered, why there is none, whether nodes are made with it, and
-# the ctypes callbacks that it calls: C holds no reference. Stays when this module runs again.
+# the ctypes callbacks that MXNet or it calls: C holds no reference. Stays when this module runs
+# again.
 _state = globals().get('_state') or SimpleNamespace(
     library=None, why_not='not registered', enabled=False, callbacks=[])
 
@@ -63,6 +64,7 @@ def register(op_type, creator, use, **warnings):
         arguments are too many: training forwards in C without a backward pass, and updates of
         centers that another update has moved since the forward pass.
     """
+    _state.callbacks.append(creator)
     _state.library, _state.why_not = _load()
     if _state.library is None:
         check_call(_LIB.MXCustomOpRegister(op_type.encode(), creator))

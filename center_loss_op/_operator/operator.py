@@ -9,14 +9,19 @@ from mxnet.ndarray.ndarray import _DTYPE_MX_TO_NP
 
 from .._mxnet.graph import OP_TYPE
 from .._mxnet.sigint import defer_sigint
-from . import native
-from .arguments import Arguments, check_data_type, check_elements, check_shapes, docstring_entries
+from . import arrays, native
+from .arguments import (
+    Arguments,
+    check_data_type,
+    check_elements,
+    check_shapes,
+    complete_docstring,
+)
 from .labels import largest_exact
 from .step import (
     MANY_OVERLAPPING,
     MANY_WITHOUT_BACKWARD,
     Step,
-    backend_for,
     warn_overlapping,
     warn_without_backward,
 )
@@ -43,15 +48,15 @@ class CenterLossOp(mx.operator.CustomOp):
 
     def __init__(self, arguments, context, shapes, dtypes):
         super().__init__()
-        backend = backend_for(context)
-        self.step = Step(arguments, backend, context)
+        self.step = Step(arguments, context)
         (data, label, centers), (data_type, label_type, centers_type) = shapes, dtypes
         out = (1,) if arguments.reduction != 'none' else data[:1]
-        self.data = backend.memory_view(data, data_type)
-        self.label = backend.memory_view(label, label_type)
-        self.grad = backend.memory_view(data, data_type)
-        self.centers = backend.memory_view(centers, centers_type)
-        self.out = backend.memory_view(out, data_type if arguments.scale_output else centers_type)
+        self.data = arrays.access(context, data, data_type)
+        self.label = arrays.access(context, label, label_type)
+        self.grad = arrays.access(context, data, data_type)
+        self.centers = arrays.access(context, centers, centers_type)
+        self.out = arrays.access(context, out,
+                                 data_type if arguments.scale_output else centers_type)
 
     @_logged
     def forward(self, is_train, req, in_data, out_data, aux):
@@ -67,39 +72,28 @@ class CenterLossOp(mx.operator.CustomOp):
                                self.data(in_data[0]), self.label(in_data[1]),
                                self.centers(aux[0]))
         if req[1] in ('write', 'inplace'):
-            self.label(in_grad[1])[:] = 0
+            self.label(in_grad[1]).clear()
 
 
 class CenterLossProp(mx.operator.CustomOpProp):
-    """Center loss as ``op_type='centerloss'``.
+    """Center loss of Wen et al., ECCV 2016 (equations 2, 4, 5), as ``op_type='centerloss'``.
 
-    The loss is ½ ‖x_i − c_{y_i}‖², reduced over the batch. The gradient is
-    scale · r · (x_i − c_{y_i}), with r = 1/M for 'mean' and 1 otherwise. The backward pass of a
-    training forward then moves the centers, once:
-    c_j ← c_j − α · Σ_{i: y_i=j} (c_j − x_i) / (1 + n_j).
+%(formulas)s
+
+    M samples count, n_j of them of class j. The gradient is multiplied by the head gradient with
+    `need_top_grad`. The backward pass of a training forward moves the centers, once.
 
     Arguments (as attributes of the node)
     -------------------------------------
-%s
+%(arguments)s
 
-    Inputs
-    ------
+    Inputs, auxiliary state, output
+    -------------------------------
     data : (N, d), float16, float32 or float64
-        The features.
-    label : (N,) or (N, 1), any real type
-        Whole numbers from 0 to C − 1.
-
-    Auxiliary states
-    ----------------
+    label : (N,) or (N, 1), whole numbers from 0 to C − 1 of any real type
     center_bias : (C, d), float32, or float64 for float64 data
         The centers. The name ends in ``_bias`` so that MXNet's initializers set it to zero.
-
-    Outputs
-    -------
     output : (1,) or (N,), in the dtype of the centers, or of data with `scale_output`
-
-    Source: Wen, Zhang, Li, Qiao, "A Discriminative Feature Learning Approach for Deep Face
-    Recognition", ECCV 2016, equations 2, 4, 5 and algorithm 1.
     """
 
     def __init__(self, **kwargs):
@@ -162,12 +156,25 @@ class CenterLossProp(mx.operator.CustomOpProp):
                           [_DTYPE_MX_TO_NP[dtype] for dtype in in_dtypes])
 
 
-if CenterLossProp.__doc__:  # not under python -OO
-    CenterLossProp.__doc__ %= '\n'.join(docstring_entries(Arguments).values())
+complete_docstring(CenterLossProp, Arguments)
 
 
 def _dense(handle, writable=True, stype=None):
     return mx.nd.NDArray(handle, writable=writable)
+
+
+class _Held(dict):
+    """What MXNet's Python layer holds until MXNet frees it, by number.
+
+    The layer ties each operator into a reference cycle, so only Python's cyclic collector frees it,
+    and that counts objects without knowing their size. In imperative training, hundreds of dead
+    operators, each with N · d numbers, would wait for a collection.
+    """
+
+    def __delitem__(self, number):
+        held = self.pop(number)
+        if isinstance(held, CenterLossOp):
+            held.step.free()
 
 
 def install():
@@ -181,9 +188,11 @@ def install():
     creators = []
     library = SimpleNamespace(
         MXCustomOpRegister=lambda name, creator: creators.append(creator) or 0)
+    registry = mx.operator._Registry()
+    registry.ref_holder = _Held()
     # MXNet's `register` as it is, but its global names stand for these.
     replaced = {**vars(mx.operator), '_ndarray_cls': _dense, '_np_ndarray_cls': _dense,
-                '_LIB': library}
+                '_LIB': library, '_registry': registry}
     register = FunctionType(mx.operator.register.__code__, replaced)
     register(OP_TYPE)(CenterLossProp)
     native.register(OP_TYPE, *creators, defer_sigint,

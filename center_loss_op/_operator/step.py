@@ -1,22 +1,20 @@
-"""Equations 2, 4 and 5 of the paper, written once for every device.
+"""Equations 2, 4 and 5 of the paper, in NumPy.
 
-There are three arithmetics: `csrc` (C) for the usual case on the CPU, `host` (NumPy) for the rest
-on the CPU, and `device` (NDArrays) for any context; tests hold them together by random sequences
-of steps, on which all three must agree.
-
-This module is what `host` and `device` have in common; :class:`.backend.Backend` is what it asks
-of them. C has a step of its own, csrc/step.c.
+csrc/step.c is the same in C, for the usual cases on the CPU; tests hold the two together by random
+sequences of steps. In the shapes, N is the number of samples, d the number of features, C the
+number of classes, U the number of classes in a batch. All numbers are in the type of the centers:
+float64 for float64 features, else float32.
 """
 import logging
+import math
 import weakref
 
-from . import overlap, samples
-from .device import Device
-from .host import Host, is_host_memory
-from .labels import Batch
-from .lock import one_update_at_a_time
+import numpy as np
 
-__all__ = ['MANY_OVERLAPPING', 'MANY_WITHOUT_BACKWARD', 'Step', 'backend_for', 'warn_overlapping',
+from . import samples, turns
+from .labels import Batch
+
+__all__ = ['MANY_OVERLAPPING', 'MANY_WITHOUT_BACKWARD', 'Step', 'update', 'warn_overlapping',
            'warn_without_backward']
 
 logger = logging.getLogger('center_loss_op')
@@ -27,10 +25,10 @@ MANY_WITHOUT_BACKWARD = 10
 # call of the loss before one backward pass moves the centers by a whole step.
 MANY_OVERLAPPING = 10
 
-
-def backend_for(context):
-    """The arithmetic for a context: NumPy if it can read the memory, else NDArrays."""
-    return Host() if is_host_memory(context) else Device()
+# Up to this many numbers, np.add.reduceat (3 ns per number) is faster than sums by pairs.
+_FEW = 1 << 14
+# If the squares of all differences are finite, an update overflows only with an alpha above this.
+_LARGE = 1e12
 
 
 def warn_without_backward():
@@ -79,6 +77,96 @@ _without_backward = _InARow(MANY_WITHOUT_BACKWARD, warn_without_backward)
 _overlapping = _InARow(MANY_OVERLAPPING, warn_overlapping)
 
 
+def half_squares(difference):
+    """The losses, l_i = ½ ‖x_i − c_{y_i}‖², (N,).
+
+    Not finite where a feature is not, or where a square overflows: `finite_rows` relies on that. A
+    loss that hides a NaN would let it into the centers.
+    """
+    # Not by BLAS, whose bits depend on the number of threads.
+    losses = np.einsum('ij,ij->i', difference, difference)
+    losses *= 0.5
+    return losses
+
+
+def finite_rows(data, total):
+    """Which samples hold finite features only, (N,); None for all, as their total loss tells."""
+    return None if math.isfinite(total) else np.isfinite(data).all(axis=1)
+
+
+def by_class(batch, finite):
+    """The samples that count, and are `finite`, by class.
+
+    Returns
+    -------
+    order : numpy.ndarray of intp
+        Which they are, class by class, those of one class in the order of the batch.
+    classes, counts : numpy.ndarray of intp, shape (U,)
+        Their classes, ascending, and n_j.
+    """
+    counted = batch.counted(finite)
+    classes = batch.classes if counted is None else batch.classes[counted]
+    order = classes.argsort(kind='stable')
+    classes = classes[order]
+    first = np.empty(classes.shape, bool)   # whether a sample is the first of its class
+    first[:1] = True
+    np.not_equal(classes[1:], classes[:-1], out=first[1:])
+    return (order if counted is None else counted[order], classes[first],
+            np.bincount(first.cumsum() - 1))
+
+
+def sum_by_class(rows, order, counts):
+    """Σ of the rows of each class, (U, d); always in the same order, for the same bits."""
+    if rows.size <= _FEW:
+        return np.add.reduceat(rows.take(order, 0), counts.cumsum() - counts)
+    while True:
+        # Add each second row of a class to the one before it, until one is left.
+        place = np.arange(order.size) - np.repeat(counts.cumsum() - counts, counts)
+        even = place % 2 == 0
+        odd = ~even
+        sums = rows.take(order[even], 0)
+        if len(sums) == len(order):
+            return sums
+        sums[even.cumsum()[odd] - 1] += rows.take(order[odd], 0)
+        rows, counts = sums, (counts + 1) // 2
+        order = np.arange(len(sums))
+
+
+def move(centers, difference, batch, finite, alpha):
+    """Equation 4: c_j ← c_j + α Σ_{i: y_i=j} (x_i − c_j) / (1 + n_j).
+
+    A center whose new value is not finite stays.
+
+    Parameters
+    ----------
+    centers : View or Copy
+    difference : numpy.ndarray, shape (N, d)
+    batch : Batch
+    finite : numpy.ndarray of bool, shape (N,), or None
+        Which samples count, if not all that `batch` counts.
+    alpha : float
+    """
+    order, classes, counts = by_class(batch, finite)
+    if not classes.size:
+        return
+    rows = sum_by_class(difference, order, counts)
+    rows *= (alpha / (1.0 + counts)).astype(rows.dtype)[:, None]
+    rows += centers.take(classes)
+    if finite is not None or alpha > _LARGE:
+        # A sum of finite features can overflow.
+        good = np.isfinite(rows).all(axis=1)
+        classes, rows = classes[good], rows[good]
+    centers.put(classes, rows)
+
+
+def update(centers, data, batch, alpha):
+    """Equation 4 for samples without a step, on centers that no step uses."""
+    with np.errstate(all='ignore'):
+        difference = data - centers.take(batch.classes)
+        finite = finite_rows(data, half_squares(difference).sum())
+        move(centers, difference, batch, finite, alpha)
+
+
 class Step:
     """The forward and the backward pass of an operator. A backward belongs to the last forward.
 
@@ -88,16 +176,14 @@ class Step:
     Parameters
     ----------
     arguments : Arguments
-    backend : Backend
-    context : mxnet.Context, optional
-        Where the step runs. Needed with a `key`.
+    context : mxnet.Context
+        Where the step runs.
     """
-    __slots__ = ('arguments', 'backend', 'context', 'batch', 'difference', 'finite', 'pending',
-                 'samples', '__weakref__')
+    __slots__ = ('arguments', 'context', 'batch', 'difference', 'finite', 'pending', 'samples',
+                 '__weakref__')
 
-    def __init__(self, arguments, backend, context=None):
+    def __init__(self, arguments, context):
         self.arguments = arguments
-        self.backend = backend
         self.context = context
         self.difference = None
         self.pending = False
@@ -108,18 +194,26 @@ class Step:
         self.batch = self.finite = self.samples = None
         if self.pending:
             self.pending = False
-            overlap.forget(self)
+            turns.forget(self)
 
-    def __del__(self):
-        if self.pending and _without_backward is not None:  # None: Python exits
+    def free(self):
+        """Free the memory: no pass follows."""
+        if self.pending:
+            self.pending = False
             _without_backward.count(self.arguments)
+        self.batch = self.difference = self.finite = self.samples = None
 
-    def _read_batch(self, data, label, centers):
-        """The checked labels, and x_i − c_{y_i} in the memory of `difference` if possible."""
-        arguments, backend = self.arguments, self.backend
-        batch = Batch(backend.labels(label), arguments.num_class,
-                      arguments.ignore_label, arguments.use_ignore)
-        return batch, backend.difference(data, centers, batch, self.difference)
+    def _read(self, data, label, centers):
+        """The checked labels, the features, and x_i − c_{y_i}: 0 where a sample does not count."""
+        arguments = self.arguments
+        batch = Batch(label.read(), arguments.num_class, arguments.ignore_label,
+                      arguments.use_ignore)
+        features = data.read()
+        difference = centers.take(batch.classes, self.difference)
+        np.subtract(features, difference, out=difference)
+        if batch.ignored is not None:
+            difference[batch.ignored] = 0
+        return batch, features, difference
 
     def forward(self, is_train, req, data, label, out, centers):
         """Write the loss to `out`; with `is_train`, keep what :meth:`backward` needs.
@@ -129,38 +223,38 @@ class Step:
         is_train : bool
         req : {'null', 'write', 'inplace', 'add'}
             How to store the loss.
-        data, label, out, centers
-            Arrays of the backend: (N, d), (N,) or (N, 1), (1,) or (N,), (C, d).
+        data, label, out, centers : View or Copy
+            (N, d), (N,) or (N, 1), (1,) or (N,), (C, d).
 
         Raises
         ------
         LabelError
             Before anything is written.
         """
-        arguments, backend = self.arguments, self.backend
+        arguments = self.arguments
         if self.pending and is_train:
             _without_backward.count(arguments)
         self._forget()
-        batch, difference = self._read_batch(data, label, centers)      # x_i − c_{y_i}
-        losses = backend.half_squares(difference)                       # l_i
-        total = backend.total(losses)
-        if arguments.reduction == 'none':
-            loss = losses
-        elif arguments.reduction == 'mean' and batch.count > 1:
+        batch, features, difference = self._read(data, label, centers)
+        losses = half_squares(difference)
+        total = np.add.reduce(losses, keepdims=True)
+        loss = losses if arguments.reduction == 'none' else total
+        if arguments.reduction == 'mean' and batch.count > 1:
             loss = total / batch.count
-        else:
-            loss = total
-        backend.store(out, req, loss, arguments.scale if arguments.scale_output else 1)
-        if is_train:
-            if arguments.key:
-                self.samples = (samples.next_forward_number(),
-                                *backend.samples(data, batch, centers.dtype))
-            elif not backend.surely_finite(total):
-                self.finite = backend.finite_rows(data, centers.dtype)
-            self.batch, self.difference = batch, difference
-            self.pending = bool(arguments.alpha or arguments.key)
-            if arguments.alpha and not arguments.key:
-                overlap.waits(self, centers)
+        out.store(req, loss, loss.dtype.type(arguments.scale if arguments.scale_output else 1))
+        if not is_train:
+            return
+        self.batch, self.difference = batch, difference
+        self.pending = bool(arguments.alpha or arguments.key)
+        if arguments.key:
+            counted = batch.counted()
+            self.samples = (samples.next_forward_number(), *(
+                each if counted is None else each[counted]
+                for each in (features.astype(difference.dtype), batch.classes)))
+        elif arguments.alpha:
+            # Now, because the gradient may take the memory of the features.
+            self.finite = finite_rows(features, total[0])
+            turns.waits(self, centers.address)
 
     def backward(self, req, head_gradient, grad, data, label, centers):
         """Write the gradient to `grad` and, once per training forward, move the centers.
@@ -171,37 +265,41 @@ class Step:
         ----------
         req : {'null', 'write', 'inplace', 'add'}
             How to store the gradient.
-        head_gradient : array of the backend, (1,) or (N,), or None
-            The gradient of the output; None for 1.
-        grad, data, label, centers
-            Arrays of the backend: (N, d), (N, d), (N,) or (N, 1), (C, d).
+        head_gradient : View or Copy or None
+            The gradient of the output, (1,) or (N,); None for 1.
+        grad, data, label, centers : View or Copy
+            (N, d), (N, d), (N,) or (N, 1), (C, d).
 
         Raises
         ------
         LabelError
             Before anything is written.
         """
-        arguments, backend = self.arguments, self.backend
+        arguments = self.arguments
+        batch, difference = self.batch, self.difference
         if req != 'null':
-            batch, difference = self.batch, self.difference
             if batch is None:
-                with one_update_at_a_time(centers):  # no other step moves what this one reads
-                    batch, difference = self._read_batch(data, label, centers)
+                with turns.one_at_a_time(centers.address):  # nobody moves what this one reads
+                    batch, _, difference = self._read(data, label, centers)
             scale = arguments.scale     # λ · r
             if arguments.reduction == 'mean' and batch.count > 1:
                 scale /= batch.count
-            backend.store_gradient(grad, req, difference, scale, head_gradient)
-        if self.pending:
-            self.pending = False
-            _without_backward.reset(arguments)
-            if arguments.key:
-                samples.record(arguments.key, self.context, *self.samples)
-                self.samples = None
-            else:
-                with one_update_at_a_time(centers):
-                    overtaken, overtakes = overlap.moves(self)
-                    backend.move(centers, self.difference, self.batch, self.finite, arguments.alpha)
-                if overtaken:
-                    _overlapping.count(arguments)
-                elif not overtakes:
-                    _overlapping.reset(arguments)
+            weight = difference.dtype.type(scale)
+            if head_gradient is not None:
+                weight = head_gradient.read().astype(difference.dtype)[:, None] * weight
+            grad.store(req, difference, weight)
+        if not self.pending:
+            return
+        self.pending = False
+        _without_backward.reset(arguments)
+        if arguments.key:
+            samples.record(arguments.key, self.context, *self.samples)
+            self.samples = None
+            return
+        with turns.one_at_a_time(centers.address):
+            overtaken, overtakes = turns.moves(self)
+            move(centers, difference, batch, self.finite, arguments.alpha)
+        if overtaken:
+            _overlapping.count(arguments)
+        elif not overtakes:
+            _overlapping.reset(arguments)

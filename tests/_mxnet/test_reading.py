@@ -11,7 +11,7 @@ import sys
 import time
 from unittest import mock
 
-from center_loss_op._operator.host import Host
+from center_loss_op._operator import step
 from center_loss_op.gluon import CenterLoss
 from center_loss_op.symbol import center_loss
 
@@ -46,12 +46,12 @@ def update(request):
         mx.nd.waitall()
         return
     request.getfixturevalue('in_python')
-    move = Host.move
+    move = step.move
 
     def slow(*args):
         time.sleep(0.003)
         move(*args)
-    with mock.patch.object(Host, 'move', slow):
+    with mock.patch.object(step, 'move', slow):
         yield
         mx.nd.waitall()
 

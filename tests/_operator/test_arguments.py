@@ -6,7 +6,7 @@ from dataclasses import MISSING, fields
 from fractions import Fraction
 from pathlib import Path
 
-from center_loss_op._operator.arguments import Arguments
+from center_loss_op._operator.arguments import FORMULAS, Arguments
 from center_loss_op._operator.operator import CenterLossProp
 from center_loss_op.gluon import CenterLoss, DecorrelationLoss
 from center_loss_op.symbol import center_loss, decorrelation_loss
@@ -114,6 +114,14 @@ def test_is_in_signatures_and_texts(name):
         text = 'required' if default is MISSING else repr(default)
         text = '%g' % default if isinstance(default, float) else text
         assert text.replace('-', '−') in row[-1]
+
+
+@pytest.mark.parametrize('what', FORMULAS)
+def test_formula(what):
+    """The row of the reference has it, and perhaps a remark behind it; so have the docstrings."""
+    assert f'\n| {what} | {FORMULAS[what]}' in REFERENCE.read_text(encoding='utf-8')
+    for documented in CenterLossProp, center_loss, CenterLoss:
+        assert FORMULAS[what] in documented.__doc__
 
 
 @pytest.mark.parametrize('name', FIELDS)

@@ -16,6 +16,8 @@ from mxnet import autograd, gluon
 
 backend, steps = sys.argv[1], int(sys.argv[2])
 assert center_loss_op._operator.native.running() == (backend == 'native')
+if backend == 'copies':
+    center_loss_op._operator.arrays.is_host_memory = lambda context: False
 
 def bits(*arrays):
     digest = hashlib.sha256()
@@ -97,6 +99,11 @@ def test_same_bits_in_every_setting(backend, steps, child):
     want = outcome(child, backend, SETTINGS[0], steps)
     for setting in SETTINGS:
         assert outcome(child, backend, setting, steps) == want, setting
+
+
+@pytest.mark.slow
+def test_same_bits_of_copies(child):
+    assert outcome(child, 'copies', SETTINGS[2], 1) == outcome(child, 'python', SETTINGS[0], 1)
 
 
 @pytest.mark.slow

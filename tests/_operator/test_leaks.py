@@ -109,6 +109,7 @@ def test_flat_for_long(case):
     assert growth(case(), 20000) < 4 << 20
 
 
+@pytest.mark.usefixtures('in_python')
 def test_large_batches_do_not_wait_for_the_garbage_collector():
     """Dead operators hold a batch each, in reference cycles: more than a few are too many."""
     process = psutil.Process()

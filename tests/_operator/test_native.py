@@ -1,12 +1,11 @@
 """The step in C: which way runs, and what the other tests, run over it as a backend, do not see."""
 import ctypes
+import gc
 import threading
 from unittest import mock
 
 import center_loss_op
-from center_loss_op._operator import native
-from center_loss_op._operator.device import Device
-from center_loss_op._operator.host import Host
+from center_loss_op._operator import arrays, native
 from center_loss_op._operator.labels import LabelError
 
 import hypothesis
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 from cases import batch, random_arguments
 from compiled import build
-from entries import Direct, array, bind, custom
+from entries import Direct, array, bind, block, custom
 from hypothesis import strategies as st
 from mxnet.base import _LIB, check_call
 from numpy.testing import assert_allclose, assert_array_equal
@@ -39,18 +38,12 @@ RIGHT = '[10.0, 40.0] [[2.0, 4.0], [4.0, 8.0]] [[0.0, 0.0], [1.0, 2.0]]'
 
 @pytest.mark.parametrize('value, said', [
     ('0', 'Python (CENTER_LOSS_NATIVE=0)'),
-    ('/nowhere.so', 'Python (/nowhere.so: cannot open shared object file')])
-def test_switched_off_by_the_environment(value, said, child):
-    done = child(STEP, CENTER_LOSS_NATIVE=value)
-    way, result = done.stdout.splitlines()
-    assert way.startswith(said)
-    assert result == RIGHT
-
-
+    ('/nowhere.so', 'Python (/nowhere.so: cannot open shared object file'),
+    ('', 'C (')])
 @pytest.mark.usefixtures('natively')
-def test_native_where_it_was_built(child):
-    way, result = child(STEP).stdout.splitlines()
-    assert way == 'C (%s)' % native.library()._name
+def test_the_environment_decides(value, said, child):
+    way, result = child(STEP, CENTER_LOSS_NATIVE=value).stdout.splitlines()
+    assert way.startswith(said)
     assert result == RIGHT
 
 
@@ -145,35 +138,24 @@ def outcome(direct, kind, req, inplace, head):
     return value, direct.out.asnumpy(), direct.centers.asnumpy(), direct.grads[1].asnumpy()
 
 
+INFINITE = np.array([[1, 2], [np.inf, 3]])
+SUBNORMAL = {'num_class': 2, 'alpha': .5, 'scale': 1e-320}
+
+
 @hypothesis.settings(max_examples=6 * hypothesis.settings.default.max_examples)
 @hypothesis.given(runs())
+@hypothesis.example((INFINITE, np.zeros(2), np.ones((2, 2)), SUBNORMAL, []))
+@hypothesis.example((INFINITE, np.zeros(2), np.ones((2, 2)),
+                     {**SUBNORMAL, 'scale_output': True}, []))
+@pytest.mark.parametrize('is_host_memory', [arrays.is_host_memory, lambda context: False],
+                         ids=['memory', 'copies'])
 @pytest.mark.usefixtures('natively')
-def test_same_as_python(run):
-    check_agreement(run, Host)
-
-
-@hypothesis.given(runs())
-@pytest.mark.usefixtures('natively')
-def test_same_as_device(run):
-    check_agreement(run, Device)
-
-
-@pytest.mark.parametrize('backend', [Host, Device])
-@pytest.mark.parametrize('scale_output', [False, True])
-@pytest.mark.usefixtures('natively')
-def test_infinity_times_a_subnormal_scale(backend, scale_output):
-    data, label, centers = batch(3, 2, 4, 'float64')
-    data[1, 0] = np.inf
-    arguments = {'num_class': 4, 'alpha': .5, 'scale': 1e-320, 'scale_output': scale_output}
-    check_agreement((data, label, centers, arguments, []), backend)
-
-
-def check_agreement(run, backend):
-    """C computes what a backend does, pass by pass."""
+def test_same_as_python(is_host_memory, run):
+    """Pass by pass, on the memory of a CPU and, as on a device, on copies."""
     data, label, centers, arguments, passes = run
     one = Direct(data, label, centers, **arguments)
     with native.switched(False), mock.patch(
-            'center_loss_op._operator.operator.backend_for', lambda context: backend()):
+            'center_loss_op._operator.arrays.is_host_memory', is_host_memory):
         other = Direct(data, label, centers, **arguments)
     clean = np.where(np.isfinite(data), data, 0)
     for kind, req, inplace in [('train', 'write', False), *passes, ('back', 'write', False)]:
@@ -194,16 +176,15 @@ def check_agreement(run, backend):
 # -- many updates at once
 
 
-@pytest.mark.parametrize('in_python', [0, 4, 8])
 @pytest.mark.usefixtures('natively')
-def test_updates_of_one_set_of_centers_take_turns(in_python):
+def test_updates_of_one_set_of_centers_take_turns():
     """Whole numbers add up exactly, in any order; none is lost, whoever computes it."""
     size, number = 1 << 20, 8
     data = np.arange(size, dtype='float32')[None] % 7
     centers = mx.nd.zeros((1, size))
     steps = []
     for which in range(number):
-        with native.switched(which >= in_python):
+        with native.switched(which % 2 == 0):
             steps.append(Direct(data, np.zeros(1, 'float32'), np.zeros((1, size), 'float32'),
                                 num_class=1, alpha=2))
     for step in steps:
@@ -274,19 +255,18 @@ FAILING = '''
 #include <stddef.h>
 void *no_calloc(size_t n, size_t size) { return NULL; }
 void *no_malloc(size_t size) { return NULL; }
-char *no_strdup(const char *text) { return NULL; }
 int no_posix_memalign(void **memory, size_t alignment, size_t size) { return 12; }
 '''
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('function', ['calloc', 'strdup', 'posix_memalign'])
+@pytest.mark.parametrize('function', ['calloc', 'posix_memalign'])
 def test_no_memory_for_the_native_step(function, child, tmp_path):
     """Python computes it."""
     (tmp_path / 'fail.c').write_text(FAILING)
-    library = build(tmp_path, '-D%s=no_%s' % (function, function), tmp_path / 'fail.c')
+    library = build(tmp_path, f'-D{function}=no_{function}', tmp_path / 'fail.c')
     done = child(STEP, CENTER_LOSS_NATIVE=library)
-    assert done.stdout.splitlines() == ['C (%s)' % library, RIGHT], done.stderr
+    assert done.stdout.splitlines() == [f'C ({library})', RIGHT], done.stderr
 
 
 def test_no_memory_at_all(child, tmp_path):
@@ -299,55 +279,56 @@ def test_no_memory_at_all(child, tmp_path):
     assert 'MXNetError' in done.stderr
 
 
-# -- numbers that a careless sum would lose
+# -- what is counted for the warnings
 
 
-@pytest.mark.parametrize('dtype', ['float32', 'float64'])
-@pytest.mark.usefixtures('backend')
-def test_many_small_pulls_move_a_center(dtype):
-    """Each is less than the center can show; their sum is not."""
-    centers = np.ones((1, 2), dtype)
-    data = np.full((400, 2), 1 + 64 * np.finfo(dtype).eps, dtype)
-    direct = Direct(data, np.zeros(400, 'float32'), centers, num_class=1)
-    direct.forward()
-    direct.backward()
-    want = center_loss(data, np.zeros(400), centers).centers
-    assert (direct.centers.asnumpy() > 1).all()
-    assert_allclose(direct.centers.asnumpy(), want, rtol=np.finfo(dtype).eps)
+@pytest.mark.usefixtures('natively')
+def test_a_frozen_network_next_to_one_that_trains(log):
+    """Backward passes of one loss do not hide that another one has none, whatever its arguments."""
+    data, label, centers = batch(6, 3, 4)
+    trained, frozen = block(centers, alpha=.123), block(centers, alpha=.123)
+    for _ in range(15):
+        for loss in trained, frozen:
+            features = array(data)
+            if loss is trained:
+                features.attach_grad()
+            with mx.autograd.record():
+                value = loss(features, array(label))
+            if loss is trained:
+                value.backward()
+            del value
+    mx.nd.waitall()
+    gc.collect()  # an operator is freed with the cycle that MXNet ties it into
+    assert log().count('had no backward pass') == 1
+    assert_array_equal(frozen.centers.data().asnumpy(), centers)
 
 
 # -- edges
 
 
+@pytest.mark.usefixtures('backend')
+def test_many_small_pulls_move_a_center():
+    """Each is less than the center can show; their sum is not."""
+    centers, eps = np.ones((1, 2), 'float32'), np.finfo('float32').eps
+    data = np.full((400, 2), 1 + 64 * eps, 'float32')
+    direct = Direct(data, np.zeros(400, 'float32'), centers, num_class=1)
+    direct.forward()
+    direct.backward()
+    want = center_loss(data, np.zeros(400), centers).centers
+    assert (direct.centers.asnumpy() > 1).all()
+    assert_allclose(direct.centers.asnumpy(), want, rtol=eps)
+
+
 @pytest.mark.parametrize('way', ['natively', 'in_python'])
 @pytest.mark.parametrize('reduction', ['mean', 'none'])
-@pytest.mark.parametrize('dtype', ['float32', 'float64'])
-def test_an_empty_batch(dtype, reduction, way, request):
+def test_an_empty_batch(reduction, way, request):
     request.getfixturevalue(way)
     with mx.util.np_shape(True):
-        data, label = mx.nd.zeros((0, 3), dtype=dtype), mx.nd.zeros((0,))
-        centers = mx.nd.ones((4, 3), dtype=dtype)
+        data, centers = mx.nd.zeros((0, 3)), mx.nd.ones((4, 3))
         data.attach_grad()
         with mx.autograd.record():
-            loss = custom(data, label, centers, num_class=4, reduction=reduction)
+            loss = custom(data, mx.nd.zeros((0,)), centers, num_class=4, reduction=reduction)
         loss.backward()
         mx.nd.waitall()
         assert_array_equal(loss.asnumpy(), [] if reduction == 'none' else [0])
         assert_array_equal(centers.asnumpy(), 1)
-
-
-@pytest.mark.parametrize('classes', [1 << 22, 3 << 20])
-@pytest.mark.usefixtures('natively')
-def test_classes_far_apart(classes):
-    """Labels that a careless hash would put into one place: still linear in N."""
-    label = (np.arange(2048) % 64 * (classes // 64)).astype('int32')
-    data, centers = np.ones((2048, 1), 'float32'), mx.nd.zeros((classes, 1))
-    features = array(data)
-    features.attach_grad()
-    with mx.autograd.record():
-        loss = custom(features, array(label), centers, num_class=classes)
-    loss.backward()
-    mx.nd.waitall()
-    got = centers.asnumpy()[:, 0]
-    assert_allclose(got[label], .5 * 32 / 33, rtol=1e-6)
-    assert np.count_nonzero(got) == 64

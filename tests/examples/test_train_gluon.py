@@ -22,7 +22,7 @@ def test_it_trains_twice_and_draws_both_side_by_side(example):
     for title in TITLES:        # a progress bar each
         assert re.search(re.escape(title) + r':.*4/4 \[.*loss=\d', done.stderr)
     height, width, _ = imread(str(example.folder / 'distributions.png')).shape
-    assert width == 2 * height
+    assert width == 3 * height
     assert done.stdout.endswith('wrote distributions.png\n')
 
 

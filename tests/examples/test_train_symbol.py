@@ -1,4 +1,6 @@
 """train_symbol.py: Module.fit, its checkpoints, and what serving gets."""
+from pathlib import Path
+
 import mxnet as mx
 import numpy as np
 import pytest
@@ -9,30 +11,30 @@ def last_line(done):
 
 
 def test_it_trains_shows_progress_and_goes_on_from_the_last_checkpoint(example):
-    done = example('train_symbol.py', '--epochs', 2)
+    done = example('train_symbol.py', '--epochs', 4, '--output-dir', 'OUT')
     assert float(last_line(done).split('accuracy by nearest center ')[1]) > 0.3
-    for said in ('Epoch[1] Train-accuracy=', 'Epoch[1] Train-center_loss=',
-                 'Epoch[1] Validation-accuracy=', 'Epoch[1] Validation-center_loss=', '44/44'):
+    for said in ('Epoch[3] Train-accuracy=', 'Epoch[3] Train-center_loss=',
+                 'Epoch[3] Validation-accuracy=', 'Epoch[3] Validation-center_loss=', '88/88'):
         assert said in done.stderr
-    again = example('train_symbol.py', '--epochs', 3, '--resume')
-    assert 'going on after epoch 2' in again.stderr
-    assert 'Epoch[2]' in again.stderr and 'Epoch[1]' not in again.stderr
+    old = mx.nd.load(str(example.folder / 'OUT' / 'digits-0004.params'))
+    again = example('train_symbol.py', '--epochs', 5, '--output-dir', 'OUT', '--resume')
+    assert 'going on after epoch 4' in again.stderr
+    assert 'Epoch[4]' in again.stderr and 'Epoch[3]' not in again.stderr
     assert '22/22' in again.stderr
+    new = mx.nd.load(str(example.folder / 'OUT' / 'digits-0005.params'))
+    centers = [params['aux:center_loss_center_bias'].asnumpy() for params in (old, new)]
+    assert centers[0].shape == (10, 2) and not np.array_equal(*centers)
 
-    saved = [mx.nd.load(str(example.folder / f'digits-{epoch:04}.params')) for epoch in (1, 2, 3)]
-    centers = [params['aux:center_loss_center_bias'].asnumpy() for params in saved]
-    assert centers[0].shape == (10, 2)
-    assert not np.array_equal(centers[1], centers[2])
-
-
-@pytest.mark.slow
-def test_what_serving_gets_needs_no_center_loss(example):
-    example('train_symbol.py', '--epochs', 1)
-    graph = (example.folder / 'digits-embedding-symbol.json').read_text()
+    assert sorted(file.name for file in (example.folder / 'OUT').iterdir()) == sorted(
+        ['digits-symbol.json', 'embedding-symbol.json', 'embedding-0000.params']
+        + [f'digits-000{epoch}.{kind}' for epoch in (3, 4, 5) for kind in ('params', 'states')])
+    assert [file.name for file in example.folder.iterdir()] == ['OUT']
+    # What serving gets needs no center loss.
+    graph = (example.folder / 'OUT' / 'embedding-symbol.json').read_text()
     assert 'center' not in graph and 'softmax' not in graph
     net = mx.gluon.SymbolBlock.imports(
-        str(example.folder / 'digits-embedding-symbol.json'), ['data'],
-        str(example.folder / 'digits-embedding-0000.params'))
+        str(example.folder / 'OUT' / 'embedding-symbol.json'), ['data'],
+        str(example.folder / 'OUT' / 'embedding-0000.params'))
     assert net(mx.nd.zeros((3, 1, 8, 8))).shape == (3, 2)
 
 
@@ -43,8 +45,20 @@ def test_the_whole_training_classifies(example):
 
 def test_it_refuses_to_mix_up_trainings(example):
     done = example('train_symbol.py', '--epochs', 3, '--resume', status=2)
-    assert done.stderr.endswith('there is no checkpoint digits-….params to go on from\n')
-    (example.folder / 'digits-0003.params').write_bytes(b'')
+    assert done.stderr.endswith('there is no checkpoint out-digits/digits-….params to go on from\n')
+    (example.folder / 'out-digits').mkdir()
+    (example.folder / 'out-digits' / 'digits-0003.params').write_bytes(b'')
     for arguments in ['--epochs', 5], ['--epochs', 3, '--resume']:
         done = example('train_symbol.py', *arguments, status=2)
-        assert 'there are checkpoints digits-… up to epoch 3' in done.stderr
+        assert 'there are checkpoints out-digits/digits-… up to epoch 3' in done.stderr
+
+
+def test_a_program_can_call_it_on_a_terminal_without_greek_letters(child):
+    done = child('import sys; sys.path.insert(0, %r)\n'
+                 'import train_gluon, train_symbol\n'
+                 'for script in train_gluon, train_symbol:\n'
+                 '    try: script.main(["--help"])\n'
+                 '    except SystemExit as end: assert not end.code' % str(Path(__file__).resolve().parents[2] / 'examples'),
+                 PYTHONIOENCODING='latin-1')
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count('--center-weight') == 4

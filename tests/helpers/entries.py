@@ -141,9 +141,6 @@ BLOCKS = [gluon, gluon_hybrid, gluon_static]
 ALL = WITH_REDUCTION + BLOCKS
 
 
-SPARE = 300  # rows
-
-
 class Direct:
     """The CustomOp that MXNet calls, called directly: for every `req` there is.
 
@@ -156,8 +153,9 @@ class Direct:
         self.inputs = [array(data), array(label)]
         # With spare rows around it, so that a label that is not checked gives a wrong result, and
         # does not end the process.
-        room = mx.nd.zeros((len(centers) + 2 * SPARE, centers.shape[1]), dtype=centers.dtype)
-        self.centers = room[SPARE:SPARE + len(centers)]
+        spare = min(300, (1 << 16) // centers.shape[1])
+        room = mx.nd.zeros((len(centers) + 2 * spare, centers.shape[1]), dtype=centers.dtype)
+        self.centers = room[spare:spare + len(centers)]
         self.centers[:] = centers
         self.out = mx.nd.zeros(len(data) if arguments.get('reduction') == 'none' else 1,
                                dtype=data.dtype if arguments.get('scale_output') else centers.dtype)

@@ -1,5 +1,6 @@
-"""The wheel in an empty environment, by one pip command; from Python 3.13 on by two."""
+"""The wheel in empty environments: with MXNet by the extra, and with an MXNet that is there."""
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -57,14 +58,29 @@ def build(python, folder, **environment):
     """Build the wheel there: its path."""
     source = folder / 'source'
     source.mkdir()
-    for name in ('setup.cfg', 'setup.py', 'pyproject.toml', 'README.md', 'LICENSE', 'MANIFEST.in'):
+    for name in ('setup.cfg', 'setup.py', 'pyproject.toml', 'LICENSE', 'MANIFEST.in'):
         shutil.copy(str(ROOT / name), str(source))
+    shutil.copytree(str(ROOT / 'docs'), str(source / 'docs'))
     shutil.copytree(str(ROOT / 'center_loss_op'), str(source / 'center_loss_op'),
                     ignore=shutil.ignore_patterns('*.so'))
     checked(python, '-m', 'pip', 'wheel', '--quiet', '--no-deps', '-w', folder, source, cwd=folder,
             **environment)
     wheel, = folder.glob('center_loss_op-*.whl')
     return wheel
+
+
+def stand_in(folder):
+    """A wheel mxnet-cu112 that has one module: its path."""
+    path = folder / 'mxnet_cu112-1.9.1-py3-none-any.whl'
+    info = 'mxnet_cu112-1.9.1.dist-info'
+    files = {'mxnet.py': "__version__ = 'cu112'\n",
+             f'{info}/METADATA': 'Metadata-Version: 2.1\nName: mxnet-cu112\nVersion: 1.9.1\n',
+             f'{info}/WHEEL': 'Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n'}
+    files[f'{info}/RECORD'] = ''.join(f'{name},,\n' for name in [*files, f'{info}/RECORD'])
+    with zipfile.ZipFile(str(path), 'w') as wheel:
+        for name, text in files.items():
+            wheel.writestr(name, text)
+    return path
 
 
 @pytest.mark.slow
@@ -77,19 +93,32 @@ def test_without_a_compiler_there_is_a_wheel_without_the_library(empty, tmp_path
 
 
 @pytest.mark.slow
-def test_a_plain_install_of_the_wheel_trains(empty):
+def test_a_plain_install_of_the_wheel_trains(empty, tmp_path):
     folder, python = empty
     wheel = build(python, folder)
+    with zipfile.ZipFile(str(wheel)) as files:
+        metadata, = (files.read(name).decode() for name in files.namelist()
+                     if name.endswith('.dist-info/METADATA'))
+    # An index shows the description alone: a link into the repository leads nowhere there.
+    assert '# center_loss_op' in metadata
+    assert all(target.startswith('https:') for target in re.findall(r'\]\((.*?)\)', metadata))
     # One for all Pythons, from 3.8 on.
     assert '-cp38-abi3-' in wheel.name
     has_library = shutil.which(sysconfig.get_config_var('CC').split()[0]) is not None
     assert has_library == ('center_loss_op/_operator/csrc/native.abi3.so'
                            in zipfile.ZipFile(str(wheel)).namelist())
 
+    # An MXNet of another name, as mxnet-cu112 is, stays.
+    checked(python, '-m', 'pip', 'install', '--quiet', stand_in(tmp_path), cwd=folder)
     checked(python, '-m', 'pip', 'install', '--quiet', wheel, cwd=folder, PIP_CONSTRAINT='')
+    assert run(python, '-c', 'import mxnet; print(mxnet.__version__)', cwd=folder).stdout == 'cu112\n'
+    checked(python, '-m', 'pip', 'uninstall', '--quiet', '--yes', 'mxnet-cu112', cwd=folder)
+
+    said = run(python, '-c', 'import center_loss_op', cwd=folder).stdout.splitlines()[-1]
+    assert said.startswith('ImportError: center_loss_op needs MXNet: run pip install ')
+    checked(python, '-m', 'pip', 'install', '--quiet', f'{wheel}[mxnet]', cwd=folder,
+            PIP_CONSTRAINT='')
     if sys.version_info >= (3, 13):
-        said = run(python, '-c', 'import center_loss_op', cwd=folder).stdout.splitlines()[-1]
-        assert said.startswith('ImportError: center_loss_op needs MXNet: run pip install ')
         checked(python, '-m', *shlex.split(said.split(' run ')[1]), cwd=folder, PIP_CONSTRAINT='')
     out = checked(python, '-c', TRAIN % str(folder), cwd=folder, CENTER_LOSS_NATIVE='')
     assert ('step runs in C' in out) == has_library

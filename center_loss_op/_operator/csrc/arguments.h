@@ -1,38 +1,31 @@
-/* The arguments of the operator, with the fields of Arguments in arguments.py. */
+/* The arguments of the operator, as arguments.py describes them. */
 #ifndef CENTER_LOSS_ARGUMENTS_H
 #define CENTER_LOSS_ARGUMENTS_H
 
-#include <stdatomic.h>
-#include <stdint.h>
-
-enum { WARNED = -1 }; /* `unfollowed` or `overlapping` once the warning was given */
 enum Reduction { MEAN, SUM, NONE };
 
+/* Everything that C knows of an argument: type, name, the function in arguments.c that reads and
+   checks it, default. Those that only Python uses are in read_one(). */
+#define ARGUMENTS(X)                            \
+  X(int, num_class, positive_int, 0)            \
+  X(double, alpha, non_negative, 0.5)           \
+  X(double, scale, non_negative, 1)             \
+  X(enum Reduction, reduction, reduction, MEAN) \
+  X(int, use_ignore, flag, 0)                   \
+  X(double, ignore_label, number, -1)           \
+  X(int, need_top_grad, flag, 0)                \
+  X(int, scale_output, flag, 0)
+
+#define MEMBER(type, name, read, initial) type name;
 typedef struct {
-  int num_class;
-  double alpha, scale, ignore_label;
-  enum Reduction reduction;
-  int use_ignore, need_top_grad, scale_output;
-  atomic_int unfollowed;  /* training forwards in a row that no backward pass followed, or WARNED */
-  atomic_int overlapping; /* updates in a row that came after another one, or WARNED */
-  /* The text that the arguments were read from, for Python's operator. */
-  int size;
-  const char **keys, **values;
-  uint64_t hash;
-  int references;
+  ARGUMENTS(MEMBER)
 } Arguments;
+#undef MEMBER
 
-/* The arguments in the text of a node's attributes. NULL if Python has to read them: they are wrong
-   or rare (a `key`), or memory is short. The same text usually gives the same Arguments. Each call
-   is matched by one of arguments_release. */
-Arguments *arguments_of(int size, const char **keys, const char **values);
+/* Reads the text of a node's attributes. Returns 0 if Python has to read them: they are wrong,
+   unusual or rare (a `key`). */
+int arguments_read(Arguments *arguments, int size, const char **keys, const char **values);
 
-/* One more reference, and one less. */
-Arguments *arguments_retain(Arguments *arguments);
-void arguments_release(Arguments *arguments);
-
-/* Called around a fork. */
-void arguments_lock(void);
-void arguments_unlock(void);
+int arguments_equal(const Arguments *one, const Arguments *other);
 
 #endif

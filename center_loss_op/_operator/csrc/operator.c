@@ -4,9 +4,8 @@
    The usual case is handled here. Rare cases (float16, other types of labels, a key, a GPU, a shape
    that is not fully known) and errors (an argument, a shape, a type, a label) go to Python's
    callbacks, which handle all cases and report what is wrong. */
-#define _GNU_SOURCE /* strdup */
-#include <pthread.h>
 #include <stdatomic.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,22 +13,21 @@
 #include "arguments.h"
 #include "step.h"
 
-#define PUBLIC __attribute__((visibility("default")))
-
 static int (*get_data)(void *array, void **memory);
 static int (*free_array)(void *array);
-typedef int (*Use)(void);
 
-static Creator python;      /* makes Python's callbacks for a node */
-static atomic_int enabled;  /* whether new nodes run here, or in Python */
-static _Atomic(Use) on_use; /* called when a node is made, until it returns 1 */
+static Creator python;           /* makes Python's callbacks for a node */
+static atomic_int enabled;       /* whether new nodes run here, or in Python */
+static _Atomic(Callback) on_use; /* called when a node is made, until it returns 1 */
 
 /* -- a node of a graph (a Prop) */
 
 typedef struct {
-  Arguments *arguments;
-  _Atomic(CallbackList *) python; /* Python's callbacks for the node, made when they are needed */
-  atomic_int references;          /* one of MXNet, one of each operator */
+  Arguments arguments;
+  _Atomic(CallbackList *) python; /* Python's callbacks for the node, made when they are needed, */
+  int size;                       /* from this text */
+  const char **keys, **values;
+  atomic_int references; /* one of MXNet, one of each operator */
   void *contexts[PROP_CALLBACKS];
 } Prop;
 
@@ -57,8 +55,7 @@ static CallbackList *python_of(Prop *prop) {
   CallbackList *list = atomic_load(&prop->python), *none = NULL;
   if (list) return list;
   list = malloc(sizeof *list);
-  if (!list || !create_in_python("centerloss", prop->arguments->size, prop->arguments->keys,
-                                 prop->arguments->values, list)) {
+  if (!list || !create_in_python("centerloss", prop->size, prop->keys, prop->values, list)) {
     free(list);
     return NULL;
   }
@@ -67,36 +64,48 @@ static CallbackList *python_of(Prop *prop) {
   return none;
 }
 
-static void prop_release(Prop *prop) {
-  if (atomic_fetch_sub(&prop->references, 1) > 1) return;
-  delete_in_python(atomic_load(&prop->python));
-  arguments_release(prop->arguments);
-  free(prop);
-}
-
-static int prop_delete(void *context) {
-  prop_release(context);
-  return 1;
-}
-
 static char *INPUT_NAMES[] = {"data", "label", NULL}, *OUTPUT_NAMES[] = {"output", NULL},
             *STATE_NAMES[] = {"center_bias", NULL};
 
-static int list_arguments(char ***names, void *context) {
-  (void)context;
-  *names = INPUT_NAMES;
+/* A node with a copy of its text, in one allocation; NULL if Python has to make it, or memory is
+   short. */
+static Prop *prop_new(int size, const char **keys, const char **values) {
+  Arguments arguments;
+  if (!arguments_read(&arguments, size, keys, values)) return NULL;
+  size_t bytes = sizeof(Prop) + 2 * (size_t)size * sizeof(char *);
+  for (int i = 0; i < size; ++i) bytes += strlen(keys[i]) + strlen(values[i]) + 2;
+  Prop *prop = calloc(1, bytes);
+  if (!prop) return NULL;
+  prop->arguments = arguments;
+  prop->size = size;
+  prop->keys = (const char **)(prop + 1);
+  prop->values = prop->keys + size;
+  char *text = (char *)(prop->values + size);
+  for (int i = 0; i < size; ++i) {
+    prop->keys[i] = text;
+    text = stpcpy(text, keys[i]) + 1;
+    prop->values[i] = text;
+    text = stpcpy(text, values[i]) + 1;
+  }
+  prop->references = 1;
+  for (int i = 0; i < PROP_CALLBACKS; ++i) prop->contexts[i] = prop;
+  prop->contexts[LIST_ARGUMENTS] = INPUT_NAMES;
+  prop->contexts[LIST_OUTPUTS] = OUTPUT_NAMES;
+  prop->contexts[LIST_STATES] = STATE_NAMES;
+  return prop;
+}
+
+static int prop_release(void *context) {
+  Prop *prop = context;
+  if (atomic_fetch_sub(&prop->references, 1) > 1) return 1;
+  delete_in_python(atomic_load(&prop->python));
+  free(prop);
   return 1;
 }
 
-static int list_outputs(char ***names, void *context) {
-  (void)context;
-  *names = OUTPUT_NAMES;
-  return 1;
-}
-
-static int list_states(char ***names, void *context) {
-  (void)context;
-  *names = STATE_NAMES;
+/* Lists the names that are its context. */
+static int list_names(char ***names, void *context) {
+  *names = context;
   return 1;
 }
 
@@ -111,7 +120,7 @@ static int infer_shape(int size, int *dims, int **shapes, void *context) {
   const Prop *prop = context;
   const int known = dims[0] == 2 && shapes[0][0] > 0 && shapes[0][1] > 0;
   if (!known || (dims[1] > 0 && !label_fits(dims[1], shapes[1], shapes[0][0])) ||
-      (int64_t)prop->arguments->num_class * shapes[0][1] > MAX_ELEMENTS) {
+      (int64_t)prop->arguments.num_class * shapes[0][1] > MAX_ELEMENTS) {
     CallbackList *list = python_of(context);
     return list && ((InferShape)list->callbacks[INFER_SHAPE])(size, dims, shapes,
                                                               list->contexts[INFER_SHAPE]);
@@ -119,8 +128,8 @@ static int infer_shape(int size, int *dims, int **shapes, void *context) {
   const int samples = shapes[0][0], features = shapes[0][1];
   const int all[4][2] = {{samples, features},
                          {samples, 1},
-                         {prop->arguments->reduction == NONE ? samples : 1, 0},
-                         {prop->arguments->num_class, features}};
+                         {prop->arguments.reduction == NONE ? samples : 1, 0},
+                         {prop->arguments.num_class, features}};
   const int all_dims[4] = {2, dims[1] > 0 ? dims[1] : 1, 1, 2};
   memcpy(inferred, all, sizeof all);
   memcpy(dims, all_dims, sizeof all_dims);
@@ -138,7 +147,7 @@ static int infer_type(int size, int *types, void *context) {
   const Prop *prop = context;
   const int label = types[1] < 0 && types[0] == FLOAT32 ? FLOAT32 : types[1];
   /* float32 holds all whole numbers up to 2^24. */
-  const int tells_apart = label != FLOAT32 || prop->arguments->num_class <= (1 << 24) + 1;
+  const int tells_apart = label != FLOAT32 || prop->arguments.num_class <= (1 << 24) + 1;
   if (!is_feature_type(types[0]) || !is_label_type(label) || !tells_apart) {
     CallbackList *list = python_of(context);
     return list &&
@@ -156,7 +165,7 @@ static int dependencies(const int *head_gradients, const int *inputs, const int 
   const Prop *prop = context;
   (void)outputs;
   *size = 0;
-  if (prop->arguments->need_top_grad) all[(*size)++] = head_gradients[0];
+  if (prop->arguments.need_top_grad) all[(*size)++] = head_gradients[0];
   all[(*size)++] = inputs[0];
   all[(*size)++] = inputs[1];
   *wanted = all;
@@ -172,7 +181,7 @@ typedef struct {
   Prop *prop;
   /* Python's operator, made when it is needed, and what it is made from. */
   CallbackList python;
-  char *device;
+  char device[32];
   int dims[INPUTS], types[INPUTS];
   unsigned shapes[INPUTS][2];
   void *contexts[OPERATOR_CALLBACKS];
@@ -218,16 +227,12 @@ static int forward(int size, void **arrays, const int *tags, const int *reqs, in
                    void *context) {
   Operator *o = context;
   void *memory[4];
-  if (!get_memory(4, arrays, memory)) {
-    step_forget(o->step);
-    free_arrays(size, arrays);
-    return 0;
-  }
-  if (!step_forward(o->step, is_train, reqs[0], memory[0], memory[1], memory[2], memory[3])) {
+  const int got = get_memory(4, arrays, memory);
+  if (!got) step_forget(o->step);
+  else if (!step_forward(o->step, is_train, reqs[0], memory[0], memory[1], memory[2], memory[3]))
     return compute_in_python(o, FORWARD, size, arrays, tags, reqs, is_train);
-  }
   free_arrays(size, arrays);
-  return 1;
+  return got;
 }
 
 /* Arrays: head gradient, data, label, output, gradients of data and label, centers. Arrays that
@@ -236,20 +241,18 @@ static int backward(int size, void **arrays, const int *tags, const int *reqs, i
                     void *context) {
   Operator *o = context;
   void *head_gradient = NULL, *inputs[2], *grads[2], *centers;
-  if (!get_memory(2, arrays + 1, inputs) || !get_memory(2, arrays + 4, grads) ||
-      !get_memory(1, arrays + 6, &centers) ||
-      (o->prop->arguments->need_top_grad && !get_memory(1, arrays, &head_gradient))) {
-    free_arrays(size, arrays);
-    return 0;
-  }
-  if (!step_backward(o->step, reqs[0], head_gradient, grads[0], inputs[0], inputs[1], centers))
+  const int got = get_memory(2, arrays + 1, inputs) && get_memory(2, arrays + 4, grads) &&
+                  get_memory(1, arrays + 6, &centers) &&
+                  (!o->prop->arguments.need_top_grad || get_memory(1, arrays, &head_gradient));
+  if (got &&
+      !step_backward(o->step, reqs[0], head_gradient, grads[0], inputs[0], inputs[1], centers))
     return compute_in_python(o, BACKWARD, size, arrays, tags, reqs, is_train);
-  if (o->shapes[1][0] && (reqs[1] == REQ_WRITE || reqs[1] == REQ_INPLACE)) {
+  if (got && o->shapes[1][0] && (reqs[1] == REQ_WRITE || reqs[1] == REQ_INPLACE)) {
     const int wide = o->types[1] == FLOAT64 || o->types[1] == INT64;
     memset(grads[1], 0, (size_t)o->shapes[1][0] * (wide ? 8 : 4));
   }
   free_arrays(size, arrays);
-  return 1;
+  return got;
 }
 
 static int operator_delete(void *context) {
@@ -258,7 +261,6 @@ static int operator_delete(void *context) {
     ((Delete)o->python.callbacks[OPERATOR_DELETE])(o->python.contexts[OPERATOR_DELETE]);
   if (o->step) step_free(o->step);
   prop_release(o->prop);
-  free(o->device);
   free(o);
   return 1;
 }
@@ -270,9 +272,9 @@ static Operator *operator_new(Prop *prop, const char *device, unsigned **shapes,
   if (!o) return NULL;
   o->prop = prop;
   atomic_fetch_add(&prop->references, 1);
-  o->device = strdup(device);
-  o->step = step_new(prop->arguments, (int)shapes[0][0], (int)shapes[0][1], types[0], types[1]);
-  if (!o->device || !o->step) {
+  strcpy(o->device, device);
+  o->step = step_new(&prop->arguments, (int)shapes[0][0], (int)shapes[0][1], types[0], types[1]);
+  if (!o->step) {
     operator_delete(o);
     return NULL;
   }
@@ -286,9 +288,10 @@ static Operator *operator_new(Prop *prop, const char *device, unsigned **shapes,
 /* Whether infer_shape() and infer_type() give these shapes and types without Python. */
 static int is_usual(const Prop *prop, const char *device, int size, unsigned **shapes,
                     const int *dims, const int *types) {
-  return !strncmp(device, "cpu", 3) && size == INPUTS && dims[0] == 2 && dims[2] == 2 &&
-         shapes[0][1] > 0 && label_fits(dims[1], (int *)shapes[1], (int)shapes[0][0]) &&
-         shapes[2][0] == (unsigned)prop->arguments->num_class && shapes[2][1] == shapes[0][1] &&
+  return !strncmp(device, "cpu", 3) && strlen(device) < sizeof((Operator *)0)->device &&
+         size == INPUTS && dims[0] == 2 && dims[2] == 2 && shapes[0][1] > 0 &&
+         label_fits(dims[1], (int *)shapes[1], (int)shapes[0][0]) &&
+         shapes[2][0] == (unsigned)prop->arguments.num_class && shapes[2][1] == shapes[0][1] &&
          (uint64_t)shapes[0][0] * shapes[0][1] <= MAX_ELEMENTS && is_feature_type(types[0]) &&
          is_label_type(types[1]) && types[2] == types[0];
 }
@@ -309,71 +312,29 @@ static int create(const char *device, int size, unsigned **shapes, const int *di
 
 PUBLIC int center_loss_creator(const char *op_type, int size, const char **keys,
                                const char **values, CallbackList *list) {
-  static Callback callbacks[] = {(Callback)prop_delete,  (Callback)list_arguments,
-                                 (Callback)list_outputs, (Callback)list_states,
-                                 (Callback)infer_shape,  (Callback)dependencies,
-                                 (Callback)create,       (Callback)infer_type};
-  Arguments *arguments = enabled ? arguments_of(size, keys, values) : NULL;
-  Prop *prop = arguments ? calloc(1, sizeof *prop) : NULL;
-  if (!prop) {
-    if (arguments) arguments_release(arguments);
-    return create_in_python(op_type, size, keys, values, list);
-  }
-  Use use = on_use;
+  static Callback callbacks[] = {
+      (Callback)prop_release, (Callback)list_names,   (Callback)list_names, (Callback)list_names,
+      (Callback)infer_shape,  (Callback)dependencies, (Callback)create,     (Callback)infer_type};
+  Prop *prop = enabled ? prop_new(size, keys, values) : NULL;
+  if (!prop) return create_in_python(op_type, size, keys, values, list);
+  Callback use = on_use;
   if (use && use()) on_use = NULL;
-  prop->arguments = arguments;
-  prop->references = 1;
-  for (int i = 0; i < PROP_CALLBACKS; ++i) prop->contexts[i] = prop;
   *list = (CallbackList){PROP_CALLBACKS, callbacks, prop->contexts};
   return 1;
 }
 
-static void before_fork(void) {
-  arguments_lock();
-  step_lock();
-}
-
-static void after_fork(void) {
-  step_unlock();
-  arguments_unlock();
-}
-
-static void after_fork_in_child(void) {
-  step_unlock_in_child();
-  arguments_unlock();
-}
-
-static void handle_forks(void) { pthread_atfork(before_fork, after_fork, after_fork_in_child); }
-
-/* Before the creator is registered: two functions of MXNet, and Python's creator. Called again, it
-   adds no handlers of forks: two would lock the same mutexes twice. */
+/* Before the creator is registered: two functions of MXNet, and Python's creator. */
 PUBLIC void center_loss_init(void *get, void *release, void *creator) {
-  static pthread_once_t once = PTHREAD_ONCE_INIT;
   get_data = (int (*)(void *, void **))get;
   free_array = (int (*)(void *))release;
   python = (Creator)creator;
-  pthread_once(&once, handle_forks);
 }
 
 /* Whether nodes that are made from now on run here. */
 PUBLIC void center_loss_enable(int on) { enabled = on; }
 
-/* What to call when `limit` training forwards in a row had no backward pass; NULL for nothing. */
-PUBLIC void center_loss_on_unfollowed(void *function, int limit) {
-  step_on_unfollowed((Warn)function, limit);
-}
-
 /* What to call when a node is made, until it returns 1; NULL for nothing. */
 PUBLIC void center_loss_on_use(void *function, int unused) {
   (void)unused;
-  on_use = (Use)function;
+  on_use = (Callback)function;
 }
-
-/* What to call when `limit` updates in a row came after another update since their forward pass. */
-PUBLIC void center_loss_on_overlapping(void *function, int limit) {
-  step_on_overlapping((Warn)function, limit);
-}
-
-/* For a step in Python, which may use the same centers. */
-PUBLIC void center_loss_claim(Busy *mine, const void *centers) { step_claim(mine, centers); }
-PUBLIC void center_loss_release(const Busy *mine) { step_release(mine); }

@@ -1,10 +1,11 @@
 /* Equations 2, 4 and 5 of the paper on MXNet's memory: what step.py, labels.py and host.py do in
    Python. The arithmetic on rows is in rows.h. */
-#define _GNU_SOURCE /* posix_memalign */
 #include "step.h"
 
 #include <math.h>
 #include <pthread.h>
+#include <stdatomic.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -37,7 +38,7 @@ enum { AHEAD = 4 };  /* how many samples ahead a center is fetched into the cach
 static const double LARGE = 1e12;
 
 struct Step {
-  Arguments *arguments;
+  const Arguments *arguments;
   int samples, features, type, label_type;
   int ready;        /* whether the fields below belong to the last forward pass, */
   int pending;      /* and whether its backward pass moves the centers */
@@ -50,12 +51,9 @@ struct Step {
   int32_t *members, *next, *last;
   int32_t *table; /* a hash table of the first samples, 2^bits places; −1 if empty */
   int bits;
-  void *sum; /* Σ of the class at hand, (d,) */
-  Busy busy;
-  /* If pending: the centers, whether another step has moved them since, and the list `waiting`. */
-  const void *centers;
-  int overtaken;
-  Step *before, *after;
+  void *sum;           /* Σ of the class at hand, (d,) */
+  const void *centers; /* if pending: the centers, */
+  uint64_t began;      /* and how many moves of any centers came before the forward pass */
 };
 
 static void prefetch(const void *memory, size_t bytes) {
@@ -108,53 +106,57 @@ static void group_add(Step *s, int i) {
 #include "rows.h"
 #undef T
 #undef NAME
+/* Calls the function of the type of a step's features. */
+#define CALL(name, s, ...) \
+  ((s)->type == FLOAT32 ? name##_float((s), __VA_ARGS__) : name##_double((s), __VA_ARGS__))
 
-/* Reads labels of type LABEL; returns 0 at a bad one. They are compared with the classes as type
-   WIDE, which holds all values of LABEL, and with the label to ignore as type IGNORE, as NumPy
-   compares them with a Python float. */
-#define READ(LABEL, WIDE, IGNORE)                            \
-  {                                                          \
-    const LABEL *labels = label;                             \
-    const IGNORE ignore = (IGNORE)p->ignore_label;           \
-    const int ignores = p->use_ignore && isfinite(ignore);   \
-    for (int i = 0; i < s->samples; ++i) {                   \
-      const WIDE value = labels[i];                          \
-      if (ignores && (IGNORE)labels[i] == ignore) {          \
-        s->classes[i] = IGNORED;                             \
-        --s->count;                                          \
-      } else {                                               \
-        if (!(value >= 0 && value < p->num_class)) return 0; \
-        s->classes[i] = (int32_t)value;                      \
-        if (s->classes[i] != value) return 0;                \
-      }                                                      \
-    }                                                        \
-    return 1;                                                \
+/* A label as a double. That rounds an int64 only if it is far above all classes. */
+static double label_at(const void *labels, int type, int i) {
+  switch (type) {
+    case FLOAT32: return ((const float *)labels)[i];
+    case FLOAT64: return ((const double *)labels)[i];
+    case INT32: return ((const int32_t *)labels)[i];
+    default: return (double)((const int64_t *)labels)[i];
   }
+}
 
-static int read_labels(Step *s, const void *label) {
+/* Returns 0 at a bad label. */
+static int read_labels(Step *s, const void *labels) {
   const Arguments *p = s->arguments;
+  /* In the type in which NumPy compares labels with a Python float. */
+  const double ignore = s->label_type == FLOAT32 ? (float)p->ignore_label : p->ignore_label;
+  const int ignores = p->use_ignore && isfinite(ignore);
   s->count = s->samples;
-  switch (s->label_type) {
-    case FLOAT32: READ(float, double, float)
-    case FLOAT64: READ(double, double, double)
-    case INT32: READ(int32_t, int64_t, double)
-    case INT64: READ(int64_t, int64_t, double)
+  for (int i = 0; i < s->samples; ++i) {
+    const double label = label_at(labels, s->label_type, i);
+    if (ignores && label == ignore) {
+      s->classes[i] = IGNORED;
+      --s->count;
+    } else {
+      if (!(label >= 0 && label < p->num_class)) return 0;
+      s->classes[i] = (int32_t)label;
+      if (s->classes[i] != label) return 0;
+    }
   }
-  return 0;
+  return 1;
 }
 
 /* Checks the labels of a batch (returns 0 at a bad one), then computes differences and losses. */
 static int read_batch(Step *s, const void *data, const void *label, const void *centers) {
   if (!read_labels(s, label)) return 0;
-  if (s->type == FLOAT32) differences_and_losses_float(s, data, centers);
-  else differences_and_losses_double(s, data, centers);
+  CALL(differences_and_losses, s, data, centers);
   return 1;
 }
 
 /* The centers are an input of MXNet's backward operator, not an output, so MXNet may run two
    backward passes over the same centers at once. Here the second one waits; passes over other
-   centers do not. */
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+   centers do not. A step in Python claims its centers as well. */
+typedef struct Busy {
+  const void *centers;
+  struct Busy *next;
+} Busy;
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of all that is below */
 static pthread_cond_t released = PTHREAD_COND_INITIALIZER;
 static Busy *busy;
 
@@ -164,7 +166,7 @@ static int is_busy(const void *centers) {
   return 0;
 }
 
-void step_claim(Busy *mine, const void *centers) {
+PUBLIC void center_loss_claim(Busy *mine, const void *centers) {
   pthread_mutex_lock(&lock);
   while (is_busy(centers)) pthread_cond_wait(&released, &lock);
   *mine = (Busy){centers, busy};
@@ -172,7 +174,7 @@ void step_claim(Busy *mine, const void *centers) {
   pthread_mutex_unlock(&lock);
 }
 
-void step_release(const Busy *mine) {
+PUBLIC void center_loss_release(const Busy *mine) {
   pthread_mutex_lock(&lock);
   Busy **place = &busy;
   while (*place != mine) place = &(*place)->next;
@@ -181,168 +183,181 @@ void step_release(const Busy *mine) {
   pthread_mutex_unlock(&lock);
 }
 
-void step_lock(void) { pthread_mutex_lock(&lock); }
-void step_unlock(void) { pthread_mutex_unlock(&lock); }
+static void before_fork(void) { pthread_mutex_lock(&lock); }
+static void after_fork(void) { pthread_mutex_unlock(&lock); }
 
-void step_unlock_in_child(void) {
+static void after_fork_in_child(void) {
   busy = NULL; /* the threads that had claimed centers do not exist in the child */
   pthread_mutex_unlock(&lock);
 }
 
-/* The steps whose backward pass is going to move centers, as in overlap.py; with the lock held. */
-static Step *waiting;
+__attribute__((constructor)) static void handle_forks(void) {
+  pthread_atfork(before_fork, after_fork, after_fork_in_child);
+}
 
-static void start_waiting(Step *s, const void *centers) {
+/* What lately happened to some centers, for two warnings. One count for all centers would not do:
+   a loss that trains well would reset it for one whose centers stand still. Another loss may get
+   the memory of centers that were freed; the arguments tell most of them apart. */
+enum { WARNED = -1 }; /* a count once its warning was given */
+typedef struct {
+  const void *centers;
+  Arguments arguments;
+  uint64_t moved;  /* the number of their last move, among the moves of any centers */
+  int overtaken;   /* whether another move came between that one and its forward pass */
+  int unfollowed;  /* training forwards in a row that no backward pass followed */
+  int overlapping; /* moves in a row that were overtaken; such as overtake them do not count */
+} History;
+
+enum { KEPT = 64 }; /* those of the last so many centers */
+static History histories[KEPT];
+static unsigned newest;
+static uint64_t moves; /* of any centers */
+
+/* Called with the lock held. */
+static History *history_of(const Step *s) {
+  for (int i = 0; i < KEPT; ++i)
+    if (histories[i].centers == s->centers &&
+        arguments_equal(&histories[i].arguments, s->arguments))
+      return &histories[i];
+  History *oldest = &histories[newest++ % KEPT];
+  *oldest = (History){.centers = s->centers, .arguments = *s->arguments};
+  return oldest;
+}
+
+typedef void (*Warn)(void);
+typedef struct {
+  _Atomic(Warn) function; /* NULL for none */
+  atomic_int limit;       /* how often in a row is too often */
+} Warning;
+static Warning on_unfollowed, on_overlapping;
+
+PUBLIC void center_loss_on_unfollowed(Warn function, int limit) {
+  on_unfollowed.limit = limit;
+  on_unfollowed.function = function;
+}
+
+PUBLIC void center_loss_on_overlapping(Warn function, int limit) {
+  on_overlapping.limit = limit;
+  on_overlapping.function = function;
+}
+
+/* Returns what to call, without the lock; NULL for nothing. */
+static Warn count_one(Warning *warning, int *count) {
+  if (*count == WARNED || ++*count < warning->limit) return NULL;
+  *count = WARNED;
+  return warning->function;
+}
+
+static void reset(int *count) {
+  if (*count != WARNED) *count = 0;
+}
+
+static void note_forward(Step *s, const void *centers) {
   pthread_mutex_lock(&lock);
   s->centers = centers;
-  s->overtaken = 0;
-  s->before = NULL;
-  s->after = waiting;
-  if (waiting) waiting->before = s;
-  waiting = s;
+  s->began = moves;
   pthread_mutex_unlock(&lock);
 }
 
-static void unlink_waiting(Step *s) {
-  if (s->after) s->after->before = s->before;
-  if (s->before) s->before->after = s->after;
-  else waiting = s->after;
-}
-
-/* Returns whether other steps wait to move the centers that this one moves now. */
-static int overtakes(Step *s) {
-  int others = 0;
+static void note_unfollowed(const Step *s) {
   pthread_mutex_lock(&lock);
-  unlink_waiting(s);
-  for (Step *other = waiting; other; other = other->after)
-    if (other->centers == s->centers) others = other->overtaken = 1;
+  Warn warn = count_one(&on_unfollowed, &history_of(s)->unfollowed);
   pthread_mutex_unlock(&lock);
-  return others;
+  if (warn) warn();
 }
 
-/* What to call when something has happened `limit` times in a row. */
-typedef struct {
-  _Atomic(Warn) function;
-  atomic_int limit;
-} InARow;
-static InARow unfollowed, overlapping;
-
-void step_on_unfollowed(Warn function, int limit) {
-  unfollowed.limit = limit;
-  unfollowed.function = function;
+/* Called while the centers are claimed. Returns what to call afterwards. */
+static Warn note_move(const Step *s) {
+  Warn warn = NULL;
+  pthread_mutex_lock(&lock);
+  History *mine = history_of(s);
+  const int overtaken = mine->moved > s->began;
+  reset(&mine->unfollowed);
+  if (overtaken) warn = count_one(&on_overlapping, &mine->overlapping);
+  else if (!mine->overtaken) reset(&mine->overlapping);
+  mine->overtaken = overtaken;
+  ++moves;
+  for (int i = 0; i < KEPT; ++i)
+    if (histories[i].centers == s->centers) histories[i].moved = moves;
+  pthread_mutex_unlock(&lock);
+  return warn;
 }
 
-void step_on_overlapping(Warn function, int limit) {
-  overlapping.limit = limit;
-  overlapping.function = function;
+/* The next part of a step's memory, on a cache line of its own; NULL without memory. */
+static void *take(char *memory, size_t *taken, size_t bytes) {
+  const size_t start = *taken;
+  *taken += ((bytes + 63) & ~(size_t)63) + GAP;
+  if (!memory) return NULL;
+  ASAN_POISON_MEMORY_REGION(memory + start + bytes, *taken - start - bytes);
+  return memory + start;
 }
 
-static void count_one(InARow *what, atomic_int *counter) {
-  Warn function = what->function;
-  if (*counter != WARNED && ++*counter == what->limit) {
-    *counter = WARNED;
-    if (function) function();
-  }
+/* Gives all parts of a step their memory. Returns how many bytes they take, also without memory.
+   N·d is at most MAX_ELEMENTS, so no size overflows 64 bits. */
+static size_t take_all(Step *s, char *memory) {
+  const size_t samples = s->samples, features = s->features, indices = samples * sizeof(int32_t);
+  const size_t number = s->type == FLOAT32 ? sizeof(float) : sizeof(double);
+  size_t taken = 0;
+  take(memory, &taken, sizeof *s);
+  s->difference = take(memory, &taken, samples * features * number);
+  s->losses = take(memory, &taken, samples * number);
+  s->sum = take(memory, &taken, features * number);
+  s->classes = take(memory, &taken, indices);
+  s->members = take(memory, &taken, indices);
+  s->next = take(memory, &taken, indices);
+  s->last = take(memory, &taken, indices);
+  s->table = take(memory, &taken, sizeof(int32_t) << s->bits);
+  return taken;
 }
 
-static void reset(atomic_int *counter) {
-  if (*counter != WARNED) *counter = 0;
-}
-
-Step *step_new(Arguments *arguments, int samples, int features, int type, int label_type) {
+Step *step_new(const Arguments *arguments, int samples, int features, int type, int label_type) {
   int bits = 4;
   while (((uint64_t)1 << bits) < 2 * (uint64_t)samples) ++bits;
   if (bits > 31) return NULL;
-  const size_t number = type == FLOAT32 ? sizeof(float) : sizeof(double);
-  /* One allocation, each part on a cache line of its own. N·d is at most MAX_ELEMENTS, so no size
-     overflows 64 bits. */
-  const size_t sizes[] = {sizeof(Step),
-                          (size_t)samples * features * number,
-                          samples * number,
-                          features * number,
-                          samples * sizeof(int32_t),
-                          samples * sizeof(int32_t),
-                          samples * sizeof(int32_t),
-                          samples * sizeof(int32_t),
-                          sizeof(int32_t) << bits};
-  enum { PARTS = sizeof sizes / sizeof *sizes };
-  size_t starts[PARTS], bytes = 0;
-  for (int i = 0; i < PARTS; ++i) {
-    starts[i] = bytes;
-    bytes += ((sizes[i] + 63) & ~(size_t)63) + GAP;
-  }
+  Step step = {.arguments = arguments,
+               .samples = samples,
+               .features = features,
+               .type = type,
+               .label_type = label_type,
+               .bits = bits};
   void *memory;
-  if (posix_memalign(&memory, 64, bytes)) return NULL;
-  char *start = memory;
-  for (int i = 0; i < PARTS; ++i)
-    ASAN_POISON_MEMORY_REGION(start + starts[i] + sizes[i],
-                              (i + 1 < PARTS ? starts[i + 1] : bytes) - starts[i] - sizes[i]);
-  Step *s = memory;
-  *s = (Step){.arguments = arguments_retain(arguments),
-              .samples = samples,
-              .features = features,
-              .type = type,
-              .label_type = label_type,
-              .bits = bits,
-              .difference = start + starts[1],
-              .losses = start + starts[2],
-              .sum = start + starts[3],
-              .classes = (void *)(start + starts[4]),
-              .members = (void *)(start + starts[5]),
-              .next = (void *)(start + starts[6]),
-              .last = (void *)(start + starts[7]),
-              .table = (void *)(start + starts[8])};
-  return s;
+  if (posix_memalign(&memory, 64, take_all(&step, NULL))) return NULL;
+  take_all(&step, memory);
+  *(Step *)memory = step;
+  return memory;
 }
 
 void step_free(Step *s) {
-  if (s->pending) count_one(&unfollowed, &s->arguments->unfollowed);
-  step_forget(s);
-  arguments_release(s->arguments);
+  if (s->pending) note_unfollowed(s);
   free(s);
 }
 
-void step_forget(Step *s) {
-  if (s->pending) {
-    pthread_mutex_lock(&lock);
-    unlink_waiting(s);
-    pthread_mutex_unlock(&lock);
-  }
-  s->ready = s->pending = 0;
-}
+void step_forget(Step *s) { s->ready = s->pending = 0; }
 
 int step_forward(Step *s, int is_train, int req, const void *data, const void *label, void *out,
                  const void *centers) {
-  if (s->pending && is_train) count_one(&unfollowed, &s->arguments->unfollowed);
+  if (s->pending && is_train) note_unfollowed(s);
   step_forget(s);
   if (!read_batch(s, data, label, centers)) return 0;
-  if (s->type == FLOAT32) store_loss_float(s, req, out);
-  else store_loss_double(s, req, out);
+  CALL(store_loss, s, req, out);
   s->ready = is_train != 0;
   s->pending = is_train && s->arguments->alpha != 0;
-  if (s->pending) start_waiting(s, centers);
+  if (s->pending) note_forward(s, centers);
   return 1;
 }
 
 int step_backward(Step *s, int req, const void *head_gradient, void *grad, const void *data,
                   const void *label, void *centers) {
   const int move = s->pending;
-  int good = 1, others = 0;
+  Busy claim;
+  Warn warn = NULL;
   s->pending = 0;
   if (req == REQ_NULL && !move) return 1;
-  step_claim(&s->busy, centers);
-  if (move) others = overtakes(s);
-  if (!s->ready) good = read_batch(s, data, label, centers);
-  if (good && s->type == FLOAT32) {
-    gradient_and_update_float(s, req, head_gradient, grad, data, centers, move);
-  } else if (good) {
-    gradient_and_update_double(s, req, head_gradient, grad, data, centers, move);
-  }
-  step_release(&s->busy);
-  if (move) {
-    reset(&s->arguments->unfollowed);
-    if (s->overtaken) count_one(&overlapping, &s->arguments->overlapping);
-    else if (!others) reset(&s->arguments->overlapping);
-  }
+  center_loss_claim(&claim, centers);
+  if (move) warn = note_move(s);
+  const int good = s->ready || read_batch(s, data, label, centers);
+  if (good) CALL(gradient_and_update, s, req, head_gradient, grad, data, centers, move);
+  center_loss_release(&claim);
+  if (warn) warn();
   return good;
 }
