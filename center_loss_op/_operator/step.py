@@ -7,7 +7,6 @@ float64 for float64 features, else float32.
 """
 import logging
 import math
-import weakref
 
 import numpy as np
 
@@ -55,22 +54,30 @@ def warn_overlapping():
 
 
 class _InARow:
-    """Counts, for each Arguments, how often something happened in a row; warns once."""
+    """Counts how often something happened in a row to some centers, and warns once.
+
+    One count for all centers would not do: a loss that trains well would reset it for one whose
+    centers stand still. Another loss may get the memory of centers that were freed; the arguments
+    tell most of them apart. It keeps the counts of the last so many.
+    """
+    KEPT = 64
 
     def __init__(self, many, warn):
         self._many, self._warn = many, warn
-        self._counts = weakref.WeakKeyDictionary()  # None: the warning was logged
+        self._counts = {}   # by Arguments and address of the centers; None: the warning was logged
 
-    def count(self, arguments):
-        count = self._counts.get(arguments, 0)
+    def count(self, *centers):
+        count = self._counts.setdefault(centers, 0)
+        if len(self._counts) > self.KEPT:
+            del self._counts[next(iter(self._counts))]
         if count is not None:
-            self._counts[arguments] = count + 1 if count + 1 < self._many else None
-            if self._counts[arguments] is None:
+            self._counts[centers] = count + 1 if count + 1 < self._many else None
+            if self._counts[centers] is None:
                 self._warn()
 
-    def reset(self, arguments):
-        if self._counts.get(arguments):
-            del self._counts[arguments]
+    def reset(self, *centers):
+        if self._counts.get(centers):
+            del self._counts[centers]
 
 
 _without_backward = _InARow(MANY_WITHOUT_BACKWARD, warn_without_backward)
@@ -122,14 +129,14 @@ def sum_by_class(rows, order, counts):
     while True:
         # Add each second row of a class to the one before it, until one is left.
         place = np.arange(order.size) - np.repeat(counts.cumsum() - counts, counts)
-        even = place % 2 == 0
-        odd = ~even
+        odd = place % 2 == 1
+        even = ~odd
         sums = rows.take(order[even], 0)
-        if len(sums) == len(order):
-            return sums
         sums[even.cumsum()[odd] - 1] += rows.take(order[odd], 0)
-        rows, counts = sums, (counts + 1) // 2
-        order = np.arange(len(sums))
+        counts = (counts + 1) // 2
+        if counts.max() == 1:
+            return sums
+        rows, order = sums, np.arange(len(sums))
 
 
 def move(centers, difference, batch, finite, alpha):
@@ -179,8 +186,8 @@ class Step:
     context : mxnet.Context
         Where the step runs.
     """
-    __slots__ = ('arguments', 'context', 'batch', 'difference', 'finite', 'pending', 'samples',
-                 '__weakref__')
+    __slots__ = ('address', 'arguments', 'batch', 'context', 'difference', 'finite', 'pending',
+                 'samples', '__weakref__')
 
     def __init__(self, arguments, context):
         self.arguments = arguments
@@ -200,7 +207,7 @@ class Step:
         """Free the memory: no pass follows."""
         if self.pending:
             self.pending = False
-            _without_backward.count(self.arguments)
+            _without_backward.count(self.arguments, self.address)
         self.batch = self.difference = self.finite = self.samples = None
 
     def _read(self, data, label, centers):
@@ -233,7 +240,7 @@ class Step:
         """
         arguments = self.arguments
         if self.pending and is_train:
-            _without_backward.count(arguments)
+            _without_backward.count(arguments, self.address)
         self._forget()
         batch, features, difference = self._read(data, label, centers)
         losses = half_squares(difference)
@@ -246,6 +253,7 @@ class Step:
             return
         self.batch, self.difference = batch, difference
         self.pending = bool(arguments.alpha or arguments.key)
+        self.address = centers.address
         if arguments.key:
             counted = batch.counted()
             self.samples = (samples.next_forward_number(), *(
@@ -254,7 +262,7 @@ class Step:
         elif arguments.alpha:
             # Now, because the gradient may take the memory of the features.
             self.finite = finite_rows(features, total[0])
-            turns.waits(self, centers.address)
+            turns.waits(self, self.address)
 
     def backward(self, req, head_gradient, grad, data, label, centers):
         """Write the gradient to `grad` and, once per training forward, move the centers.
@@ -291,7 +299,7 @@ class Step:
         if not self.pending:
             return
         self.pending = False
-        _without_backward.reset(arguments)
+        _without_backward.reset(arguments, self.address)
         if arguments.key:
             samples.record(arguments.key, self.context, *self.samples)
             self.samples = None
@@ -300,6 +308,6 @@ class Step:
             overtaken, overtakes = turns.moves(self)
             move(centers, difference, batch, self.finite, arguments.alpha)
         if overtaken:
-            _overlapping.count(arguments)
+            _overlapping.count(arguments, self.address)
         elif not overtakes:
-            _overlapping.reset(arguments)
+            _overlapping.reset(arguments, self.address)

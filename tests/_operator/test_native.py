@@ -282,7 +282,7 @@ def test_no_memory_at_all(child, tmp_path):
 # -- what is counted for the warnings
 
 
-@pytest.mark.usefixtures('natively')
+@pytest.mark.usefixtures('backend')
 def test_a_frozen_network_next_to_one_that_trains(log):
     """Backward passes of one loss do not hide that another one has none, whatever its arguments."""
     data, label, centers = batch(6, 3, 4)

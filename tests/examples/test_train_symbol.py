@@ -54,11 +54,15 @@ def test_it_refuses_to_mix_up_trainings(example):
 
 
 def test_a_program_can_call_it_on_a_terminal_without_greek_letters(child):
-    done = child('import sys; sys.path.insert(0, %r)\n'
-                 'import train_gluon, train_symbol\n'
-                 'for script in train_gluon, train_symbol:\n'
-                 '    try: script.main(["--help"])\n'
-                 '    except SystemExit as end: assert not end.code' % str(Path(__file__).resolve().parents[2] / 'examples'),
-                 PYTHONIOENCODING='latin-1')
+    done = child(f"""if True:
+        import sys
+        sys.path.insert(0, {str(Path(__file__).resolve().parents[2] / 'examples')!r})
+        import train_gluon, train_symbol
+        for script in train_gluon, train_symbol:
+            try:
+                script.main(['--help'])
+            except SystemExit as end:
+                assert not end.code
+        """, PYTHONIOENCODING='latin-1')
     assert done.returncode == 0, done.stderr
     assert done.stdout.count('--center-weight') == 4

@@ -111,7 +111,8 @@ def test_a_plain_install_of_the_wheel_trains(empty, tmp_path):
     # An MXNet of another name, as mxnet-cu112 is, stays.
     checked(python, '-m', 'pip', 'install', '--quiet', stand_in(tmp_path), cwd=folder)
     checked(python, '-m', 'pip', 'install', '--quiet', wheel, cwd=folder, PIP_CONSTRAINT='')
-    assert run(python, '-c', 'import mxnet; print(mxnet.__version__)', cwd=folder).stdout == 'cu112\n'
+    found = run(python, '-c', 'import mxnet; print(mxnet.__version__)', cwd=folder).stdout
+    assert found == 'cu112\n'
     checked(python, '-m', 'pip', 'uninstall', '--quiet', '--yes', 'mxnet-cu112', cwd=folder)
 
     said = run(python, '-c', 'import center_loss_op', cwd=folder).stdout.splitlines()[-1]

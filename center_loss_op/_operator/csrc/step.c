@@ -1,5 +1,5 @@
-/* Equations 2, 4 and 5 of the paper on MXNet's memory: what step.py, labels.py and host.py do in
-   Python. The arithmetic on rows is in rows.h. */
+/* Equations 2, 4 and 5 of the paper on MXNet's memory: what step.py, labels.py and turns.py do
+   in Python. The arithmetic on rows is in rows.h. */
 #include "step.h"
 
 #include <math.h>
