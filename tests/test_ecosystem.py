@@ -7,8 +7,7 @@ from center_loss_op.gluon import CenterLoss
 import mxnet as mx
 import numpy as np
 import pytest
-from mxnet import autograd, gluon
-from mxnet.gluon.contrib.estimator import BatchProcessor, Estimator
+from mxnet import gluon
 from oracle import center_loss as oracle
 from oracle import tolerance
 
@@ -70,59 +69,15 @@ def check_centers(net, embedding, label, before):
                                **tolerance('float32', embedding, before))
 
 
-class JointProcessor(BatchProcessor):
-    """Shows the estimator's metrics the scores alone."""
-
-    def fit_batch(self, estimator, train_batch, batch_axis=0):
-        *rest, pred, loss = super().fit_batch(estimator, train_batch, batch_axis)
-        return (*rest, [scores for scores, _ in pred], loss)
-
-    def evaluate_batch(self, estimator, val_batch, batch_axis=0):
-        *rest, pred, loss = super().evaluate_batch(estimator, val_batch, batch_axis)
-        return (*rest, [scores for scores, _ in pred], loss)
-
-
-def test_estimator():
-    net = made_net()
-    data, label = batch(samples=64)
-    # One label is the sign of one feature: something to learn.
-    label = data[:, 0] > 0
-    loader = gluon.data.DataLoader(gluon.data.ArrayDataset(data, label), batch_size=16)
-    joint = JointLoss(net.center_loss)
-    estimator = Estimator(net, joint, train_metrics=mx.metric.Accuracy(),
-                          val_metrics=mx.metric.Accuracy(), trainer=trainer_of(net),
-                          context=mx.cpu(), batch_processor=JointProcessor())
-    estimator.logger.handlers = []
-    first = joint(net(data), label).mean().asscalar()
-
-    estimator.fit(loader, epochs=1)
-    # Its first epoch, step by step in another net.
-    other = made_net()
-    trainer, losses = trainer_of(other), JointLoss(other.center_loss)
-    for part, part_label in loader:
-        with autograd.record():
-            loss = losses(other(part), part_label)
-        loss.backward()
-        trainer.step(16)
-    np.testing.assert_array_equal(centers_of(net), centers_of(other))
-
-    estimator.fit(loader, epochs=20)
-    assert estimator.train_metrics[0].get()[1] > 0.9
-    assert joint(net(data), label).mean().asscalar() < 0.5 * first
-    before = centers_of(net)
-    estimator.evaluate(loader)
-    assert estimator.val_metrics[0].get()[1] > 0.9
-    np.testing.assert_array_equal(centers_of(net), before)
-
-
 # amp.init patches MXNet for the rest of the process.
 AMP = '''
 import sys
 sys.path[:0] = sys.argv[1].split(',')
 dtype = sys.argv[2]
 import center_loss_op
-from test_ecosystem import *
+from mxnet import autograd
 from mxnet.contrib import amp
+from test_ecosystem import *
 # MXNet's CPU has no float16 FullyConnected; tanh stands for the operators it has.
 amp.init(dtype, **({'target_precision_ops': ['tanh'], 'fp32_ops': ['FullyConnected', 'Custom']}
                    if dtype == 'float16' else {}))
@@ -188,6 +143,7 @@ sys.path[:0] = sys.argv[1].split(',')
 import center_loss_op
 from test_ecosystem import *
 from center_loss_op import nearest_center
+from mxnet import autograd
 from center_loss_op.gluon import CenterTrainer
 mx.npx.set_np()
 rng = np.random.RandomState(0)

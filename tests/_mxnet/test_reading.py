@@ -114,15 +114,6 @@ def read_imported(tmp_path, **hybridize):
         yield centers.data().asnumpy()
 
 
-def read_saved(tmp_path, **hybridize):
-    net = imported(tmp_path, **hybridize)
-    for _ in steps_of(net):
-        net.collect_params().save(str(tmp_path / 'saved.params'))
-        saved, = (value for name, value in mx.nd.load(str(tmp_path / 'saved.params')).items()
-                  if name.endswith('center_bias'))
-        yield saved.asnumpy()
-
-
 def read_exported(tmp_path):
     net = initialized(Inside(CenterLoss(4, 3)), static_alloc=True, static_shape=True)
     for _ in steps_of(net):
@@ -151,17 +142,17 @@ def test_reads_after_a_step(path, arguments):
 
 
 @pytest.mark.parametrize('path, arguments', [
-    (read_imported, STATIC), (read_saved, {}), (read_exported, {})])
+    (read_imported, STATIC), (read_exported, {})])
 @pytest.mark.usefixtures('update')
 def test_reads_of_files_after_a_step(path, arguments, tmp_path):
     read = list(path(tmp_path, **arguments))
     assert_allclose(read, centers_of(), rtol=1e-5, atol=1e-6)
 
 
-# -- Module and its kin: nothing waits for the last update of an epoch
+# -- Module: nothing waits for the last update of an epoch
 
 
-def graph(size=None):
+def graph():
     data, label = mx.sym.var('data'), mx.sym.var('softmax_label')
     embedding = mx.sym.FullyConnected(data, num_hidden=3, name='embedding')
     scores = mx.sym.FullyConnected(embedding, num_hidden=4, name='scores')
@@ -169,66 +160,25 @@ def graph(size=None):
                          center_loss(embedding, label, 4, scale=0.1, name='center_loss')])
 
 
-def batches(kind=mx.io.NDArrayIter, size=6):
-    return kind(np.tile(DATA.reshape(-1, 3), (1, 5)), LABEL.reshape(-1), size)
-
-
-def accuracy():
-    return mx.metric.Accuracy(output_names=['softmax_output'], label_names=['softmax_label'])
-
-
-def fit_module(epochs, **callbacks):
-    module = mx.mod.Module(graph())
-    module.fit(batches(), num_epoch=epochs, eval_metric=accuracy(),
-               initializer=mx.init.One(), **callbacks)
-    return module
-
-
 def ends_of_epochs(epochs, **callbacks):
+    """The centers that a callback at the end of each epoch reads."""
     read = []
-    fit_module(epochs, epoch_end_callback=lambda epoch, symbol, args, states: read.append(
-        states['center_loss_center_bias'].asnumpy()), **callbacks)
+    batches = mx.io.NDArrayIter(np.tile(DATA.reshape(-1, 3), (1, 5)), LABEL.reshape(-1), 6)
+    mx.mod.Module(graph()).fit(
+        batches, num_epoch=epochs, initializer=mx.init.One(),
+        eval_metric=mx.metric.Accuracy(output_names=['softmax_output'],
+                                       label_names=['softmax_label']),
+        epoch_end_callback=lambda epoch, symbol, args, states: read.append(
+            states['center_loss_center_bias'].asnumpy()), **callbacks)
     return read
-
-
-def waited():
-    return dict(batch_end_callback=lambda param: mx.nd.waitall())
 
 
 @pytest.mark.usefixtures('update')
 def test_module_fit():
-    read, want = ends_of_epochs(6), ends_of_epochs(6, **waited())
+    read = ends_of_epochs(6)
+    want = ends_of_epochs(6, batch_end_callback=lambda param: mx.nd.waitall())
     assert len({value.tobytes() for value in want}) == 6
     assert_array_equal(read, want)
-
-
-@pytest.mark.usefixtures('update')
-def test_module_fit_of_one_batch_an_epoch():
-    module = mx.mod.Module(graph())
-    module.fit(batches(size=48), num_epoch=3, eval_metric=accuracy(), initializer=mx.init.One())
-    assert module.get_params()[1]['center_loss_center_bias'].asnumpy().any()
-
-
-class Buckets(mx.io.NDArrayIter):
-    """One bucket."""
-    default_bucket_key = 15
-
-    def next(self):
-        batch = super().next()
-        batch.bucket_key = 15
-        batch.provide_data, batch.provide_label = self.provide_data, self.provide_label
-        return batch
-
-
-@pytest.mark.usefixtures('update')
-def test_bucketing_module():
-    def fit(**callbacks):
-        module = mx.mod.BucketingModule(
-            lambda key: (graph(key), ('data',), ('softmax_label',)), default_bucket_key=15)
-        module.fit(batches(kind=Buckets), num_epoch=2, eval_metric=accuracy(),
-                   initializer=mx.init.One(), **callbacks)
-        return module.get_params()[1]['center_loss_center_bias'].asnumpy()
-    assert_array_equal(fit(), fit(**waited()))
 
 
 # -- while recording
