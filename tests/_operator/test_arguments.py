@@ -193,12 +193,6 @@ def test_more_classes_than_any_array_has_elements(call, name):
     call(2 ** 31 - 1)
 
 
-def test_attributes_that_are_mxnets_own():
-    """MXNet writes the attributes of an AttrScope on every node."""
-    attributes = {'num_class': '3', '__ctx_group__': 'dev1', '__lr_mult__': '0.1'}
-    assert Arguments.of_node(attributes).num_class == 3
-
-
 @pytest.mark.parametrize('arguments', [
     {}, {'alpha': 1 / 3, 'scale': 1e-300, 'reduction': 'none'},
     {name: case.plain for name, case in ARGUMENTS.items()

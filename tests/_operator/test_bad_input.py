@@ -4,13 +4,12 @@ import re
 
 from center_loss_op.gluon import CenterLoss
 
-import entries
 import hypothesis
 import mxnet as mx
 import numpy as np
 import pytest
 from cases import ARGUMENTS, batch, message
-from entries import array, bind, block, custom, run, run_block, settle
+from entries import array, bind, block, run, run_block, settle
 from hypothesis import strategies as st
 from mxnet import autograd, gluon
 from numpy.testing import assert_allclose, assert_array_equal
@@ -247,35 +246,7 @@ def test_the_suggested_remedy(data, label, kind):
     assert_allclose(loss(features, labels).asnumpy(), want.loss, rtol=1e-5)
 
 
-def test_bad_shape_in_a_hybridized_net(log):
-    """Only the operator sees it there: an MXNetError at the call, and a line in the log."""
-    net = entries.Inside(block(CENTERS))
-    net.hybridize()
-    with pytest.raises(mx.MXNetError):
-        net(mx.nd.ones((2, 3, 3)), array(LABEL)).asnumpy()
-    assert 'data must be 2-D' in log() and 'data.reshape((-1, 3))' in log()
-
-
 # -- at random
-
-SHAPES = st.lists(st.integers(1, 5), min_size=1, max_size=3).map(tuple)
-
-
-@hypothesis.given(SHAPES, SHAPES, SHAPES, st.sampled_from(['float16', 'float32', 'float64', 'int32',
-                                                           'uint8']), st.integers(1, 4))
-def test_any_shapes(data, label, centers, dtype, num_class):
-    """A loss where they fit, an MXNetError where they do not."""
-    fit = (len(data) == 2 and label in ((data[0],), (data[0], 1))
-           and centers == (num_class, data[1]) and dtype.startswith('float'))
-    state = mx.nd.zeros(centers, dtype='float64' if dtype == 'float64' else 'float32')
-    call = (mx.nd.ones(data, dtype=dtype), mx.nd.zeros(label), state)
-    if fit:
-        assert custom(*call, num_class=num_class).asscalar() == data[1] / 2
-    else:
-        with pytest.raises(mx.MXNetError):
-            custom(*call, num_class=num_class).wait_to_read()
-    assert not state.asnumpy().any()
-
 
 TEXT = st.text(st.characters(min_codepoint=32, max_codepoint=126, blacklist_characters='"\\'),
                max_size=8)

@@ -44,7 +44,6 @@ SHAPES = [
     (dict(data=(6, 3)), {}, (6, 3), (6,), (1,), (4, 3)),
     (dict(data=(6, 3), label=(6, 1)), {}, (6, 3), (6, 1), (1,), (4, 3)),
     (dict(data=(6, 3)), {'reduction': 'none'}, (6, 3), (6,), (6,), (4, 3)),
-    # The largest array that MXNet can have
     (dict(data=(1, 1)), {'num_class': 2 ** 31 - 1}, (1, 1), (1,), (1,), (2 ** 31 - 1, 1)),
 ]
 
@@ -52,11 +51,8 @@ SHAPES = [
 @pytest.mark.parametrize('known, arguments, data, label, out, centers', SHAPES)
 @pytest.mark.usefixtures('backend')
 def test_shapes(known, arguments, data, label, out, centers):
+    assert node(reduction='none').infer_shape_partial()[0] == [(), ()]  # nothing is known yet
     assert node(**arguments).infer_shape(**known) == ([data, label], [out], [centers])
-
-
-def test_nothing_known_yet():
-    assert node(reduction='none').infer_shape_partial()[0] == [(), ()]
 
 
 FIT = 'label must have shape (6,) or (6, 1) to fit data of shape (6, 3), got shape '
@@ -85,15 +81,6 @@ def test_bad_shapes(known, arguments, message, log):
     assert log().count('ValueError: ' + message) == 2
 
 
-@pytest.mark.parametrize('centers', [np.zeros((5, 3)), np.zeros((4, 2)), np.zeros((12,))],
-                         ids=lambda centers: str(centers.shape))
-def test_centers_of_another_shape(centers):
-    """MXNet compares with what is inferred, and says both."""
-    text = str(list(centers.shape)).replace(' ', '')
-    with pytest.raises(mx.MXNetError, match=r'Provided = \%s, inferred shape=\[4,3\]' % text):
-        custom(array(DATA), array(LABEL), mx.nd.array(centers), num_class=4)
-
-
 # data, label, what is inferred: the label, the centers
 TYPES = [('float16', 'int32', 'float32'), ('float32', 'float32', 'float32'),
          ('float64', 'uint8', 'float64'), ('float32', 'int64', 'float32')]
@@ -111,7 +98,6 @@ def test_types(data, label, centers):
 
 @pytest.mark.parametrize('data, center_first', [('float16', True), ('float16', False),
                                                 ('float64', True)])
-@pytest.mark.usefixtures('backend')
 def test_softmax_decides_on_the_label_type_wherever_it_stands(data, center_first):
     """Its scores may have been cast to float32."""
     label, features = mx.sym.var('label'), mx.sym.var('data')
@@ -122,7 +108,12 @@ def test_softmax_decides_on_the_label_type_wherever_it_stands(data, center_first
     assert types == {'data': np.dtype(data).type, 'label': np.float32}
 
 
-def test_wrong_types(log):
+def test_centers_of_another_shape_or_type(log):
+    """MXNet compares with what is inferred, and says both."""
+    for shape in (5, 3), (4, 2):
+        with pytest.raises(mx.MXNetError, match=r'Provided = \[%d,%d\], inferred shape=\[4,3\]'
+                           % shape):
+            custom(array(DATA), array(LABEL), mx.nd.zeros(shape), num_class=4)
     with pytest.raises(mx.MXNetError):
         node().infer_type(data='int32')
     assert 'TypeError: data must be float16, float32 or float64, got int32' in log()
@@ -273,25 +264,8 @@ def test_other_operators(other):
         assert_allclose(others.grad.asnumpy(), expected + 0 * DATA, rtol=1e-5)
 
 
-def test_chained_and_loss_layer_in_one_graph():
-    """Each keeps its own need_top_grad, in a graph that is bound once."""
-    data, label = mx.sym.var('data'), mx.sym.var('label')
-    losses = [mx.sym.Custom(data, label, op_type='centerloss', num_class=4, need_top_grad=chained,
-                            name='cl%d' % chained) for chained in (False, True)]
-    grad = mx.nd.zeros(DATA.shape)
-    executor = mx.sym.Group(losses).bind(
-        mx.cpu(), {'data': array(DATA), 'label': array(LABEL)}, {'data': grad},
-        {'data': 'write', 'label': 'null'}, [array(CENTERS), array(CENTERS)])
-    executor.forward(is_train=True)
-    executor.backward([mx.nd.array([0]), mx.nd.array([5])])
-    want = center_loss(DATA, LABEL, CENTERS)
-    assert_allclose(grad.asnumpy(), want.grad * (1 + 5), rtol=1e-5)
-    for state in executor.aux_arrays:
-        assert_allclose(state.asnumpy(), want.centers, rtol=1e-5)
-
-
-@pytest.mark.parametrize('name', ['data', 'label', 'center_bias'])
-def test_arrays_by_name(name, log):
-    with pytest.raises(mx.MXNetError):
-        mx.nd.Custom(**{name: array(DATA)}, op_type='centerloss', num_class=2)
-    assert name + ' is an array, and mx.nd.Custom takes arrays by their position' in log()
+def test_arrays_by_name(log):
+    for name in 'data', 'label', 'center_bias':
+        with pytest.raises(mx.MXNetError):
+            mx.nd.Custom(**{name: array(DATA)}, op_type='centerloss', num_class=2)
+        assert name + ' is an array, and mx.nd.Custom takes arrays by their position' in log()

@@ -177,7 +177,7 @@ def test_any_passes(step, passes):
     """
     data, label, centers, arguments = step
     direct = Direct(data, label, centers, **arguments)
-    for memory in direct.out, *direct.grads:
+    for memory in (direct.out, *direct.grads):
         memory[:] = 3
     if not are_good(label, **arguments):
         direct.inputs[1][:] = 0
