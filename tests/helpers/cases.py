@@ -76,11 +76,6 @@ ARGUMENTS = {
     'key': Case('faces', [('', ''), ('faces', 'faces')], 'a string', [(3, TypeError)]),
     'batchsize': Case(64, [('128', None), (128, None), ('anything', None)]),
 }
-# argument, given, parsed
-GOOD = [(name, *pair) for name, case in ARGUMENTS.items() for pair in case.good]
-# argument, given, what it must be, the exception
-BAD = [(name, given, case.wanted, error)
-       for name, case in ARGUMENTS.items() for given, error in case.bad]
 
 
 def message(name, value, wanted):

@@ -97,10 +97,7 @@ class Inside(mx.gluon.HybridBlock):
 
 
 def block(centers, hybridize=False, **arguments):
-    """A Gluon block with these centers; the operator's arguments that it does not take go away."""
-    arguments = {name: value for name, value in arguments.items()
-                 if name not in ('num_class', 'scale', 'reduction', 'need_top_grad',
-                                 'scale_output')}
+    """A Gluon block with these centers."""
     loss = CenterLoss(len(centers), in_units=centers.shape[1], **arguments)
     loss.initialize()
     loss.cast(centers.dtype)
@@ -120,25 +117,8 @@ def run_block(loss, data, label, head=None):
     return Result(output.asnumpy(), data.grad.asnumpy(), loss.centers.data().asnumpy())
 
 
-def gluon(data, label, centers, head=None, **arguments):
-    """``center_loss_op.gluon.CenterLoss``."""
-    return run_block(block(centers, **arguments), data, label, head)
-
-
-def gluon_hybrid(data, label, centers, head=None, **arguments):
-    """The same, hybridized."""
-    return run_block(block(centers, hybridize=True, **arguments), data, label, head)
-
-
-def gluon_static(data, label, centers, head=None, **arguments):
-    """The same, with static_alloc and static_shape."""
-    return run_block(block(centers, hybridize='static', **arguments), data, label, head)
-
-
-# Gluon has one reduction and chains its gradient: `reduction='none', need_top_grad=True`.
+# Gluon has one reduction and chains its gradient: tests/test_gluon.py.
 WITH_REDUCTION = [imperative, symbolic, built, from_json]
-BLOCKS = [gluon, gluon_hybrid, gluon_static]
-ALL = WITH_REDUCTION + BLOCKS
 
 
 class Direct:
