@@ -52,6 +52,16 @@ def test_float16_overflow_of_the_gradient():
     assert np.isfinite(got.loss).all()
 
 
+def test_a_gradient_that_overflows_in_the_memory_of_the_features():
+    """The features were finite, so the center moves."""
+    direct = entries.Direct(np.array([[3e38]], 'float32'), np.array([0.], 'float32'),
+                            np.array([[0.]], 'float32'), num_class=1, need_top_grad=True)
+    direct.forward()
+    direct.grads[0] = direct.inputs[0]
+    assert np.isinf(direct.backward('inplace', head=-2)).all()
+    assert_allclose(direct.centers.asnumpy(), [[.5 * 3e38 / 2]])
+
+
 @pytest.mark.parametrize('hybridize', [False, True])
 def test_training_goes_on(hybridize):
     """Good batches, with a bad one after each: as if the bad ones had not been."""

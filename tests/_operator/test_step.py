@@ -167,7 +167,7 @@ PASSES = st.lists(st.tuples(st.sampled_from(['train', 'infer', 'back', 'back']),
                             st.booleans(), st.integers(0, 99)), max_size=6)
 
 
-@hypothesis.settings(max_examples=3 * hypothesis.settings.default.max_examples)
+@hypothesis.settings(max_examples=2 * hypothesis.settings.default.max_examples)
 @hypothesis.given(random_steps(), PASSES)
 def test_any_passes(step, passes):
     """A backward pass belongs to the last forward pass, and moves the centers once if that trained.
