@@ -76,7 +76,7 @@ dist: $(VENV)/installed
 # From Python 3.13 on the extra `mxnet` has no MXNet, because that forbids NumPy 2: see setup.cfg.
 $(VENV)/installed: setup.cfg setup.py pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "center_loss_op runs on Python 3.8 to 3.14, found $$(python3 --version 2>&1): install one of them and run 'make PYTHON=/path/to/python3.13'" >&2; exit 1; }
-	@$(PYTHON) -I center_loss_op/_mxnet/requirements.py
+	@$(PYTHON) -I center_loss_op/_mxnet/compat.py
 	$(PYTHON) -m venv --clear $(VENV)
 	$(PIP_INSTALL) $(EDITABLE) -e '.[mxnet,examples,onnx,tests]'
 	$(PIP_INSTALL) --no-deps mxnet

@@ -2,14 +2,11 @@
 
 Importing this package registers the operator ``centerloss``. With NumPy 1.24 or newer, import it
 before ``mxnet``, which cannot be imported without it (see :mod:`center_loss_op._mxnet`). All that
-an import changes in the process is in :mod:`center_loss_op._changes`.
+an import changes in the process is listed there, too.
 """
-from ._mxnet import requirements
+from ._mxnet import compat, install
 
-requirements.check()
-
-from ._changes import install
-
+compat.check()
 install()  # imports MXNet
 
 from . import gluon, legacy, module, symbol
@@ -19,7 +16,7 @@ from .nearest import nearest_center
 from .symbol import center_loss, decorrelation_loss
 
 # What `from center_loss_op import *` may bring: `gluon`, `module` and `symbol` are MXNet's, too.
-__all__ = ['CenterLoss', 'DecorrelationLoss', 'LabelError', 'center_loss', 'decorrelation_loss',
-           'legacy', 'nearest_center', '__version__']
+__all__ = ['CenterLoss', 'DecorrelationLoss', 'center_loss', 'decorrelation_loss', 'legacy',
+           'nearest_center', '__version__']
 
 __version__ = '3.0.0'

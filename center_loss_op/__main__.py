@@ -7,8 +7,8 @@ import mxnet as mx
 import numpy as np
 
 from . import __version__
-from ._changes import CHANGES, done
-from ._mxnet.requirements import MXNET as TESTED_MXNET
+from ._mxnet import CHANGES, done
+from ._mxnet.compat import MXNET as TESTED_MXNET
 from ._operator import native
 from .gluon import CenterLoss
 

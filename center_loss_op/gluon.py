@@ -8,9 +8,8 @@ import numpy as np
 from mxnet.gluon.loss import Loss, _apply_weighting
 from mxnet.util import is_np_array
 
+from ._mxnet.centers import Centers, blocks_being_traced
 from ._mxnet.graph import OP_TYPE
-from ._mxnet.parameter import Centers, blocks_being_traced
-from ._mxnet.sigint import defer_sigint
 from ._operator.arguments import (
     Arguments,
     check_data_type,
@@ -83,11 +82,9 @@ class CenterLoss(Loss):
     centers : Parameter
         The centers, (C, d), an auxiliary state: no gradient, no optimizer. After `backward()`,
         `centers.data()` returns the moved centers, without a wait. While recording, it returns a
-        copy of the centers before the step, for another term of the loss. Between a forward pass
-        and its backward pass, but not while recording, it returns the array itself, and a slow
-        operation on it may see rows that have moved already: call `wait_to_read()` on the result,
-        or `asnumpy()`, before `backward()`. Read through this attribute: the parameter in
-        `collect_params()` is the one that Gluon computes with, and makes no copies.
+        copy of the centers before the step, for another term of the loss. Read through this
+        attribute: the parameter in `collect_params()` is the one that Gluon computes with, and
+        makes no copies.
     alpha, weight : float
         α and λ. You can set them at any time; they hold from the next forward pass on. A
         hybridized block, and each hybridized block around it, then makes its graph anew, which
@@ -98,7 +95,7 @@ class CenterLoss(Loss):
     Inputs:
         - **embedding**: features of shape (N, d).
         - **label**: (N,) or (N, 1), whole numbers from 0 to C − 1.
-        - **sample_weight**: element-wise weighting of the loss, N numbers. It weighs
+        - **sample_weight**: element-wise weighting of the loss, N numbers of any type. It weighs
           the gradient; a center counts every sample alike.
 
     Outputs:
@@ -191,21 +188,45 @@ class CenterLoss(Loss):
         """Set by a :class:`CenterTrainer`: it moves the centers from now on."""
         self._change(key=value)
 
-    def forward(self, embedding, label, *sample_weight):
+    def forward(self, embedding, label, sample_weight=None):
+        inputs = [embedding, label] if sample_weight is None else [embedding, label, sample_weight]
         if isinstance(embedding, mx.sym.Symbol):
             self._parents = weakref.WeakSet((*self._parents, *blocks_being_traced()))
         else:
-            self._check(embedding, label)
-            label = label.detach()  # a new handle, for the same reason as that of the centers
-        return super().forward(embedding, label, *sample_weight)
+            self._check(*inputs)
+            inputs[1] = label.detach()  # a new handle, for the same reason as that of the centers
+            if sample_weight is not None and embedding.dtype != BFLOAT16:
+                inputs[2] = sample_weight.astype(embedding.dtype, copy=False)
+        if self._cached_graph and len(self._in_format) != len(inputs):
+            self._clear_cached_op()     # MXNet's graph has either weights or none
+        return super().forward(*inputs)
 
-    def _check(self, embedding, label):
+    def _check(self, embedding, label, sample_weight=None):
         """What can be said better of arrays here than by the operator, which MXNet quotes."""
         if not all(isinstance(array, mx.nd.NDArray) for array in (embedding, label)):
             raise TypeError('embedding and label must be NDArrays (mx.nd.array makes one), got %s '
                             'and %s' % (type(embedding).__name__, type(label).__name__))
+        weighted = sample_weight is not None
+        if weighted and not isinstance(sample_weight, mx.nd.NDArray):
+            hint = '; one number for all samples is the argument weight of CenterLoss'
+            raise TypeError('sample_weight must be an NDArray with one number per sample '
+                            f'(mx.nd.array makes one), got {sample_weight!r}'
+                            f'{hint if np.isscalar(sample_weight) else ""}')
+        for name, array in [('embedding', embedding), ('label', label),
+                            ('sample_weight', sample_weight)][:2 + weighted]:
+            if array.stype != 'default':
+                raise TypeError(f"{name} must be dense, got a {array.stype} array: give "
+                                f"{name}.tostype('default')")
         classes, in_units = self.centers.shape
         check_shapes('embedding', embedding.shape, label.shape, classes)
+        if not len(embedding):
+            raise ValueError(f'embedding has shape {embedding.shape}: a batch must have at least '
+                             'one sample')
+        if weighted and sample_weight.size != len(embedding):
+            raise ValueError('sample_weight must have one number per sample, shape '
+                             f'({len(embedding)},), to fit embedding of shape {embedding.shape}, '
+                             f'got shape {sample_weight.shape}. A call is (embedding, label, '
+                             'sample_weight)')
         if in_units not in (0, -1, embedding.shape[1]):
             raise ValueError('embedding has %d features a sample, but in_units is %d'
                              % (embedding.shape[1], in_units))
@@ -218,7 +239,6 @@ class CenterLoss(Loss):
                             % (dtype, centers, dtype, centers))
 
     def hybrid_forward(self, F, embedding, label, sample_weight=None, center_bias=None):
-        defer_sigint()
         inputs = (embedding, label, center_bias)
         if is_np_array():  # mx.npx has no custom operators; this is the same array
             inputs = (array.as_nd_ndarray() for array in inputs)
@@ -414,8 +434,13 @@ class CenterTrainer:
         Call it on every worker, once after each `Trainer.step`. The first call makes the
         copies of all contexts and workers equal to that of rank 0's first context.
 
+        After a bad label, the samples of the failed step are dropped. After another exception
+        between `backward()` and this, call :meth:`drop`.
+
         Raises
         ------
+        MXNetError
+            An operation of this step failed. No center has moved.
         RuntimeError
             No worker had a sample: there was no backward pass. Or the loss has a newer trainer. Or
             the store did not sum: see
@@ -423,3 +448,10 @@ class CenterTrainer:
         """
         self._gatherer.step([copy.as_nd_ndarray() for copy in self._loss.centers.list_data()],
                             self._loss.alpha)
+
+    def drop(self) -> None:
+        """Forget the samples since the last step: those of a step that an exception has ended.
+
+        Call it where you catch the exception, only on the worker that has failed.
+        """
+        self._gatherer.drop()

@@ -3,7 +3,7 @@
 The store works like MXNet's 'dist_sync': both `CenterTrainer`s take it, and so do `gluon.Trainer`
 and Module, on any number of contexts per worker. It needs Horovod, built for MXNet. Importing this
 module also makes `mx.kv.create('horovod')` create this store; otherwise, MXNet 1.9.1 creates a
-store of a single worker.
+store of a single worker. The import works without Horovod; creating a store then raises.
 """
 import itertools
 
@@ -12,10 +12,7 @@ import mxnet as mx
 try:
     import horovod.mxnet as hvd
 except ImportError as error:
-    raise ImportError(
-        'Horovod cannot be imported (%s): build it for MXNet, with HOROVOD_WITH_MXNET=1 pip '
-        'install --no-build-isolation horovod, as docs/scaling.md describes. Without Horovod, '
-        "'dist_sync' supports several workers" % error) from None
+    hvd, _why_not = None, error
 
 __all__ = ['Horovod']
 
@@ -34,7 +31,7 @@ class Horovod(mx.kvstore.KVStoreBase):
     Raises
     ------
     ImportError
-        When the module is imported, if Horovod is missing or was built without MXNet.
+        Horovod is missing, or was built without MXNet.
 
     Examples
     --------
@@ -55,6 +52,11 @@ class Horovod(mx.kvstore.KVStoreBase):
     """
 
     def __init__(self):
+        if hvd is None:
+            raise ImportError(
+                f'Horovod cannot be imported ({_why_not}): build it for MXNet, with '
+                'HOROVOD_WITH_MXNET=1 pip install --no-build-isolation horovod, as docs/scaling.md '
+                "describes. Without Horovod, 'dist_sync' supports several workers")
         if not hvd.is_initialized():
             hvd.init()
         # Horovod refuses two sums with one name at a time, so each store has its own names.

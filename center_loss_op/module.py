@@ -67,8 +67,8 @@ class CenterTrainer:
         self.alpha = alpha
         self._gatherer = Gatherer(key, open_store(kvstore))
         os.environ.setdefault('MXNET_UPDATE_ON_KVSTORE', '0')
-        # By Module: what `_attach` returns.
-        self._nodes: MutableMapping[mx.mod.Module, Any] = weakref.WeakKeyDictionary()
+        # By Module, or by what FeedForward has instead: what `_attach` returns.
+        self._nodes: MutableMapping[Any, Any] = weakref.WeakKeyDictionary()
 
     @property
     def alpha(self) -> Optional[float]:
@@ -80,12 +80,27 @@ class CenterTrainer:
         self._alpha = None if value is None else non_negative_number('alpha', value)
 
     def __call__(self, param: mx.model.BatchEndParam) -> None:
-        """As a `batch_end_callback` of `Module.fit`."""
+        """As a `batch_end_callback` of `Module.fit` or `FeedForward.fit`.
+
+        Raises
+        ------
+        TypeError
+            Another function called it.
+        """
+        variables = param.locals or {}
         # For a name that it does not know, MXNet makes a store of one worker, or none at all.
-        kvstore = param.locals.get('kvstore')
+        kvstore = variables.get('kvstore')
         if isinstance(kvstore, str):
             check_name(kvstore)
-        self.step(param.locals['self'])
+        manager = variables.get('executor_manager')
+        if isinstance(manager, mx.executor_manager.DataParallelExecutorManager):  # FeedForward's
+            self._step(manager, manager.curr_execgrp.train_execs, kvstore)
+        elif isinstance(variables.get('self'), mx.mod.BaseModule):
+            self.step(variables['self'])
+        else:
+            raise TypeError('as a batch_end_callback, a CenterTrainer needs Module.fit or '
+                            'FeedForward.fit: in a loop of your own, call '
+                            'center_trainer.step(module) after module.update() instead')
 
     def step(self, module: Union[mx.mod.Module, mx.mod.BucketingModule]) -> None:
         """Move the centers by the samples of all backward passes since the last step.
@@ -110,17 +125,32 @@ class CenterTrainer:
         if not isinstance(current, mx.mod.Module):
             raise TypeError('module must be a mx.mod.Module or a bound mx.mod.BucketingModule, '
                             'got %r' % (module,))
-        if current not in self._nodes:
-            self._nodes[current] = self._attach(current)
-        centers, alpha = self._nodes[current]
         # Only the executors of a Module know its copies, and a new batch size replaces them.
-        copies = [executor.aux_dict[centers] for executor in current._exec_group.execs]
+        group = current._exec_group
+        self._step(current, group.execs if group else [], current._kvstore)
+
+    def _step(self, holder, executors, store):
+        """A step for `holder`, which has a symbol: a Module, or what FeedForward has."""
+        if holder not in self._nodes:
+            self._nodes[holder] = self._attach(holder.symbol, store)
+        if not executors:
+            raise ValueError('the module is not bound: call module.bind, or fit, before')
+        centers, alpha = self._nodes[holder]
+        copies = [executor.aux_dict[centers] for executor in executors]
         self._gatherer.step(copies, alpha if self.alpha is None else self.alpha)
 
-    def _attach(self, module):
+    def drop(self) -> None:
+        """Forget the samples since the last step: those of a step that an exception has ended.
+
+        After a bad label it is not needed. After another exception between `backward()` and
+        :meth:`step`, call it where you catch the exception, only on the worker that has failed.
+        """
+        self._gatherer.drop()
+
+    def _attach(self, symbol, store):
         """The name of the centers and α, from the node with this key."""
         key = self._gatherer.key
-        mine = [loss for loss in center_losses(module.symbol)
+        mine = [loss for loss in center_losses(symbol)
                 if loss.attributes.get('key', '') == key]
         if not mine:
             raise ValueError('the module has no center loss with key=%r' % key)
@@ -128,6 +158,6 @@ class CenterTrainer:
             raise ValueError(f'{len(mine)} center losses have key={key!r}: '
                              f'{", ".join(loss.name for loss in mine)}. Give each a key and a '
                              'CenterTrainer of its own')
-        if getattr(module._kvstore, 'type', '').startswith('dist'):
-            self._gatherer.use(module._kvstore)
+        if getattr(store, 'type', '').startswith('dist'):
+            self._gatherer.use(store)
         return mine[0].centers, Arguments.of_node(mine[0].attributes).alpha

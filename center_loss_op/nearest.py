@@ -1,9 +1,4 @@
-"""Classify features by the nearest center.
-
-On the CPU, a matrix product with a bound of its rounding error finds the few centers that can be
-the nearest. Their distances then decide. The result is right for every finite input, and takes
-about as long as the product. In a graph, and on other devices, one product in float64 decides.
-"""
+"""Classify features by the nearest center."""
 import math
 import numbers
 from typing import Sequence, Tuple, Union
@@ -12,16 +7,11 @@ import mxnet as mx
 import numpy as np
 
 from ._operator.arguments import more_than_two_axes
-from ._operator.arrays import is_host_memory, opened
 
 __all__ = ['nearest_center']
 
-# The most numbers of a temporary array: of a block of centers, which fits a processor's cache; and
-# of the differences of candidates, or the scores of a block of samples.
-_BLOCK, _CHUNK = 1 << 17, 1 << 22
-# The number of samples from which on distances are measured from the mean of the samples. That
-# costs little, and leaves far fewer candidates if all features are far from the origin.
-_MANY = 16
+# The most numbers of a temporary array.
+_BLOCK = 1 << 19
 
 Array = Union[mx.nd.NDArray, mx.sym.Symbol]
 # The types that MXNet makes after npx.set_np(): subclasses of the others, with other operators.
@@ -30,19 +20,13 @@ _NUMPY = (mx.np.ndarray, mx.sym.numpy._Symbol)
 
 def nearest_center(embedding: Array, centers: Array, threshold: float = math.inf,
                    exclude: Union[int, Sequence[int], None] = None) -> Tuple[Array, Array]:
-    r"""The nearest center of each feature, and its Euclidean distance.
-
-    .. math::
-
-        j_i = \arg\min_j \| x_i - c_j \|, \quad d_i = \| x_i - c_{j_i} \|
-
-    A feature may belong to none of the classes: at a distance of `threshold` or more, it counts as
-    unknown.
+    """The nearest center of each feature, argmin_j ‖x_i − c_j‖, and its Euclidean distance.
 
     Parameters
     ----------
     embedding : NDArray or Symbol
-        The features, (N, d), of any floating type; N may be 0. An array of `mx.nd` or `mx.np`.
+        The features, (N, d), of any floating type; N may be 0. An array of `mx.nd` or `mx.np`; a
+        sparse one is made dense.
     centers : NDArray or Symbol
         (C, d), of any floating type; an NDArray on the context of the features. If two centers
         are equally near, the first is taken. A center that is not finite is never the nearest.
@@ -57,8 +41,8 @@ def nearest_center(embedding: Array, centers: Array, threshold: float = math.inf
     label : NDArray or Symbol
         (N,), int32, from 0 to C − 1, or −1; an array of `mx.np` if the embedding is one.
     distance : NDArray or Symbol
-        (N,), to the nearest center, whatever the threshold. float64 for float64 centers outside
-        of a graph, and float32 otherwise. Infinity if there is no valid center.
+        (N,), to the nearest center, whatever the threshold. float64 for float64 features or
+        centers outside of a graph, and float32 otherwise. Infinity if there is no valid center.
 
     Raises
     ------
@@ -71,31 +55,31 @@ def nearest_center(embedding: Array, centers: Array, threshold: float = math.inf
 
     Notes
     -----
-    With arrays, the work is done in blocks, so that extra memory grows with N and not with N · C.
-    With Symbols (in a hybridized or exported graph), it is one product of N · C in float64, and C
-    must be at most 2²⁴, the largest index that MXNet's argmax can return. Excluded classes add the
-    same few nodes to the graph, however many they are; MXNet knows only when it binds the graph
-    whether a class exists.
+    Arrays on the CPU are searched in blocks, and the label is right for every finite input. With
+    Symbols (in a hybridized or exported graph) it is one product of N · C in float64, and C must
+    be at most 2²⁴; MXNet knows only when it binds the graph whether an excluded class exists.
 
     Examples
     --------
     >>> centers = center_loss.centers.data()
-    >>> label, distance = nearest_center(embedding, centers, threshold=2.5)
     >>> never_seen = (centers.asnumpy() == 0).all(axis=1)
-    >>> label, distance = nearest_center(embedding, centers, exclude=never_seen)
+    >>> label, distance = nearest_center(embedding, centers, threshold=2.5, exclude=never_seen)
     """
     if isinstance(threshold, bool) or not isinstance(threshold, numbers.Real):
-        raise TypeError('threshold must be a number >= 0, got %r' % (threshold,))
+        raise TypeError(f'threshold must be a number >= 0, got {threshold!r}')
     if not threshold >= 0:
-        raise ValueError('threshold must be a number >= 0, got %r' % (threshold,))
+        raise ValueError(f'threshold must be a number >= 0, got {threshold!r}')
     both = embedding, centers
     if not any(all(isinstance(array, kind) for array in both)
                for kind in (mx.nd.NDArray, mx.sym.Symbol)):
         hint = ': give .data() of the parameter' if isinstance(centers, mx.gluon.Parameter) else ''
         raise TypeError('embedding and centers must both be NDArrays or both Symbols, got '
                         f'{type(embedding).__name__} and {type(centers).__name__}{hint}')
-    nearest = _of_symbols if isinstance(embedding, mx.sym.Symbol) else _of_arrays
-    found = nearest(*(array.as_nd_ndarray() for array in both), threshold, exclude)
+    inputs = [array.as_nd_ndarray() for array in both]
+    if isinstance(embedding, mx.sym.Symbol):
+        found = _by_product(mx.sym, *inputs, threshold, _numbers(exclude), 'float32')
+    else:
+        found = _of_arrays(*inputs, threshold, exclude)
     if isinstance(embedding, _NUMPY):
         found = tuple(array.as_np_ndarray() for array in found)
     return found
@@ -115,40 +99,49 @@ def _numbers(exclude, classes=None):
     limit = math.inf if classes is None else classes
     if given.size and (given.ndim != 1 or given.dtype.kind not in 'iu'
                        or given.min() < 0 or given.max() >= limit):
-        raise ValueError('exclude must hold classes, whole numbers from 0 to %s, or one bool per '
-                         'class, got %r' % ('C - 1' if classes is None else classes - 1, exclude))
+        last = 'C - 1' if classes is None else classes - 1
+        raise ValueError(f'exclude must hold classes, whole numbers from 0 to {last}, or one bool '
+                         f'per class, got {exclude!r}')
     return given.astype(np.intp)
-
-
-def _of_symbols(embedding, centers, threshold, exclude):
-    return _by_product(mx.sym, embedding, centers, threshold, _numbers(exclude), 'float32')
 
 
 def _of_arrays(embedding, centers, threshold, exclude):
     if (embedding.ndim != 2 or centers.ndim != 2 or embedding.shape[1] != centers.shape[1]
             or 0 in centers.shape):
+        hint = more_than_two_axes('embedding', embedding.shape)
         raise ValueError('embedding must have shape (N, d) and centers (C, d), with C and d >= 1, '
-                         'got %s and %s%s' % (embedding.shape, centers.shape, more_than_two_axes(
-                             'embedding', embedding.shape)))
+                         f'got {embedding.shape} and {centers.shape}{hint}')
     for name, array in ('embedding', embedding), ('centers', centers):
         dtype = np.dtype(array.dtype)
         if dtype.kind in 'biu':
-            raise TypeError('%s must hold floating-point numbers, got %s' % (name, dtype))
+            raise TypeError(f'{name} must hold floating-point numbers, got {dtype}')
     exclude = _numbers(exclude, len(centers))
     context = embedding.context
-    dtype = np.float64 if centers.dtype == np.float64 else np.float32
+    dtype = np.float64 if np.float64 in (embedding.dtype, centers.dtype) else np.float32
     if not len(embedding):  # MXNet's operators take an empty array only after npx.set_np()
         return tuple(mx.nd.empty((0,), context, kind) for kind in (np.int32, dtype))
-    embedding, centers = (array.astype(dtype, copy=False) for array in (embedding, centers))
-    if not is_host_memory(context):
-        at_once = max(1, _CHUNK // len(centers))
+    embedding, centers = _plain(embedding), _plain(centers)
+    if _on_device(context):
+        at_once = max(1, _BLOCK // len(centers))
         parts = [_by_product(mx.nd, embedding[begin:begin + at_once], centers, threshold, exclude,
                              dtype) for begin in range(0, len(embedding), at_once)]
         return tuple(mx.nd.concat(*part, dim=0) for part in zip(*parts))
-    with np.errstate(all='ignore'):     # if a score overflows, the distances decide
-        label, distance = _by_candidates(opened(embedding).read(), opened(centers).read(), exclude)
-    label[~(distance < threshold)] = -1
-    return (mx.nd.array(label, context, np.int32), mx.nd.array(distance, context, dtype))
+    with np.errstate(all='ignore'):
+        label, distance = _in_blocks(embedding.asnumpy(), centers, exclude)
+        label[~(distance < threshold)] = -1
+        distance = distance.astype(dtype)
+    return mx.nd.array(label, context, np.int32), mx.nd.array(distance, context, dtype)
+
+
+def _plain(array):
+    """A dense array of float64, or of float32 for any shorter type."""
+    if array.stype != 'default':
+        array = array.tostype('default')
+    return array.astype(np.float64 if array.dtype == np.float64 else np.float32, copy=False)
+
+
+def _on_device(context):
+    return not context.device_type.startswith('cpu')
 
 
 def _by_product(F, embedding, centers, threshold, exclude, dtype):
@@ -188,82 +181,58 @@ def _set_to_zero(F, counts, exclude):
     return F.slice_axis(F.concat(*runs, dim=0), axis=0, begin=0, end=-1)
 
 
-def _by_candidates(embedding, centers, exclude):
-    """The label and the distance of each sample, from NumPy arrays of one dtype."""
-    samples, size = embedding.shape
-    label, distance = np.full(samples, -1), np.full(samples, np.inf)
-    finite = np.isfinite(embedding).all(axis=1)
+def _in_blocks(embedding, centers, exclude):
+    """The label and the distance (float64) of each sample; the threshold is not looked at."""
+    label, distance = np.full(len(embedding), -1), np.full(len(embedding), np.inf)
     distance[np.isnan(embedding).any(axis=1)] = np.nan
-    rows = finite.nonzero()[0]
-    excluded = np.zeros(len(centers), bool)
-    excluded[exclude] = True
-    at_once = max(1, _BLOCK // size)
-    samples_at_once = max(1, _CHUNK // max(at_once, size))
-    for first in range(0, len(rows), samples_at_once):
-        some = rows[first:first + samples_at_once]
-        search = _Search(embedding[some])
-        for begin in range(0, len(centers), at_once):
-            end = begin + at_once
-            search.look_through(centers[begin:end], excluded[begin:end], begin)
-        label[some], distance[some] = search.label, search.distance
-    return label, distance.astype(centers.dtype)
+    rows = np.isfinite(embedding).all(axis=1).nonzero()[0]
+    allowed = np.ones(len(centers), bool)
+    allowed[exclude] = False
+    pairs = max(1, _BLOCK // embedding.shape[1])
+    at_once = min(pairs, len(centers))
+    samples_at_once = min(pairs, max(1, _BLOCK // at_once))
+    for begin in range(0, len(centers), at_once):
+        c = centers[begin:begin + at_once].asnumpy()
+        valid = allowed[begin:begin + at_once]
+        if not (valid.all() and np.isfinite(c.sum(axis=1)).all()):
+            valid = valid & np.isfinite(c).all(axis=1)
+            c = c[valid]
+        classes = begin + valid.nonzero()[0]
+        for first in range(0, len(rows) if len(c) else 0, samples_at_once):
+            some = rows[first:first + samples_at_once]
+            x = embedding[some]
+            candidates = _candidates(x, c)
+            for start in range(0, len(candidates[0]), pairs):
+                i, j = (part[start:start + pairs] for part in candidates)
+                found = _distances(x[i], c[j])
+                # The nearest center of each sample comes first, the lowest number among equals.
+                order = np.lexsort((j, found, i))
+                heads = order[np.diff(i[order], prepend=-1) > 0]
+                heads = heads[found[heads] < distance[some[i[heads]]]]
+                label[some[i[heads]]] = classes[j[heads]]
+                distance[some[i[heads]]] = found[heads]
+    return label, distance
 
 
-class _Search:
-    """The nearest of the centers that were looked through so far, for some finite samples.
+def _candidates(x, c):
+    """Pairs (i, j), sorted: the nearest c_j of each x_i is among them, which are few.
 
-    Attributes
-    ----------
-    label : numpy.ndarray of intp, (n,)
-        -1 if no center is valid so far.
-    distance : numpy.ndarray of float64, (n,)
+    The score ½‖c_j‖² − x_i·c_j orders the centers by distance. A center that is nearer than the one
+    of the best score, c, has a norm of at most 2 ‖x_i‖ + ‖c‖. So the rounding errors of both scores
+    add up to less than `slack`.
     """
-
-    def __init__(self, samples):
-        self.samples = samples
-        self.label = np.full(len(samples), -1)
-        self.distance = np.full(len(samples), np.inf)
-        self.origin = samples.mean(axis=0) if len(samples) >= _MANY else None
-        self.moved = samples if self.origin is None else samples - self.origin
-        self.squares = np.einsum('ij,ij->i', self.moved, self.moved)    # ‖x‖²
-        self.longest = np.sqrt(self.squares.max())
-
-    def look_through(self, centers, excluded, begin):
-        """Go on with centers whose classes are numbered from `begin`."""
-        moved = centers if self.origin is None else centers - self.origin
-        half = 0.5 * np.einsum('ij,ij->i', moved, moved)
-        out = excluded
-        if not np.isfinite(half).all():
-            out = excluded | ~np.isfinite(centers).all(axis=1)
-        # The scores: ½‖c‖² − x·c, which is ½‖x − c‖² − ½‖x‖². `slack` bounds their error: a sum
-        # of d products may be off by d roundings of the products' absolute values.
-        scores = self.moved @ moved.T
-        np.subtract(half, scores, out=scores)
-        limits = np.finfo(moved.dtype)
-        rounding = (self.samples.shape[1] + 16) * limits.eps
-        slack = rounding * (half + self.longest * np.sqrt(2 * half)) + rounding * limits.tiny
-        scores[:, out] = np.inf
-        # The upper bound of a nearest center: the nearest so far, or the nearest of these.
-        upper = np.minimum((scores + slack).min(axis=1),
-                           0.5 * (self.distance ** 2 * (1 + rounding)
-                                  - self.squares * (1 - rounding)))
-        lower = np.subtract(scores, slack, out=scores)
-        candidate = ~(lower > upper[:, None])    # a NaN may be any number
-        candidate[:, out] = False
-        self._compare(centers, *candidate.nonzero(), begin)
-
-    def _compare(self, centers, sample, center, begin):
-        """Decide between candidates, which are pairs of a sample and a center, by distance."""
-        at_once = max(1, _CHUNK // self.samples.shape[1])
-        for first in range(0, len(sample), at_once):
-            i, j = sample[first:first + at_once], center[first:first + at_once]
-            distance = _distances(self.samples[i], centers[j])
-            # The nearest center of each sample comes first, and the lowest number among equals.
-            order = np.lexsort((j, distance, i))
-            heads = order[np.diff(i[order], prepend=-1) > 0]
-            heads = heads[distance[heads] < self.distance[i[heads]]]
-            self.label[i[heads]] = j[heads] + begin
-            self.distance[i[heads]] = distance[heads]
+    origin = x.mean(axis=0, dtype=np.float64)   # features far from 0 would have many candidates
+    moved, centers = x - origin, c - origin
+    squares = np.einsum('ij,ij->i', centers, centers)
+    scores = moved @ centers.T
+    np.subtract(0.5 * squares, scores, out=scores)
+    best = scores.argmin(axis=1)
+    limits = np.finfo(np.float64)
+    slack = 8 * (x.shape[1] + 8) * (
+        limits.eps * (np.einsum('ij,ij->i', moved, moved) + squares[best]) + limits.tiny)
+    if not (np.isfinite(slack).all() and np.isfinite(squares).all()):   # a square has overflowed
+        return _candidates(*(np.ldexp(a.astype(np.float64), -600) for a in (x, c)))
+    return (scores <= (scores[np.arange(len(x)), best] + slack)[:, None]).nonzero()
 
 
 def _distances(a, b):

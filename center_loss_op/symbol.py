@@ -16,11 +16,13 @@ from ._operator.decorrelation import decorrelation
 __all__ = ['center_loss', 'decorrelation_loss']
 
 
+# Other implementations have λ in fourth place, so α and λ are given by name.
 @explained
-def center_loss(data: mx.sym.Symbol, label: mx.sym.Symbol, num_class: int, alpha: float = 0.5,
-                scale: float = 1.0, reduction: str = 'none', use_ignore: bool = False,
-                ignore_label: float = -1, need_top_grad: bool = False, key: str = '',
-                scale_output: bool = False, center_bias: Optional[mx.sym.Symbol] = None,
+def center_loss(data: mx.sym.Symbol, label: mx.sym.Symbol, num_class: int, *,
+                alpha: float = 0.5, scale: float = 1.0, reduction: str = 'none',
+                use_ignore: bool = False, ignore_label: float = -1, need_top_grad: bool = False,
+                key: str = '', scale_output: bool = False,
+                center_bias: Optional[mx.sym.Symbol] = None,
                 name: Optional[str] = None) -> mx.sym.Symbol:
     """Center loss of Wen et al., ECCV 2016 (equations 2, 4 and 5), as a node of a symbol graph.
 
@@ -37,11 +39,12 @@ def center_loss(data: mx.sym.Symbol, label: mx.sym.Symbol, num_class: int, alpha
         (N,) or (N, 1), whole numbers from 0 to C − 1, any real type: SoftmaxOutput's, for example.
 %(arguments)s
     center_bias : Symbol, optional
-        A variable for the centers, by default ``<name>_center_bias``, which starts at 0: give one
-        with an initializer, to share it between two nodes, or to read it in another term of the
-        loss, by ``mx.sym.identity(centers)``, which holds the centers before the update. A name
-        that does not end in ``_bias`` needs `init`. A term of the centers alone that ends in
-        MakeLoss needs ``dtype='float32'``. It becomes dense if it has no storage type.
+        A variable for the centers, to initialize them
+        (``mx.sym.var('centers', init=mx.init.Normal(1))``), to share them between two nodes, or to
+        read them in another term of the loss by ``mx.sym.identity(centers)``, which holds the
+        centers before the update. A name that does not end in ``_bias`` needs `init`, and a term of
+        the centers alone that ends in MakeLoss needs ``dtype='float32'``. Without a variable they
+        are called ``<name>_center_bias`` and start at 0.
     name : str, optional
         The name of the node.
 

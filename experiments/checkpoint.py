@@ -19,10 +19,11 @@ import re
 import shutil
 from typing import NamedTuple
 
-from center_loss_op._mxnet.parameter_file import check_arrays  # before mxnet, for newer NumPys
+import center_loss_op  # noqa: F401  (before mxnet, for newer NumPys)
 
 import mxnet as mx
 import numpy as np
+from parameter_file import check_arrays
 
 _NAME = 'step-%08d'
 _PATTERN = re.compile(r'step-(\d{8,})')

@@ -149,6 +149,73 @@ def test_any_training(tmp_path, training):
 
 
 @HYBRIDIZE
+@pytest.mark.parametrize('dtype, weights', [('float16', 'float32'), ('float32', 'int32'),
+                                            ('float64', 'float32')])
+def test_sample_weight_of_another_type(dtype, weights, hybridize):
+    loss = block(CENTERS.astype('float64' if dtype == 'float64' else 'float32'), hybridize)
+    out = loss(array(DATA.astype(dtype)), array(LABEL), array(np.full(6, 2, weights)))
+    assert out.dtype == np.dtype(dtype)
+    assert_allclose(out.asnumpy(), 2 * center_loss(DATA, LABEL, CENTERS, reduction='none').loss,
+                    rtol=2e-2)
+
+
+@HYBRIDIZE
+@pytest.mark.parametrize('in_units', [0, 3])
+def test_calls_with_and_without_weights(in_units, hybridize):
+    """In any order; also calls of `update`, and after a call that was refused."""
+    loss, want = CenterLoss(4, in_units), np.zeros((4, 3))
+    loss.initialize()
+    if hybridize:
+        loss.hybridize(static_alloc=hybridize == 'static')
+    data, label, weights = array(DATA), array(LABEL), mx.nd.ones(6)
+    with pytest.raises(ValueError, match='sample_weight'):
+        loss(data, label, mx.nd.ones(3))
+    for call in (loss.update, lambda *inputs: loss(*inputs, weights), loss, loss.update,
+                 lambda *inputs: loss(*inputs, weights)):
+        x = data.copy()
+        x.attach_grad()
+        with autograd.record():
+            out = call(x, label)
+        if out is not None:
+            out.backward()
+        want = center_loss(DATA, LABEL, want).centers
+        assert_allclose(bound(loss), want, rtol=1e-5)
+
+
+@pytest.mark.parametrize('weights, error, text', [
+    ([1] * 6, TypeError, r'sample_weight must be an NDArray .* got \[1'),
+    (np.ones(6), TypeError, 'sample_weight must be an NDArray .* got array'),
+    (.5, TypeError, 'got 0.5; one number for all samples is the argument weight'),
+    (mx.nd.ones(1), ValueError, r'sample_weight .* embedding of shape \(6, 3\), got shape \(1,'),
+    (mx.nd.ones((6, 3)), ValueError, r'sample_weight .* got shape \(6, 3\)')])
+def test_bad_sample_weight(weights, error, text):
+    with pytest.raises(error, match=text):
+        block(CENTERS, False)(array(DATA), array(LABEL), weights)
+
+
+@pytest.mark.parametrize('stype', ['csr', 'row_sparse'])
+@pytest.mark.parametrize('name', ['embedding', 'label', 'sample_weight'])
+def test_sparse_arrays_are_refused(name, stype):
+    inputs = {'embedding': array(DATA), 'label': array(LABEL[:, None]),
+              'sample_weight': mx.nd.ones((6, 1))}
+    inputs[name] = inputs[name].tostype(stype)
+    loss = block(CENTERS, False)
+    for call in (loss, loss.update)[:2 - (name == 'sample_weight')]:
+        with pytest.raises(TypeError, match=f'{name} must be dense, got a {stype} array'):
+            call(*list(inputs.values())[:3 - (call == loss.update)])
+    if name != 'sample_weight':
+        with pytest.raises(mx.MXNetError, match=f'Provided = {stype}'):
+            mx.nd.Custom(inputs['embedding'], inputs['label'], array(CENTERS),
+                         op_type='centerloss', num_class=4)
+
+
+@pytest.mark.parametrize('numpy_shapes', [False, True])
+def test_no_samples(numpy_shapes):
+    with mx.util.np_shape(numpy_shapes), pytest.raises(ValueError, match='at least one sample'):
+        block(CENTERS, False)(array(DATA)[:0], array(LABEL)[:0])
+
+
+@HYBRIDIZE
 def test_predict_mode_has_a_gradient(hybridize):
     """As MXNet's own losses have; the centers stay."""
     loss = block(CENTERS, hybridize)
@@ -375,7 +442,7 @@ def test_centers_that_were_saved_as_float16_are_loaded_as_float32(initialized, t
 
 
 @pytest.mark.parametrize('given, error', [
-    (-1, ValueError), ('x', ValueError), (2.5, TypeError), (None, TypeError), (True, TypeError)])
+    (-1, ValueError), ('x', TypeError), (2.5, TypeError), (None, TypeError), (True, TypeError)])
 def test_bad_in_units(given, error):
     with pytest.raises(error, match='^in_units must be an integer >= 0, got %s$'
                        % re.escape(repr(given))):
@@ -425,7 +492,7 @@ def test_other_arrays_than_mxnets():
 @pytest.mark.parametrize('name', ['alpha', 'weight'])
 def test_a_rate_that_is_set_is_checked(name):
     loss = CenterLoss(2, 1)
-    for given, error in (-1, ValueError), (float('nan'), ValueError), ('fast', ValueError), (
+    for given, error in (-1, ValueError), (float('nan'), ValueError), ('fast', TypeError), (
             [1], TypeError):
         with pytest.raises(error, match='^%s must be a finite number >= 0, got ' % name):
             setattr(loss, name, given)

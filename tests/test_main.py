@@ -5,8 +5,8 @@ from unittest import mock
 
 import center_loss_op
 from center_loss_op import __main__ as main
-from center_loss_op._changes import CHANGES, done
-from center_loss_op._mxnet.numpy_names import RESTORED
+from center_loss_op._mxnet import CHANGES, done
+from center_loss_op._mxnet.compat import RESTORED
 from center_loss_op._operator import native
 
 import mxnet as mx

@@ -1,5 +1,5 @@
 """A trained network used without this package: docs/using.md."""
-from center_loss_op._mxnet import numpy_names
+from center_loss_op._mxnet import compat
 from center_loss_op.symbol import center_loss
 
 import mxnet as mx
@@ -40,7 +40,7 @@ numpy.save(sys.argv[4], net(mx.nd.array(numpy.load(sys.argv[3]))).asnumpy())
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(numpy_names.RESTORED, reason='MXNet alone cannot be imported with this NumPy')
+@pytest.mark.skipif(compat.RESTORED, reason='MXNet alone cannot be imported with this NumPy')
 def test_embedding_without_the_package(child, tmp_path):
     label = mx.sym.var('softmax_label')
     embedding = mx.sym.FullyConnected(mx.sym.var('data'), num_hidden=2, name='embedding')

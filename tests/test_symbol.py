@@ -77,6 +77,30 @@ def test_name():
         assert node(name='mine').name == 'net_mine'
 
 
+def test_alpha_needs_its_name():
+    """In its place, other implementations have λ."""
+    with pytest.raises(TypeError, match='^0.1 needs its name, such as alpha=0.1 or scale=0.1; by'):
+        center_loss(mx.sym.var('data'), mx.sym.var('label'), 10, 0.1)
+
+
+@pytest.mark.parametrize('loss_first', [True, False])
+@pytest.mark.parametrize('shapes, wanted', [
+    ({}, [(6,), (6, 3), (6, 3)]), ({'label': (6,)}, [(6,), (6, 3), (6, 3)]),
+    ({'label': (0,)}, [(6,), (6, 3), (6, 3)]), ({'label': (0, 1)}, [(6, 1), (6, 3), (6, 3)]),
+    ({'data': (0, 0)}, [(6,), (6, 3), (6, 3)]), ({'label': (6,), 'data': (0, 3), 'other': None},
+                                                  [(6,), (6, 3), (6, 3)])])
+def test_shapes_that_are_not_known_at_first(shapes, wanted, loss_first):
+    """Those of the features come from another operator, in any order; 0 is unknown to MXNet."""
+    data, other = mx.sym.var('data', shape=shapes.get('data')), mx.sym.var('other')
+    label = mx.sym.var('label', shape=shapes.get('label'))
+    outs = [center_loss(data, label, 4), mx.sym.elemwise_add(data, other)]
+    given = {} if 'other' in shapes else {'other': (6, 3)}
+    found = mx.sym.Group(outs if loss_first else outs[::-1]).infer_shape(**given)
+    names = mx.sym.Group(outs if loss_first else outs[::-1]).list_arguments()
+    assert dict(zip(names, found[0])) == dict(zip(['label', 'data', 'other'], wanted))
+    assert sorted(found[1]) == [(6,), (6, 3)] and found[2] == [(4, 3)]
+
+
 @pytest.mark.parametrize('arguments, error', [
     ({'data': mx.nd.zeros((2, 2)), 'label': mx.sym.var('label')}, 'data must be a Symbol, got'),
     ({'data': mx.sym.var('data'), 'label': None}, 'label must be a Symbol, got None'),

@@ -1,7 +1,8 @@
 """The arguments and the formulas of the operator: documented and checked in this one place.
 
 MXNet hands over the arguments of a custom operator as text, Python users as numbers. Both end up
-in :class:`Arguments`. How to add an argument: CONTRIBUTING.md.
+in :class:`Arguments`; text counts as a number only if it is a :class:`Text`. How to add an
+argument: CONTRIBUTING.md.
 """
 import inspect
 import math
@@ -35,6 +36,10 @@ _MAX_ELEMENTS = 2 ** 31 - 1
 _DATA_TYPES = (np.float16, np.float32, np.float64)
 
 
+class Text(str):
+    """The text of an argument on a node of a graph, in which MXNet writes numbers and flags."""
+
+
 # -- checks: each takes the name of the argument, for the error, and its value or the value's text
 
 
@@ -43,8 +48,8 @@ def _must_be(wanted, name, value):
 
 
 def _number(name, value, kind, wanted):
-    """`value` as an int or a float, from a number or its text."""
-    types = (str, numbers.Integral if kind is int else numbers.Real)
+    """`value` as an int or a float, from a number or its Text."""
+    types = (Text, numbers.Integral if kind is int else numbers.Real)
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, types):
         raise TypeError(_must_be(wanted, name, value))
     try:
@@ -89,13 +94,13 @@ def non_negative_number(name, value):
 
 
 def flag(name, value):
-    """`value` as a bool, from a bool or a text that MXNet's own operators take for one."""
+    """`value` as a bool, from a bool or a Text that MXNet's own operators take for one."""
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
     text = {'True': True, 'true': True, '1': True, 'False': False, 'false': False, '0': False}
-    if isinstance(value, str) and value in text:
+    if isinstance(value, Text) and value in text:
         return text[value]
-    kind = ValueError if isinstance(value, str) else TypeError
+    kind = ValueError if isinstance(value, Text) else TypeError
     raise kind(_must_be('True or False', name, value))
 
 
@@ -105,13 +110,13 @@ def _reduction(name, value):
         raise TypeError(_must_be(wanted, name, value))
     if value not in REDUCTIONS:
         raise ValueError(_must_be(wanted, name, value))
-    return value
+    return str(value)
 
 
 def _string(name, value):
     if not isinstance(value, str):
         raise TypeError(_must_be('a string', name, value))
-    return value
+    return str(value)
 
 
 def _unused(name, value):
@@ -213,7 +218,7 @@ def _of_node(attributes):
     for name, argument in arguments.items():
         if name not in attributes and argument.default is MISSING:
             raise TypeError('missing argument %r' % name)
-    return Arguments(**attributes)
+    return Arguments(**{name: Text(value) for name, value in attributes.items()})
 
 
 def complete_docstring(documented, function=None, **renamed):
@@ -351,14 +356,14 @@ def more_than_two_axes(name, data, label=None):
 def check_shapes(name, data, label, num_class):
     """ValueError where the shapes of features, called `name`, and labels do not fit.
 
-    A length of 0 may be one that is not known yet, and so may the whole shape of the labels, ().
+    A length of −1 is not known yet, and neither is the whole shape of the labels if it is ().
     """
     if len(data) != 2:
         raise ValueError('%s must be 2-D, (batch, features), got shape %s; label has shape %s%s'
                          % (name, data, label, more_than_two_axes(name, data, label)))
     batch = data[0]
-    if label and (len(label) > 2 or label[1:] not in ((), (1,))
-                  or (batch and label[0] and batch != label[0])):
+    if label and (len(label) > 2 or label[1:] not in ((), (1,), (-1,))
+                  or (batch != label[0] and -1 not in (batch, label[0]))):
         hint = ''
         if label == (batch, num_class):
             hint = '. If these are one-hot labels, give their classes: label.argmax(axis=1)'

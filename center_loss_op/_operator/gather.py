@@ -145,6 +145,7 @@ class Gatherer:
         self._int_keys = int_keys
         self._room = 0              # how many samples a slot can hold
         self._steps = 0
+        self._most = 1              # the most backward passes, one after another, of any step
         self._store = None
         self.use(store)
         self._recorded = Recorded()
@@ -193,7 +194,11 @@ class Gatherer:
         # After this, all backward passes have recorded their samples, and none reads the copies. It
         # also raises the error of a pass that failed on one context, so that the samples of the
         # others do not move the centers alone. A fence would not.
-        mx.nd.waitall()
+        try:
+            mx.nd.waitall()
+        except BaseException:
+            self._recorded.take()
+            raise
         self._steps += 1
         features, classes = self._gather(centers)
         if self._steps == 1:  # now that the store has shown that it sums
@@ -203,11 +208,22 @@ class Gatherer:
         for copy in centers:
             update(arrays.opened(copy), features, batch, alpha)
 
+    def drop(self):
+        """Forget all samples since the last step, those of queued passes too."""
+        try:
+            mx.nd.waitall()
+        except mx.MXNetError:
+            pass    # that of the step whose samples these are
+        self._recorded.take()
+        self._most = float('inf')   # the program knows this function: no warning names it
+
     def _gather(self, centers):
         """The features and the classes of the samples of all slots."""
-        with LOCK:
-            recorded = dict(self._recorded)
-            self._recorded.clear()
+        recorded, dropped = self._recorded.take()
+        if dropped:
+            logger.warning('%d backward passes of key=%r are of a step that failed on another '
+                           'context, or before: their samples are dropped', dropped, self.key)
+        self._warn_of_passes(recorded)
         samples = [sorted(recorded.pop(copy.context, []), key=lambda one: one[0])
                    for copy in centers]
         if recorded:
@@ -242,6 +258,24 @@ class Gatherer:
         rows = rows[(taken > 0) & (taken <= headers[:, :1])]
         return rows[:, :num_features], rows[:, num_features]
 
+    def _warn_of_passes(self, recorded):
+        """Log that this step has more backward passes, one after another, than any before it.
+
+        Gradient accumulation has as many. But so has a good step after one that an exception ended
+        between backward() and step(), which nothing else tells apart.
+        """
+        # Passes with the same number of forwards before them are of one backward(), as of views.
+        most = max((len({until for _, until, *_ in passes}) for passes in recorded.values()),
+                   default=0)
+        if most > self._most:
+            logger.warning(
+                'the centers of key=%r move by the samples of %d backward passes, one after '
+                'another, where a step had %d before. That is right for gradient accumulation. If '
+                'an exception or an interrupt has ended a step after backward(), its samples are '
+                'among them: call drop() of the CenterTrainer where you catch it, and before you '
+                'run a loop again', self.key, most, self._most)
+            self._most = most
+
     def _slot(self, slot, samples, contexts, num_features, like):
         """A buffer of zeros, (slots, 1 + room, d + 1), with the samples of one context in its
         slot: a header (count, mark), then one row of features and label per sample.
@@ -252,11 +286,11 @@ class Gatherer:
         slots = self._store.num_workers * contexts
         shape = (slots, 1 + self._room, num_features + 1)
         buffer = mx.nd.zeros(shape, like.context, like.dtype)
-        count = sum(len(classes) for _, _, classes in samples) if samples else -1
+        count = sum(len(classes) for *_, classes in samples) if samples else -1
         buffer[slot, 0, :2] = np.array([count, self._marks(slots)[slot]], like.dtype)
         if count <= self._room:
             first = 1
-            for _, features, classes in samples:
+            for *_, features, classes in samples:
                 if len(classes):
                     rows = slice(first, first + len(classes))
                     buffer[slot, rows, :num_features] = features

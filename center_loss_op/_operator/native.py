@@ -58,7 +58,7 @@ def register(op_type, creator, use, **warnings):
     creator : ctypes function
         Makes Python's callbacks for a node.
     use : callable
-        Called, with no argument, when a node is made in C, until it returns True.
+        Called, with no argument, when a node is made in C.
     unfollowed, overlapping : tuple of callable and int
         A function without arguments that logs a warning, and how many passes in a row of equal
         arguments are too many: training forwards in C without a backward pass, and updates of
@@ -69,7 +69,7 @@ def register(op_type, creator, use, **warnings):
     if _state.library is None:
         check_call(_LIB.MXCustomOpRegister(op_type.encode(), creator))
         return
-    _call_back('use', ctypes.CFUNCTYPE(ctypes.c_int)(use))
+    _call_back('use', ctypes.CFUNCTYPE(None)(use))
     for name, (function, limit) in warnings.items():
         _call_back(name, ctypes.CFUNCTYPE(None)(function), limit)
     _state.library.center_loss_init(_address(_LIB.MXNDArrayGetData), _address(_LIB.MXNDArrayFree),

@@ -8,7 +8,7 @@ import numpy as np
 from mxnet.ndarray.ndarray import _DTYPE_MX_TO_NP
 
 from .._mxnet.graph import OP_TYPE
-from .._mxnet.sigint import defer_sigint
+from .._mxnet.interrupts import defer_sigint
 from . import arrays, native
 from .arguments import (
     Arguments,
@@ -121,16 +121,16 @@ class CenterLossProp(mx.operator.CustomOpProp):
 
     @_logged
     def infer_shape(self, in_shape):
-        data, label = in_shape
+        # A length that MXNet does not know yet is −1, and a whole shape []. Returned to MXNet, []
+        # is the shape of a scalar.
+        data, label = in_shape[0] or [-1, -1], in_shape[1] or [-1]
         num_class, reduction = self.arguments.num_class, self.arguments.reduction
-        if not data:  # the shape is not known yet
-            return [data, label], [(1,) if reduction != 'none' else ()], [()]
         check_shapes('data', tuple(data), tuple(label), num_class)
-        batch, features = data
-        label = label or [batch]
+        batch, features = max(data[0], label[0]), data[1]
+        label = [batch, 1][:len(label)]
         check_elements(num_class, features)
         out = (1,) if reduction != 'none' else (batch,)
-        return [data, label], [out], [(num_class, features)]
+        return [[batch, features], label], [out], [(num_class, features)]
 
     @_logged
     def infer_type(self, in_type):

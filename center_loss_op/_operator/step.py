@@ -242,7 +242,12 @@ class Step:
         if self.pending and is_train:
             _without_backward.count(arguments, self.address)
         self._forget()
-        batch, features, difference = self._read(data, label, centers)
+        try:
+            batch, features, difference = self._read(data, label, centers)
+        except Exception:
+            if is_train and arguments.key:
+                samples.count_forward(arguments.key, self.context, failed=True)
+            raise
         losses = half_squares(difference)
         total = np.add.reduce(losses, keepdims=True)
         loss = losses if arguments.reduction == 'none' else total
@@ -256,7 +261,7 @@ class Step:
         self.address = centers.address
         if arguments.key:
             counted = batch.counted()
-            self.samples = (samples.next_forward_number(), *(
+            self.samples = (samples.count_forward(arguments.key, self.context), *(
                 each if counted is None else each[counted]
                 for each in (features.astype(difference.dtype), batch.classes)))
         elif arguments.alpha:

@@ -388,7 +388,24 @@ def recorded():
         value.backward()
         yield before, copy[last].asnumpy()
 
-for path in executor, shared, recorded:
+def between():
+    """A copy that is taken between the passes, and the array itself, which then moves."""
+    loss = CenterLoss(classes, size)
+    loss.initialize()
+    data.attach_grad()
+    for _ in range(steps):
+        before = loss.centers.data()[last].asnumpy()
+        with mx.autograd.record():
+            value = loss(data, label)
+        centers = loss.centers.data()
+        copy = centers.copy()
+        value.backward()
+        after = centers[last].asnumpy()
+        yield before, copy[last].asnumpy()
+        mx.nd.waitall()
+        yield centers[last].asnumpy(), after
+
+for path in executor, shared, recorded, between:
     print(path.__name__, sum((before != read).any() for before, read in path()))
 '''
 
@@ -397,7 +414,8 @@ for path in executor, shared, recorded:
 def test_reads_before_a_step(native, child):
     """They return the centers before the step, however long they take."""
     done = child(BEFORE, CENTER_LOSS_NATIVE=native, MXNET_CPU_WORKER_NTHREADS=2)
-    assert done.stdout.splitlines() == ['executor 0', 'shared 0', 'recorded 0'], done.stderr
+    assert done.stdout.splitlines() == ['executor 0', 'shared 0', 'recorded 0',
+                                        'between 0'], done.stderr
 
 
 @pytest.mark.slow

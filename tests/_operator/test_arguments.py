@@ -17,6 +17,7 @@ from cases import ARGUMENTS, batch, message
 from entries import array, custom
 from numpy.testing import assert_array_equal
 
+X, Y = mx.sym.var('data'), mx.sym.var('label')
 FIELDS = {each.name: each for each in fields(Arguments)}
 REFERENCE = Path(__file__).parents[2] / 'docs' / 'reference.md'
 
@@ -145,31 +146,36 @@ def test_is_written_on_the_node(name):
 # -- values
 
 
+def parse(name, given):
+    """From a node of a graph, where `given` is a text, or from Python."""
+    make = Arguments.of_node if isinstance(given, str) else lambda given: Arguments(**given)
+    return make({'num_class': '3' if isinstance(given, str) else 3, name: given})
+
+
 @pytest.mark.parametrize('name', FIELDS)
 def test_good(name):
     for given, parsed in ARGUMENTS[name].good:
-        value = getattr(Arguments(**{'num_class': 3, name: given}), name)
+        value = getattr(parse(name, given), name)
         assert value == parsed and type(value) is type(parsed)
 
 
 @pytest.mark.parametrize('name', [name for name in FIELDS if ARGUMENTS[name].bad])
 def test_bad(name):
-    """At each door: at once, with the one line that says it."""
-    doors = {name: [Arguments]}
-    if name not in NOT_OF_SYMBOL:
-        doors[name].append(lambda **given: center_loss(mx.sym.var('x'), mx.sym.var('y'), **given))
-    if name not in NOT_OF_GLUON:
-        own = NAMES_IN_GLUON.get(name, name)
-        doors.setdefault(own, []).append(CenterLoss)
-    for own, functions in doors.items():
-        for function in functions:
-            count = 'classes' if function is CenterLoss else 'num_class'
-            for given, error in ARGUMENTS[name].bad:
-                if own == 'weight' and given is None:
-                    continue
-                with pytest.raises(error, match='^%s$' % re.escape(
-                        message(own, given, ARGUMENTS[name].wanted))):
-                    function(**{count: 3, own: given})
+    """At each door: at once, with the one line that says it. From Python a text is no number."""
+    wanted, own = ARGUMENTS[name].wanted, NAMES_IN_GLUON.get(name, name)
+    texts = [(given, TypeError) for given, _ in ARGUMENTS[name].good if isinstance(given, str)]
+    for given, error in ARGUMENTS[name].bad + texts * (FIELDS[name].type is not str):
+        if (given, error) in ARGUMENTS[name].bad:
+            with pytest.raises(error, match='^%s$' % re.escape(message(name, given, wanted))):
+                parse(name, given)
+        if isinstance(given, str) and FIELDS[name].type is not str:
+            error = TypeError
+        if name not in NOT_OF_SYMBOL:
+            with pytest.raises(error, match='^%s$' % re.escape(message(name, given, wanted))):
+                center_loss(X, Y, **{'num_class': 3, name: given})
+        if name not in NOT_OF_GLUON and (own, given) != ('weight', None):
+            with pytest.raises(error, match='^%s$' % re.escape(message(own, given, wanted))):
+                CenterLoss(**{'classes': 3, own: given})
 
 
 @pytest.mark.parametrize('name', [name for name in FIELDS if FIELDS[name].type is float])
@@ -206,8 +212,6 @@ def test_text_and_back(arguments):
 
 
 # -- names: what users of other losses write
-
-X, Y = mx.sym.var('data'), mx.sym.var('label')
 
 
 @pytest.mark.parametrize('call, text', [

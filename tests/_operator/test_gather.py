@@ -13,6 +13,7 @@ import mxnet as mx
 import numpy as np
 import oracle
 import pytest
+from entries import settle
 from hypothesis import strategies as st
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -85,6 +86,114 @@ def test_any_split(data):
         np.testing.assert_allclose(found[0], want, rtol=1e-5, atol=1e-5)
         for other in found[1:]:
             np.testing.assert_array_equal(other, found[0])
+
+
+@hypothesis.given(st.data())
+def test_a_failed_step_leaves_nothing_behind(data):
+    """Whatever fails, wherever and however often: a good step is the one without it."""
+    random = np.random.RandomState(data.draw(st.integers(0, 999)))
+    contexts = [mx.cpu(i) for i in range(data.draw(st.integers(1, 2)))]
+    parts, views = data.draw(st.integers(1, 2)), data.draw(st.integers(1, 2))
+    loss = center_loss_op.gluon.CenterLoss(4, in_units=2)
+    loss.initialize(ctx=contexts)
+    if data.draw(st.booleans()):
+        loss.hybridize()
+    trainer = center_loss_op.gluon.CenterTrainer(loss)
+
+    def step(failure=None):
+        """What it adds: (samples, labels)."""
+        shape = parts, len(contexts), views, 5
+        x, y = random.randn(*shape, 2).astype('float32'), random.randint(0, 4, shape)
+        place = data.draw(st.tuples(*map(st.integers, [0] * 3, [n - 1 for n in shape[:3]])))
+        if failure == 'label':
+            y[place][3] = 4
+        for part in range(parts):
+            losses = []
+            with mx.autograd.record():
+                for number, context in enumerate(contexts):
+                    for view in range(views):
+                        features = mx.nd.array(x[part, number, view], context)
+                        features.attach_grad()
+                        losses.append(loss(features, mx.nd.array(y[part, number, view], context)))
+            if failure == 'before' and part == place[0]:
+                raise ZeroDivisionError('some samples' if part else 'none')
+            mx.autograd.backward(losses)
+            if failure == 'label' and data.draw(st.booleans()):
+                losses[data.draw(st.integers(0, len(losses) - 1))].wait_to_read()
+            if failure == 'after' and part == place[0]:
+                raise ZeroDivisionError('some samples')
+        trainer.step()
+        return x.reshape(-1, 2), y.reshape(-1)
+
+    want = np.zeros((4, 2))
+    for failure in data.draw(st.lists(st.sampled_from([None, 'label', 'before', 'after']),
+                                      max_size=3)):
+        try:
+            added = step(failure)
+        except ZeroDivisionError as error:
+            if str(error) == 'some samples':
+                trainer.drop()
+        except mx.MXNetError:
+            assert failure == 'label'
+            settle()
+        else:
+            assert failure is None
+            want = oracle.center_loss(*added, want, reduction='none').centers
+    want = oracle.center_loss(*step(), want, reduction='none').centers
+    for copy_ in loss.centers.list_data():
+        np.testing.assert_allclose(copy_.asnumpy(), want, rtol=1e-5, atol=1e-6)
+
+
+def test_samples_of_a_step_that_an_exception_ended_are_named(log):
+    """Once; and not those of calls of the loss before one backward pass."""
+    loss = center_loss_op.gluon.CenterLoss(3, in_units=2, alpha=1)
+    loss.initialize()
+    trainer = center_loss_op.gluon.CenterTrainer(loss)
+    both = mx.gluon.nn.HybridSequential()
+    both.forward = lambda data, label: loss(data, label) + loss(data, label)
+    backward(both)
+    trainer.step()
+    assert not log()
+    for _ in range(2):
+        backward(loss)  # a step ends here
+        backward(loss)
+        trainer.step()
+    assert log().count('samples of 2 backward passes') == log().count('call drop()') == 1
+
+
+@pytest.mark.slow
+def test_a_failed_step_of_one_worker(tmp_path):
+    """With dist_sync, the other worker waits until its next step."""
+    script = tmp_path / 'fails.py'
+    script.write_text('''if True:
+        import center_loss_op
+        import mxnet as mx
+        store, contexts = mx.kv.create('dist_sync'), [mx.cpu(0), mx.cpu(1)]
+        loss = center_loss_op.gluon.CenterLoss(2, in_units=1, alpha=1)
+        loss.initialize(ctx=contexts)
+        trainer = center_loss_op.gluon.CenterTrainer(loss, store)
+        failed, step = 0, 0
+        while step < 2:
+            label = 2 if store.rank and step == 1 and not failed else 0
+            losses = []
+            with mx.autograd.record():
+                for context in contexts:
+                    data = mx.nd.full((1, 1), 5 * step + 10 * failed, context)
+                    data.attach_grad()
+                    losses.append(loss(data, mx.nd.full(1, label * context.device_id, context)))
+            mx.autograd.backward(losses)
+            try:
+                trainer.step()
+                step += 1
+            except mx.MXNetError:
+                failed += 1
+        print(failed, *(copy.asnumpy()[:, 0] for copy in loss.centers.list_data()))
+        ''')
+    done = launch(str(script))
+    assert done.returncode == 0, done.stdout
+    # By hand: the centers stay 0, then 0 + (5 + 5 + 15 + 15) / (1 + 4).
+    for failed in 0, 1:
+        assert f'{failed} [8. 0.] [8. 0.]' in done.stdout
 
 
 @pytest.mark.parametrize('way, contexts', [
@@ -251,8 +360,11 @@ def test_a_store_of_one_worker_among_several_is_named(launcher, number, warned, 
 def test_without_horovod_its_store_says_what_to_do(child):
     done = child('import sys\n'
                  'sys.modules["horovod"] = None\n'
-                 'import center_loss_op.horovod')
+                 'help("center_loss_op.horovod")\n'
+                 'import center_loss_op.horovod\n'
+                 'center_loss_op.horovod.Horovod()')
     assert done.returncode == 1
+    assert "works like MXNet's 'dist_sync'" in done.stdout
     assert 'ImportError: Horovod cannot be imported' in done.stderr.splitlines()[-1]
     assert 'HOROVOD_WITH_MXNET=1 pip install' in done.stderr.splitlines()[-1]
 
@@ -364,6 +476,67 @@ def test_a_copy_of_a_loss_has_no_trainer():
         np.testing.assert_array_equal(one.centers.data().asnumpy()[0], center)
 
 
+def files(net, folder):
+    """The files that `net` exports."""
+    net.export(str(folder / 'net'))
+    return str(folder / 'net-symbol.json'), ['data0', 'data1'], str(folder / 'net-0000.params')
+
+
+def test_a_file_has_no_trainer(tmp_path):
+    """A network in it moves its own centers at once: imported, and in a Module."""
+    loss = center_loss_op.gluon.CenterLoss(3, in_units=2, alpha=1)
+    net = Around(loss)
+    net.initialize()
+    net.hybridize()
+    trainer = center_loss_op.gluon.CenterTrainer(loss)
+    backward(net, value=2)
+    trainer.step()
+    imported = mx.gluon.SymbolBlock.imports(*files(net, tmp_path))
+    backward(imported, value=5)
+    symbol = mx.sym.load(str(tmp_path / 'net-symbol.json'))
+    executor = symbol.simple_bind(mx.cpu(), data0=(4, 2), data1=(4,))
+    executor.arg_dict['data0'][:] = 8
+    executor.arg_dict['data1'][:] = mx.nd.array([0, 1, 1, 2])
+    executor.forward(is_train=True)
+    executor.backward(mx.nd.ones(4))
+    backward(net, value=11)
+    trainer.step()      # and the network that was exported has its trainer
+    for array, center in [(loss.centers.data(), 6), (executor.aux_arrays[0], 4),
+                          (imported.collect_params()[loss.centers.name].data(), 3)]:
+        np.testing.assert_array_equal(array.asnumpy()[0], center)
+
+
+def test_a_file_of_2_1_0_has_no_trainer():
+    """Nor has a graph; but a block around the parameters of a network has that of the network."""
+    loss = center_loss_op.gluon.CenterLoss(3, in_units=2, alpha=1)
+    loss.initialize()
+    trainer = center_loss_op.gluon.CenterTrainer(loss)
+    names = mx.sym.var('x'), mx.sym.var('y')
+    graph = loss(*names)
+    imported = mx.gluon.SymbolBlock(mx.sym.load_json(graph.tojson()), names)
+    around = mx.gluon.SymbolBlock(graph, names, loss.collect_params())
+    imported.initialize(mx.init.Zero())
+    backward(imported, value=2)
+    backward(around, value=4)
+    trainer.step()
+    for block, center in (imported, 1), (around, 2):
+        centers = block.collect_params()[loss.centers.name].data()
+        np.testing.assert_array_equal(centers.asnumpy()[0], center)
+
+
+def test_all_gradients_of_an_imported_network_are_added(tmp_path):
+    loss = center_loss_op.gluon.CenterLoss(3, in_units=2, alpha=1)
+    net = Around(loss)
+    net.initialize()
+    net.hybridize()
+    backward(net)
+    imported = mx.gluon.SymbolBlock.imports(*files(net, tmp_path))
+    imported.collect_params().setattr('grad_req', 'add')
+    trainer = mx.gluon.Trainer(imported.collect_params(), 'sgd')
+    backward(imported)
+    trainer.step(4)
+
+
 def test_a_key_that_nobody_serves_is_named(caplog):
     data, label = mx.nd.ones((4, 2)), mx.nd.zeros(4)
     data.attach_grad()
@@ -411,6 +584,29 @@ def module_step(module, trainer, value):
     trainer.step(module)
     states = module._exec_group.execs[0].aux_dict
     return {name: state.asnumpy()[0].tolist() for name, state in states.items()}
+
+
+@pytest.mark.parametrize('failure', ['label', 'exception'])
+def test_a_failed_batch_of_a_module(failure):
+    loss = center_loss(EMBEDDING, LABEL, 3, key='failed', name='cl', alpha=1)
+    module = mx.mod.Module(loss, label_names=['label'], context=[mx.cpu(0), mx.cpu(1)])
+    module.bind([('data', (4, 2))], [('label', (4,))])
+    module.init_params(mx.init.One())
+    trainer = center_loss_op.module.CenterTrainer('failed')
+    labels = mx.nd.array([0, 1, 1, 2])
+    bad = mx.nd.array([0, 1, 3, 2]) if failure == 'label' else labels
+    module.forward_backward(mx.io.DataBatch([mx.nd.full((4, 2), 100)], [bad]))
+    if failure == 'label':
+        with pytest.raises(mx.MXNetError):
+            mx.nd.waitall()
+        settle()
+    else:
+        trainer.drop()
+    module.forward_backward(mx.io.DataBatch([mx.nd.full((4, 2), 6)], [labels]))
+    trainer.step(module)
+    for executor in module._exec_group.execs:  # 0 + n · 6 / (1 + n)
+        np.testing.assert_array_equal(executor.aux_dict['cl_center_bias'].asnumpy()[:, 0],
+                                      [3, 4, 3])
 
 
 def test_two_nodes_with_one_key_are_named():
@@ -462,6 +658,32 @@ def test_the_newest_trainer_of_a_module_counts():
     assert module_step(modules[1], new, 4) == {'cl_center_bias': [1, 1]}
     with pytest.raises(RuntimeError, match="newer CenterTrainer of key='one'.*a key of its own"):
         old.step(modules[0])
+
+
+@pytest.mark.filterwarnings('ignore:.*mxnet.model.FeedForward has been deprecated')
+def test_feed_forward():
+    """By hand, on two contexts: c_0 = 0 + 4 · 6 / (1 + 4), then 24/5 + 4 · (6 − 24/5) / (1 + 4)."""
+    loss = center_loss(EMBEDDING, LABEL, 3, key='fed', name='cl', alpha=1)
+    trainer, steps = center_loss_op.module.CenterTrainer('fed'), []
+
+    def at_batch_end(param):
+        trainer(param)
+        group = param.locals['executor_manager'].curr_execgrp
+        steps.append([one.aux_dict['cl_center_bias'].asnumpy()[0] for one in group.train_execs])
+
+    data = mx.io.NDArrayIter(np.full((8, 2), 6), np.zeros(8), 4, label_name='label')
+    model = mx.model.FeedForward(mx.sym.Group([loss]), [mx.cpu(0), mx.cpu(1)], num_epoch=1,
+                                 initializer=mx.init.One(), learning_rate=0)
+    model.fit(data, eval_metric=mx.metric.Loss(), batch_end_callback=at_batch_end)
+    np.testing.assert_allclose(steps, [[[4.8] * 2] * 2, [[5.76] * 2] * 2], rtol=1e-6)
+
+
+@pytest.mark.parametrize('variables', [None, {}, {'self': None, 'module': 5}], ids=str)
+def test_a_loop_of_ones_own(variables):
+    """As a callback, with a BatchEndParam."""
+    trainer = center_loss_op.module.CenterTrainer('own loop')
+    with pytest.raises(TypeError, match=r'call center_trainer.step\(module\) after module.update'):
+        trainer(mx.model.BatchEndParam(0, 0, None, variables))
 
 
 def test_modules_that_are_refused():

@@ -1,6 +1,8 @@
 """The step in C: which way runs, and what the other tests, run over it as a backend, do not see."""
 import ctypes
 import gc
+import shutil
+import subprocess
 import threading
 from unittest import mock
 
@@ -61,6 +63,16 @@ def test_switched(on):
         patch.setattr(center_loss_op._operator.operator.CenterLossOp, '__init__', note)
         custom(*map(array, batch(6, 3, 4)), num_class=4).asnumpy()
     assert len(made) == (not on)
+
+
+@pytest.mark.skipif(not shutil.which('ldd'), reason='no ldd')
+@pytest.mark.usefixtures('natively')
+def test_linked_with_all_that_it_calls():
+    """By itself: Python has loaded libm, and more, before this library."""
+    done = subprocess.run(['ldd', '-r', native.library()._name], stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, universal_newlines=True, check=False)
+    assert 'libc.' in done.stdout
+    assert 'undefined symbol' not in done.stdout, done.stdout
 
 
 # -- the rare kinds go to Python, and are right there

@@ -15,10 +15,11 @@
 
 static int (*get_data)(void *array, void **memory);
 static int (*free_array)(void *array);
+typedef void (*Use)(void);
 
-static Creator python;           /* makes Python's callbacks for a node */
-static atomic_int enabled;       /* whether new nodes run here, or in Python */
-static _Atomic(Callback) on_use; /* called when a node is made, until it returns 1 */
+static Creator python;      /* makes Python's callbacks for a node */
+static atomic_int enabled;  /* whether new nodes run here, or in Python */
+static _Atomic(Use) on_use; /* called when a node is made */
 
 /* -- a node of a graph (a Prop) */
 
@@ -317,8 +318,8 @@ PUBLIC int center_loss_creator(const char *op_type, int size, const char **keys,
       (Callback)infer_shape,  (Callback)dependencies, (Callback)create,     (Callback)infer_type};
   Prop *prop = enabled ? prop_new(size, keys, values) : NULL;
   if (!prop) return create_in_python(op_type, size, keys, values, list);
-  Callback use = on_use;
-  if (use && use()) on_use = NULL;
+  Use use = on_use;
+  if (use) use();
   *list = (CallbackList){PROP_CALLBACKS, callbacks, prop->contexts};
   return 1;
 }
@@ -333,8 +334,8 @@ PUBLIC void center_loss_init(void *get, void *release, void *creator) {
 /* Whether nodes that are made from now on run here. */
 PUBLIC void center_loss_enable(int on) { enabled = on; }
 
-/* What to call when a node is made, until it returns 1; NULL for nothing. */
+/* What to call when a node is made; NULL for nothing. */
 PUBLIC void center_loss_on_use(void *function, int unused) {
   (void)unused;
-  on_use = (Callback)function;
+  on_use = (Use)function;
 }

@@ -149,11 +149,11 @@ def test_a_handler_of_the_programs_own(child):
     done = child(HEAD + '''
 seen = []
 signal.signal(signal.SIGINT, lambda *args: seen.append(args))
-center_loss_op._mxnet.sigint.defer_sigint()
+center_loss_op._mxnet.interrupts.defer_sigint()
 signal.raise_signal(signal.SIGINT)
 assert len(seen) == 1
 signal.signal(signal.SIGINT, signal.SIG_IGN)
-center_loss_op._mxnet.sigint.defer_sigint()
+center_loss_op._mxnet.interrupts.defer_sigint()
 assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 print('done')
 ''')
@@ -194,6 +194,87 @@ except KeyboardInterrupt:
 def test_installed_by_the_first_use(way, native, child):
     done = child(UNUSED, way, **({} if native else {'CENTER_LOSS_NATIVE': 0}))
     assert done.stdout == 'done\n', done.stderr
+
+
+# Each way to use center loss after the first time, when nothing new may be made.
+AGAIN = HEAD + """
+from _signal import default_int_handler
+
+class Net(mx.gluon.HybridBlock):
+    def __init__(self):
+        super().__init__()
+        self.loss = loss
+    def hybrid_forward(self, F, x, y):
+        return self.loss(x, y)
+
+def backward(function):
+    data.attach_grad()
+    with mx.autograd.record():
+        value = function(data, label)
+    value.backward()
+    mx.nd.waitall()
+
+net = Net()
+net.hybridize()
+symbol = mx.sym.Custom(mx.sym.var('x'), mx.sym.var('y'), op_type='centerloss', num_class=3)
+executor = symbol.simple_bind(mx.cpu(), x=(8, 4), y=(8,))
+STEPS = {
+    'block': lambda: backward(loss),
+    'hybridized': lambda: backward(net),
+    'custom': lambda: backward(lambda x, y: mx.nd.Custom(x, y, centers, op_type='centerloss',
+                                                        num_class=3)),
+    'executor': lambda: (executor.forward(is_train=True), executor.backward())}
+"""
+
+
+@pytest.mark.parametrize('native', [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_installed_by_each_use(native, child):
+    """A notebook sets Python's own handler for each cell."""
+    done = child(AGAIN + """
+for name, step in STEPS.items():
+    for _ in range(3):
+        signal.signal(signal.SIGINT, default_int_handler)
+        step()
+        print(name, hasattr(signal.getsignal(signal.SIGINT), 'defers_sigint'))
+""", **({} if native else {'CENTER_LOSS_NATIVE': 0}))
+    assert done.stdout.split() == [word for name in ('block', 'hybridized', 'custom', 'executor')
+                                   for word in 3 * [name, 'True']], done.stderr
+
+
+KERNEL = """
+import sys
+from jupyter_client.manager import start_new_kernel
+manager, client = start_new_kernel(kernel_name='python3')
+try:
+    for cell in sys.argv[1:]:
+        reply = client.execute_interactive(cell, timeout=60, output_hook=lambda message: print(
+            *message['content'].get('traceback', [message['content'].get('text', '')]), end=''))
+        assert reply['content']['status'] == 'ok'
+finally:
+    manager.shutdown_kernel(now=True)
+"""
+
+
+@pytest.mark.slow
+def test_in_later_cells_of_a_notebook(child):
+    """An interrupt where an array goes away, of which Python drops the exception."""
+    pytest.importorskip('jupyter_client')
+    pytest.importorskip('ipykernel')
+    first = """
+class Interrupts:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+def step():
+    Interrupts()
+
+for each in STEPS.values():
+    each()
+"""
+    cells = [f'STEPS[{way!r}]()\nexpect(step)'
+             for way in ('block', 'hybridized', 'custom', 'executor')]
+    done = child(KERNEL, AGAIN + first, *cells)
+    assert done.stdout.split() == ['interrupted'] * 4, done.stdout + done.stderr
 
 
 ASYNC = HEAD + """

@@ -10,13 +10,12 @@ import sys
 import warnings
 from pathlib import Path
 
-from center_loss_op._mxnet import importable, numpy_names, requirements
+from center_loss_op._mxnet import compat
 
 import mxnet as mx
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
 IN_1D = np.array([[1, 2], [3, 1]]), [1, 5, 3]
 UNSORTED = np.array([[3., 1.], [2., 4.]])
 
@@ -53,23 +52,18 @@ vars(numpy).pop('bool', None), vars(numpy).pop('int', None)  # NumPy 1.19 has th
 
 def numpys_own(name):
     """NumPy's own attribute, or None where it has none or was given ours."""
-    if name in numpy_names.RESTORED:
+    if name in compat.RESTORED:
         return None
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         return getattr(np, name)
 
 
-def test_these_tests_cover_every_name():
-    assert set(numpy_names.NAMES) == {name for name, *_ in CALLS + VALUES} | {
-        'compat', *FINANCIAL}
-
-
 @pytest.mark.parametrize('name, args, options, expected', CALLS)
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')
 def test_functions_do_what_they_did(name, args, options, expected):
-    for function in numpy_names.NAMES[name], numpys_own(name):
-        if function is numpy_names.NAMES['trapz'] and not hasattr(np, 'trapezoid'):
+    for function in compat.NAMES[name], numpys_own(name):
+        if function is compat.NAMES['trapz'] and not hasattr(np, 'trapezoid'):
             continue  # not needed here: NumPy has trapz
         if function is not None:
             result = np.asarray(function(*args, **options))
@@ -80,7 +74,7 @@ def test_functions_do_what_they_did(name, args, options, expected):
 
 @pytest.mark.parametrize('name, expected', VALUES)
 def test_values_are_what_they_were(name, expected):
-    value, own = numpy_names.NAMES[name], numpys_own(name)
+    value, own = compat.NAMES[name], numpys_own(name)
     assert type(value) is type(expected) and repr(value) == repr(expected)
     # From 2.0 on `bool` is NumPy's own.
     assert own is None or repr(own) == repr(expected) or own is np.bool_
@@ -89,7 +83,7 @@ def test_values_are_what_they_were(name, expected):
 @pytest.mark.parametrize('name', FINANCIAL)
 def test_financial_functions_are_there_and_say_where_they_went(name):
     with pytest.raises(RuntimeError, match='%s.*numpy-financial' % name):
-        numpy_names.NAMES[name](1, 2)
+        compat.NAMES[name](1, 2)
 
 
 def test_numpy_has_each_name_that_mxnet_reads():
@@ -132,19 +126,10 @@ def has(found, names):
     return True
 
 
-def test_this_project_reads_none_of_them():
-    for folder in 'center_loss_op', 'experiments', 'benchmarks':
-        for path in (ROOT / folder).glob('*.py'):
-            read = {node.attr for node in ast.walk(parsed(path))
-                    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
-                    and node.value.id in ('np', 'numpy')}
-            assert not read & set(numpy_names.NAMES), path
-
-
 @pytest.mark.parametrize('first, second', [('center_loss_op', 'mxnet'),
                                            ('mxnet', 'center_loss_op')])
 def test_imports_in_both_orders(child, first, second):
-    if first == 'mxnet' and numpy_names.RESTORED:
+    if first == 'mxnet' and compat.RESTORED:
         pytest.skip('with NumPy %s mxnet alone cannot be imported' % np.__version__)
     done = child('import %s, %s\n'
                  'import mxnet as mx\n'
@@ -172,7 +157,7 @@ assert 'mxnet' in sys.modules
 def test_touches_no_numpy_that_has_them(child):
     done = child('''
 import numpy
-from center_loss_op._mxnet.numpy_names import NAMES, restore
+from center_loss_op._mxnet.compat import NAMES, restore
 for name in NAMES:
     setattr(numpy, name, 'mine')
 print(restore(), {getattr(numpy, name) for name in NAMES})
@@ -182,7 +167,7 @@ print(restore(), {getattr(numpy, name) for name in NAMES})
 
 
 def test_recovers_from_a_failed_import_of_mxnet(child):
-    done = child(('' if numpy_names.RESTORED else NUMPY_WITHOUT_ALIASES) + '''
+    done = child(('' if compat.RESTORED else NUMPY_WITHOUT_ALIASES) + '''
 try:
     import mxnet
 except AttributeError:
@@ -241,24 +226,13 @@ def test_says_in_one_line_what_to_do_where_mxnet_cannot_run(child, setting, expe
     assert done.stdout == 'center_loss_op %s\n' % expected
 
 
-def test_the_libraries_are_those_that_mxnets_wheel_leaves_out():
-    """What the loader finds missing beside them, if it looks in MXNet's folder alone."""
-    folder = Path(mx.__file__).parent
-    if not (folder / 'libgfortran.so.3').exists():
-        pytest.skip('not the wheel for x86-64')
-    for library in requirements.LIBRARIES:
-        named = [path for path in (folder / 'libmxnet.so', folder / 'libgfortran.so.3')
-                 if library.encode() + b'\0' in path.read_bytes()[:2 ** 27]]
-        assert named and not (folder / library).exists()
-
-
 @pytest.mark.parametrize('lacking', [False, True])
 def test_make_asks_before_it_downloads(tmp_path, lacking):
     """By the same code, as a program of its own; Python's modules must not be shadowed by ours."""
-    script = Path(requirements.__file__)
+    script = Path(compat.__file__)
     if lacking:
         script = tmp_path / script.name
-        script.write_text(Path(requirements.__file__).read_text(encoding='utf-8').replace(
+        script.write_text(Path(compat.__file__).read_text(encoding='utf-8').replace(
             "'libgomp.so.1'", "'libnone.so.1'"), encoding='utf-8')
     done = subprocess.run([sys.executable, '-I', str(script)], check=False,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
@@ -328,7 +302,7 @@ def test_operators_whose_arguments_hold_numbers_of_numpy():
     (True, 'True'), (None, 'None'),
 ])
 def test_attributes_are_written_as_before_numpy_2(value, text):
-    assert (importable._attribute if np.__version__ >= '2' else str)(value) == text
+    assert (compat._attribute if np.__version__ >= '2' else str)(value) == text
 
 
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')
