@@ -124,6 +124,7 @@ def test_centers_of_another_shape_or_type(log):
                    num_class=4)
 
 
+@pytest.mark.usefixtures('backend')
 def test_attributes_of_a_scope():
     """MXNet writes them on every node of the scope; they come back from JSON."""
     arguments = dict(num_class=4, alpha=.3, scale=.7, reduction='sum', use_ignore=True,
