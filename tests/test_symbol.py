@@ -306,3 +306,26 @@ def test_score_and_predict_move_nothing():
     net.score(blobs(), mx.metric.Loss(output_names=['center_output'], label_names=[]))
     net.predict(blobs())
     assert_array_equal(params_of(net)['center_center_bias'], before['center_center_bias'])
+
+
+@pytest.mark.parametrize('reduction', ['mean', 'sum', 'none'])
+def test_predict_of_one_number_per_batch(reduction):
+    """MXNet cuts the padding of the last batch off each output."""
+    data, label, centers = batch(13, 3, 4)
+    features = mx.sym.FullyConnected(mx.sym.var('data'), num_hidden=3, no_bias=True, name='same')
+    graph = mx.sym.Group([features, center_loss(features, mx.sym.var('softmax_label'), 4,
+                                                reduction=reduction, name='loss')])
+    module = mx.mod.Module(graph)
+    batches = mx.io.NDArrayIter(data, label, 8)
+    module.bind(batches.provide_data, batches.provide_label, for_training=False)
+    module.init_params(arg_params={'same_weight': mx.nd.array(np.eye(3))},
+                       aux_params={'loss_center_bias': mx.nd.array(centers)})
+    features, losses = module.predict(batches)
+    assert_allclose(features.asnumpy(), data, rtol=1e-6)
+    padded = np.arange(16) % 13     # the last batch is filled up from the beginning
+    wanted = [oracle.center_loss(data[rows], label[rows], centers, reduction=reduction).loss
+              for rows in (padded[:8], padded[8:])]
+    assert_allclose(losses.asnumpy(), np.concatenate(wanted)[:13], rtol=1e-5)
+    parts = [[output.shape[0] for output in outputs]
+             for outputs, *_ in module.iter_predict(batches)]
+    assert parts == [[8, 8], [5, 5]] if reduction == 'none' else [[8, 1], [5, 1]]

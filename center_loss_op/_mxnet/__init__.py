@@ -67,6 +67,12 @@ CHANGES = [
            'a network in a Module moves the centers of the one that it was exported from',
            'tests/_operator/test_gather.py::test_a_file_has_no_trainer',
            '_mxnet.centers:install_in_export'),
+    Change('mxnet.module.base_module.BaseModule.predict and '
+           'mxnet.module.base_module.BaseModule.iter_predict: a loss of a whole batch has no '
+           'padding to cut off',
+           'MXNet fails if the last batch is padded',
+           'tests/test_symbol.py::test_predict_of_one_number_per_batch',
+           '_mxnet.predict:install'),
     Change('mxnet.base._LIB.MXNotifyShutdown, which MXNet calls at exit: waits for the engine '
            'first, and leaves executors that are alive to the operating system (Executor.__del__)',
            'a process that ends while operators are queued hangs, or crashes on the pooled engine',
