@@ -24,6 +24,13 @@ def node(name=None, num_class=4, label=True, **arguments):
 # -- names, shapes, types
 
 
+def test_what_a_backward_pass_reads():
+    """Without the gradient of its output, which need_top_grad asks for, a step would crash."""
+    for need_top_grad in False, True:
+        prop = CenterLossProp(num_class='4', need_top_grad=str(need_top_grad))
+        assert (0 in prop.declare_backward_dependency([0], [1, 2], [3])) == need_top_grad
+
+
 def test_names():
     loss = node('center_loss')
     assert loss.list_arguments() == ['data', 'label']
@@ -264,13 +271,6 @@ def test_other_operators(other):
         doubled = other in ('chained', 'loss layer')
         expected = 2 if doubled else center_loss(DATA, LABEL, CENTERS).grad
         assert_allclose(others.grad.asnumpy(), expected + 0 * DATA, rtol=1e-5)
-
-
-def test_what_a_backward_pass_reads():
-    """Without the gradient of its output, which need_top_grad asks for, a step would crash."""
-    for need_top_grad in False, True:
-        prop = CenterLossProp(num_class='4', need_top_grad=str(need_top_grad))
-        assert (0 in prop.declare_backward_dependency([0], [1, 2], [3])) == need_top_grad
 
 
 def test_arrays_by_name(log):
