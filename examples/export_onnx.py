@@ -22,6 +22,7 @@ import json
 import math
 import os
 import re
+import sys
 import tempfile
 
 os.environ.setdefault('MXNET_SUBGRAPH_VERBOSE', '0')    # no line per executor on the terminal
@@ -193,6 +194,7 @@ def input_shape(text):
 
 
 def main():
+    sys.stdout.reconfigure(errors='replace')    # for terminals that have no …
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('symbol', metavar='SYMBOL', help='…-symbol.json')
     parser.add_argument('params', metavar='PARAMS', help='…-0000.params')

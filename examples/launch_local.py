@@ -113,6 +113,7 @@ def watch(workers, others):
 
 
 def main():
+    sys.stdout.reconfigure(errors='replace')    # for terminals that have no λ
     parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
     parser.add_argument('-n', '--num-workers', type=int, required=True, metavar='N',
                         help='how many times to start the command')

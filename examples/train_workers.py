@@ -21,6 +21,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
+sys.stdout.reconfigure(errors='replace')    # for terminals that have no λ
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
                                  formatter_class=argparse.ArgumentDefaultsHelpFormatter)
 parser.add_argument('--center-weight', type=float, default=0.03, help='λ')

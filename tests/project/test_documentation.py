@@ -25,7 +25,7 @@ from ported import Naive, ported
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [str(path.relative_to(ROOT)) for path in (
     ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted(ROOT.glob('docs/*.md')),
-    *sorted(ROOT.glob('examples/*.md')), *sorted(ROOT.glob('experiments/*.md'))) if path.exists()]
+    *sorted(ROOT.glob('examples/**/*.md'))) if path.exists()]
 # `make horovod` runs what needs it.
 HAVE_HOROVOD = importlib.util.find_spec('horovod') is not None
 
@@ -142,6 +142,6 @@ def test_targets_and_files_that_are_named(name):
                              re.MULTILINE):
         assert target in targets, target
 
-    for path in re.findall(r'`((?:tests|examples|experiments|benchmarks|docs|center_loss_op)/'
+    for path in re.findall(r'`((?:tests|examples|benchmarks|docs|center_loss_op)/'
                            r'[\w./-]+\.(?:py|sh|md|c|h|ipynb))', text(name)):
         assert (ROOT / path).exists(), path

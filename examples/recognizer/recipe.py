@@ -1,0 +1,291 @@
+"""The decisions of a training: what is held out, which losses are compared, which one is taken."""
+import json
+import os
+import shutil
+from typing import NamedTuple
+
+import center_loss_op  # noqa: F401 - before mxnet, for newer NumPys
+
+import checkpoint
+import mxnet as mx
+import numpy as np
+import results
+from data import DataError, printable
+
+DECORRELATION = 0.1
+# With fewer classes images are held out: so few classes say nothing of others.
+FEW_CLASSES = 10
+# With fewer classes to train on than this, center loss did harm: see `choose`.
+FEWEST_FOR_CENTER_LOSS = 20
+# A class with a larger share of the images is not held out: most pairs would be of it.
+LARGEST_SHARE = 0.1
+MOST_HELD_OUT = 3000        # images: all pairs of them are compared
+RISE = 0.8                  # share of the updates in which λ rises to its full height
+
+
+class Row(NamedTuple):
+    """What is trained and compared: λ, and the weight of the decorrelation loss."""
+    center_weight: float
+    decorrelation: float
+
+    @property
+    def folder(self):
+        """The name of its checkpoints."""
+        return f'lambda-{self.center_weight:g}-decorrelation-{self.decorrelation:g}'
+
+    @property
+    def name(self):
+        """How tables call it."""
+        loss = f'λ = {self.center_weight:g}' if self.center_weight else 'softmax'
+        return loss + (f', decorrelation {self.decorrelation:g}' if self.decorrelation else '')
+
+
+def rows(center_weights, classes, one):
+    """The Rows to train; `one`: several workers can train only one.
+
+    Center loss comes with decorrelation. Where it is compared with softmax alone, softmax with
+    decorrelation is trained as well, to tell which of the two makes the difference.
+    """
+    if center_weights is None:
+        center_weights = [0, 0.1] if classes >= FEWEST_FOR_CENTER_LOSS else [0]
+        center_weights = center_weights[-1:] if one else center_weights
+    weights = sorted(set(center_weights))
+    result = [Row(0., 0.)] if weights[0] == 0 else []
+    if weights[0] == 0 and len(weights) > 1:
+        result.append(Row(0., DECORRELATION))
+    return result + [Row(weight, DECORRELATION) for weight in weights if weight]
+
+
+def choose(figures, rows, classes):
+    """The Row to export.
+
+    Parameters
+    ----------
+    figures : dict
+        {Row: {name: metrics.Figure}}, with `eer` and `rank1`; empty if nothing is held out.
+    rows : list of Row
+        What was trained.
+    classes : int
+        How many classes were trained on.
+
+    The evidence: on faces, λ = 0.1 with batch normalization of the embedding lowers the equal error
+    rate of other classes if hundreds were trained on, and raises it with 20 to 50. With 20 to 150
+    classes, the equal error rate of a few held-out classes is a coin flip between the two, while
+    rank-1 shows the harm. So a loss replaces softmax alone if it has a lower equal error rate and
+    no lower rank-1; center loss only with classes enough.
+    """
+    rows = [row for row in rows
+            if classes >= FEWEST_FOR_CENTER_LOSS or not row.center_weight] or rows
+    best = rows[0]
+    for row in rows[1:]:
+        mine, its = figures[row], figures[best]
+        if mine['eer'].value < its['eer'].value and mine['rank1'].value >= its['rank1'].value:
+            best = row
+    return best
+
+
+def learning_rate(lr, updates):
+    """The learning rate of an update: a warm-up, then a cosine down to 0."""
+    return mx.lr_scheduler.CosineScheduler(updates, lr, warmup_begin_lr=lr / 50,
+                                           warmup_steps=min(50, updates // 2))
+
+
+def batches(count, batch_size, random):
+    """The rows of each batch of an epoch, which has 25 or more: a small set is seen several times.
+
+    All images are taken once, in random order, before one is taken again.
+    """
+    steps = max(25, count // batch_size)
+    turns = -(-steps * batch_size // count)
+    order = np.concatenate([random.permutation(count) for _ in range(turns)])
+    return order[:steps * batch_size].reshape(steps, batch_size)
+
+
+# -- what is held out
+
+
+class HeldOut(NamedTuple):
+    """Rows of the pictures: to train on, and held out; and whether these are 'classes' or
+    'images' (of the classes trained on)."""
+    train: np.ndarray
+    test: np.ndarray
+    kind: str
+
+    def names(self, pictures):
+        """The classes of what is held out."""
+        return [pictures.names[label] for label in np.unique(pictures.labels[self.test])]
+
+    def described(self, pictures):
+        """A line for the user."""
+        train = np.unique(pictures.labels[self.train])
+        _, height, width, channels = pictures.images.shape
+        names = results.some([printable(name) for name in self.names(pictures)])
+        held_out = (f'{len(self.test)} of other classes held out: {names}'
+                    if self.kind == 'classes' else f'{len(self.test)} more of them held out')
+        return (f'{len(self.train)} pictures of {len(train)} classes to train on, '
+                f'{"grey" if channels == 1 else "colour"}, {height} x {width}; {held_out}')
+
+
+def hold_out(pictures, share, seed, trained_before):
+    """What to hold out, a HeldOut.
+
+    Parameters
+    ----------
+    pictures : data.Pictures
+    share : float or list of str
+        Of the classes, or their names.
+    trained_before : set of str
+        Classes that the network was trained on, which are not held out.
+    """
+    random = np.random.RandomState(seed)
+    counts = np.bincount(pictures.labels)
+    names = share if isinstance(share, list) else pictures.apart if share else []
+    if names:
+        unknown = sorted(set(names) - set(pictures.names))
+        if unknown:
+            raise DataError(f'--held-out names a class that is not there: {printable(unknown[0])}')
+        before = sorted(set(names) & trained_before)
+        if before:
+            raise DataError(f'--held-out names a class that the network was trained on: '
+                            f'{printable(before[0])}')
+        chosen = np.array([pictures.names.index(name) for name in names])
+    else:
+        eligible = np.array([label for label, name in enumerate(pictures.names)
+                             if name not in trained_before
+                             and counts[label] <= LARGEST_SHARE * counts.sum()], int)
+        number = max(2, round(share * len(counts))) if share else 0
+        chosen = random.permutation(eligible)[:number]
+        if share and (len(counts) < FEW_CLASSES or len(eligible) < 2):
+            return _images(pictures.labels, share, random)
+    test = np.isin(pictures.labels, chosen)
+    if len(counts) - len(chosen) < 2:
+        raise DataError(f'there are {len(counts)} classes with two pictures or more, and two are '
+                        'needed to train on')
+    return HeldOut(np.flatnonzero(~test), _fewer(np.flatnonzero(test), pictures.labels, random),
+                   'classes')
+
+
+def _images(labels, share, random):
+    """Hold out images of each class: two or more, if two are left to train on."""
+    if labels.max() < 1:
+        raise DataError('there is only 1 class with two pictures or more: two are needed')
+    test = []
+    for label in range(labels.max() + 1):
+        mine = random.permutation(np.flatnonzero(labels == label))
+        test += mine[:min(max(2, round(share * len(mine))), max(len(mine) - 2, 0))].tolist()
+    test = np.sort(np.array(test, int))
+    if len(np.unique(labels[test])) < 2:
+        test = test[:0]
+    return HeldOut(np.setdiff1d(np.arange(len(labels)), test), _fewer(test, labels, random),
+                   'images')
+
+
+def _fewer(rows, labels, random):
+    """At most MOST_HELD_OUT rows: the same number of each class, but for classes with fewer."""
+    rows = random.permutation(rows)
+    turn = np.zeros(len(rows), int)     # the how-manieth of its class each row is
+    for label in np.unique(labels[rows]):
+        mine = labels[rows] == label
+        turn[mine] = np.arange(mine.sum())
+    return np.sort(rows[np.argsort(turn, kind='stable')[:MOST_HELD_OUT]])
+
+
+# -- the same training again
+
+
+class Progress:
+    """The checkpoints of a training, and training.json, which says of what training they are.
+
+    Parameters
+    ----------
+    out : str
+    resume : bool
+        Whether to continue the training that is there.
+    first : bool
+        Whether this is the first worker, which writes.
+
+    Raises
+    ------
+    DataError
+        There is an unfinished training, but no `resume`.
+    """
+
+    def __init__(self, out, resume, first):
+        self._out, self._first = out, first
+        self._folder = os.path.join(out, 'checkpoints')
+        if first:
+            checkpoint.make_folder(out, 'checkpoints')
+        self._path, self._state = os.path.join(self._folder, 'training.json'), None
+        if os.path.lexists(self._path) and first or resume:
+            if os.path.lexists(self._path):
+                self._state = checkpoint.json_object(checkpoint.read_file(self._path), self._path)
+            if not resume and not self._state.get('finished'):
+                raise DataError(f'{self._folder} are of a training that has not ended: continue it '
+                                'with --resume, or take another --output-dir')
+        if not resume and first:
+            self._state = None
+            shutil.rmtree(self._folder)
+            checkpoint.make_folder(out, 'checkpoints')
+
+    def folder(self, row):
+        """Where the states of a Row are."""
+        if self._first:
+            checkpoint.make_folder(self._out, 'checkpoints', row.folder)
+        return os.path.join(self._folder, row.folder)
+
+    def finish(self):
+        """The training has ended: another one may begin here."""
+        self._state['finished'] = True
+        self._write()
+
+    def _write(self):
+        checkpoint.write(self._path, json.dumps(self._state))
+
+    def held_out(self, pictures, options, choose, say):
+        """The HeldOut of the training that is continued, or a new one: choose().
+
+        The data have to be those of the training before. A picture that is gone is replaced by the
+        next one that is there.
+        """
+        if self._state is None:
+            held_out = choose()
+            self._state = {
+                'options': json.loads(json.dumps(options)), 'classes': pictures.names,
+                'pictures': list(zip(pictures.files, pictures.digests)), 'finished': False,
+                'train': held_out.train.tolist(), 'test': held_out.test.tolist(),
+                'kind': held_out.kind}
+            if self._first:
+                self._write()
+            return held_out
+        try:
+            return self._continued(pictures, json.loads(json.dumps(options)), say)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError):
+            raise DataError(f'{self._path} is damaged: take another --output-dir') from None
+
+    def _continued(self, pictures, options, say):
+        state = self._state
+        for name, value in options.items():
+            if state['options'].get(name) != value:
+                raise DataError(f'the training was begun with {name} = '
+                                f'{printable(state["options"].get(name))}, not {printable(value)}: '
+                                'resume with the same, or take another --output-dir')
+        now = {file: (digest, row) for row, (file, digest)
+               in enumerate(zip(pictures.files, pictures.digests))}
+        saved = dict(map(tuple, state['pictures']))
+        other = [file for file in now if saved.get(file) != now[file][0]]
+        gone = [file for file in saved if file not in now]
+        lost = sorted(set(state['classes']) - set(pictures.names))
+        for files, what in ((other, 'new, or not what they were'), (lost and gone, 'gone, with all '
+                            f'of class {printable((lost or [""])[0])}')):
+            if files:
+                raise DataError(f'{len(files)} pictures are {what}; the first is '
+                                f'{printable(files[0])}: restore the data with which the training '
+                                'was begun, or take another --output-dir')
+        if gone:
+            say(f'left out {len(gone)} pictures that are gone since the training was begun; the '
+                f'first is {printable(gone[0])}')
+        rows = np.array([now.get(file, (None, -1))[1] for file, _ in state['pictures']])
+        train, test = (rows[np.array(state[part], int)] for part in ('train', 'test'))
+        there = np.flatnonzero(train >= 0)
+        train = train[there[np.searchsorted(there, np.arange(len(train))) % len(there)]]
+        return HeldOut(train, test[test >= 0], state['kind'])

@@ -1,0 +1,271 @@
+"""examples/recognizer/checkpoint.py: files that are whole or not there, and OUT as one network."""
+import io
+import json
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import zipfile
+
+import checkpoint
+import numpy as np
+import pytest
+from checkpoint import CheckpointError
+
+FOLDER = os.path.dirname(checkpoint.__file__)
+
+
+def description(**changes):
+    """A recognizer.json without its files."""
+    return {'network': 'small', 'size': [8, 8], 'channels': 1, 'mean': [0], 'std': [1],
+            'features': 4, 'distance': 'cosine', 'classes': ['a', 'b'], 'row': {},
+            'thresholds': {'pairs': {'0.01': 0.5, '0.001': None}, 'strangers': {'0.05': [[1, .3]]}},
+            **changes}
+
+
+def publish(out, content, names=('embedding.onnx', 'classes.npz')):
+    checkpoint.publish(str(out), {name: content + name.encode() for name in names},
+                       description(network=content.decode()))
+
+
+# -- files
+
+
+@pytest.mark.parametrize('break_it', ['fsync', 'replace'])
+def test_write_is_all_or_nothing(tmp_path, monkeypatch, break_it):
+    path = tmp_path / 'file'
+    checkpoint.write(str(path), 'old')
+    monkeypatch.setattr(os, break_it, lambda *args: (_ for _ in ()).throw(
+        OSError(28, 'No space left on device')))
+    with pytest.raises(CheckpointError, match='cannot write .*file: No space left'):
+        checkpoint.write(str(path), lambda file: file.write(b'new'))
+    assert path.read_bytes() == b'old' and os.listdir(tmp_path) == ['file']
+
+
+def test_no_link_is_followed(tmp_path):
+    """Of whoever can write to OUT, nothing outside it can be changed or read."""
+    outside, out = tmp_path / 'outside', tmp_path / 'out'
+    outside.mkdir()
+    out.mkdir()
+    (outside / 'file').write_bytes(b'mine')
+    for name in 'metrics.json', '.lock', 'embedding.onnx', 'embedding.onnx.new', 'recognizer.json':
+        (out / name).symlink_to(outside / 'file')
+    (out / 'checkpoints').symlink_to(outside)
+    checkpoint.write(str(out / 'metrics.json'), b'{}')
+    for call in (lambda: checkpoint.make_folder(str(out), 'checkpoints', 'below'),
+                 lambda: checkpoint.lock(str(out), 'test').__enter__(),
+                 lambda: checkpoint.load_recognizer(str(out)),
+                 lambda: checkpoint.read_file(str(out / 'embedding.onnx'))):
+        with pytest.raises(CheckpointError, match='is a link|or a link'):
+            call()
+    publish(out, b'one')
+    assert checkpoint.load_recognizer(str(out))['network'] == 'one'
+    assert os.listdir(outside) == ['file'] and (outside / 'file').read_bytes() == b'mine'
+    os.mkfifo(out / 'pipe')
+    with pytest.raises(CheckpointError, match='it is no file'):
+        checkpoint.read_file(str(out / 'pipe'))
+
+
+def test_lock(tmp_path, capsys):
+    """Of two programs one waits or says who the other one is; a kill ends a lock."""
+    code = '''if True:
+        import sys, time
+        sys.path.insert(0, sys.argv[1])
+        import checkpoint
+        with checkpoint.lock(sys.argv[2], 'enrol'):
+            print(flush=True)
+            time.sleep(60)
+    '''
+    out = str(tmp_path / 'out')
+    other = subprocess.Popen([sys.executable, '-c', code, FOLDER, out], stdout=subprocess.PIPE)
+    other.stdout.readline()
+    with pytest.raises(CheckpointError, match=f'is in use by enrol, process {other.pid} on'):
+        with checkpoint.lock(out, 'train'):
+            pass
+    (tmp_path / 'out' / '.model.1.unfinished').write_bytes(b'')     # of a program that was killed
+    timer = threading.Timer(1, other.kill)
+    timer.start()
+    with checkpoint.lock(out, 'train', wait=60):
+        assert os.listdir(out) == ['.lock']
+    assert 'waiting: ' in capsys.readouterr().err
+    other.wait()
+    timer.join()
+
+
+# -- arrays
+
+
+def corrupted(content):
+    """Each of some damaged forms of an .npz file."""
+    random = np.random.RandomState(0)
+    for place in random.randint(0, len(content), 100):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << random.randint(8)
+        yield bytes(damaged)
+    for end in random.randint(0, len(content), 20):
+        yield content[:end]
+
+
+def test_damaged_arrays_are_refused():
+    """A bit that does not matter is no damage; no other exception, no wrong number."""
+    arrays = {'a': np.arange(60.).reshape(3, 4, 5), 'ä': np.array(['x', 'yz']), 'b': np.zeros(0)}
+    for content in corrupted(checkpoint.npz(**arrays)):
+        try:
+            found = checkpoint.read_npz(content)
+        except CheckpointError:
+            continue
+        for name in set(arrays) & set(found):
+            np.testing.assert_array_equal(found[name], arrays[name])
+
+
+def _zip(name='a.npy', content=b'', **options):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, 'w', **options) as archive:
+        archive.writestr(name, content)
+    return file.getvalue()
+
+
+class _Bad:
+    def __reduce__(self):
+        return os.system, ('exit 1',)
+
+
+def _header(**header):
+    content = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        content, {'fortran_order': False, 'descr': '<f8', **header})
+    return content.getvalue()
+
+
+@pytest.mark.parametrize('content', [
+    b'', b'hello', pickle.dumps(_Bad()), _zip(content=pickle.dumps(_Bad())),
+    checkpoint.npz(a=np.array([{}])), _zip(content=_header(shape=(10 ** 9,)) + bytes(8)),
+    _zip(content=_header(shape=(-1, -1)) + bytes(8)),
+    _zip(content=_header(shape=(2 ** 18,)) + bytes(2 ** 21), compression=zipfile.ZIP_DEFLATED),
+    _zip(content=_header(shape=(1,)) + bytes(8), compression=zipfile.ZIP_BZIP2),
+], ids=['empty', 'text', 'pickle', 'pickle in it', 'objects', 'large header', 'negative', 'bomb',
+        'bzip2'])
+def test_what_is_no_array(content, monkeypatch):
+    monkeypatch.setattr(checkpoint, '_LARGE', 2 ** 20)
+    with pytest.raises(CheckpointError) as error:
+        checkpoint.read_npz(content, path='file')
+    assert str(error.value).startswith('cannot read file: ') and '\n' not in str(error.value)
+
+
+def test_states(tmp_path):
+    """The last two stay; a damaged one is passed over."""
+    folder, said = str(tmp_path), []
+    assert checkpoint.load_state(folder, said.append) is None
+    for epoch in 1, 2, 3:
+        checkpoint.save_state(folder, epoch, {'x': np.full(9, epoch)}, {'history': [epoch]})
+    assert sorted(os.listdir(folder)) == ['epoch-0002.npz', 'epoch-0003.npz']
+    epoch, arrays, state = checkpoint.load_state(folder, said.append)
+    assert (epoch, arrays['x'].tolist(), state) == (3, [3] * 9, {'history': [3]}) and not said
+    content = bytearray((tmp_path / 'epoch-0003.npz').read_bytes())
+    content[content.index(b'NUMPY') + 130] ^= 1
+    (tmp_path / 'epoch-0003.npz').write_bytes(content)
+    assert checkpoint.load_state(folder, said.append)[0] == 2
+    assert len(said) == 1 and 'passed over' in said[0] and 'epoch-0003' in said[0]
+    (tmp_path / 'epoch-0002.npz').write_bytes(b'')
+    with pytest.raises(CheckpointError, match='no checkpoint in .* can be read'):
+        checkpoint.load_state(folder, said.append)
+
+
+# -- OUT as one network
+
+
+def test_out_is_one_network_after_a_kill_at_any_moment(tmp_path, monkeypatch):
+    """Every call that changes the disk is the last one, once."""
+    class Killed(BaseException):
+        pass
+
+    names = 'replace', 'unlink', 'fsync'
+    original = {name: getattr(os, name) for name in names}
+    original['fsync'] = lambda handle: None     # takes long, and nothing is killed here
+    for last in range(1000):
+        out, calls = tmp_path / str(last), iter(range(last))
+        out.mkdir()
+        monkeypatch.setattr(os, 'fsync', original['fsync'])
+        publish(out, b'old', ('embedding.onnx', 'classes.npz', 'other.params'))
+
+        def call(name, *args, calls=calls):
+            if next(calls, None) is None:
+                raise Killed
+            return original[name](*args)
+
+        with monkeypatch.context() as patch:
+            for name in names:
+                patch.setattr(os, name, lambda *args, name=name: call(name, *args))
+            try:
+                publish(out, b'new')
+                break
+            except Killed:
+                pass
+        for _ in range(2):
+            found = checkpoint.load_recognizer(str(out), ('embedding.onnx', 'classes.npz'))
+            assert found['content'] == {
+                name: found['network'].encode() + name.encode()
+                for name in ('embedding.onnx', 'classes.npz')}
+        publish(out, b'newest')
+        assert checkpoint.load_recognizer(str(out))['network'] == 'newest'
+    assert 15 < last < 1000
+    assert sorted(os.listdir(out)) == ['classes.npz', 'embedding.onnx', 'recognizer.json']
+
+
+def test_reading_while_another_publishes(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, 'fsync', lambda handle: None)
+    publish(tmp_path, b'0')
+    done = threading.Event()
+
+    def writer():
+        for number in range(60):
+            publish(tmp_path, str(number).encode())
+        done.set()
+
+    thread = threading.Thread(target=writer)
+    thread.start()
+    while not done.is_set():
+        found = checkpoint.load_recognizer(str(tmp_path))
+        assert found['content']['embedding.onnx'] == found['network'].encode() + b'embedding.onnx'
+    thread.join()
+
+
+def test_files_of_another_network_are_refused(tmp_path):
+    publish(tmp_path, b'one')
+    (tmp_path / 'embedding.onnx').write_bytes(b'of another training')
+    with pytest.raises(CheckpointError, match='embedding.onnx is missing, or not the file that'):
+        checkpoint.load_recognizer(str(tmp_path))
+    publish(tmp_path, b'two', ['classes.npz'])
+    assert not (tmp_path / 'embedding.onnx').exists()
+    with pytest.raises(CheckpointError, match=r"names no embedding.onnx: .*examples,onnx"):
+        checkpoint.load_recognizer(str(tmp_path))
+    assert checkpoint.load_recognizer(str(tmp_path), [])['network'] == 'two'
+
+
+@pytest.mark.parametrize('changes, message', [
+    ({'size': [60000, 60000]}, 'its "size" must be two numbers from 8 to 4096'),
+    ({'size': [8]}, '"size"'), ({'size': [8, True]}, '"size"'), ({'channels': 2}, '"channels"'),
+    ({'channels': '1'}, '"channels"'), ({'mean': [1, 2, 3]}, '"mean"'), ({'std': [0]}, '"std"'),
+    ({'std': [1e99]}, '"std"'), ({'mean': None}, '"mean"'), ({'features': 10 ** 9}, '"features"'),
+    ({'distance': 'l1'}, '"distance"'), ({'thresholds': {}}, '"thresholds" have no "pairs"'),
+    ({'thresholds': {'pairs': {'0.1': 'x'}, 'strangers': {}}}, "'0.1'"),
+    ({'thresholds': {'pairs': {'nan': 1}, 'strangers': {}}}, "'nan'"),
+    ({'thresholds': {'pairs': {}, 'strangers': {'0.1': [[0, 1]]}}}, "'0.1'"),
+    ({'classes': [1]}, '"classes"'), ({'files': {'../x': 64 * '0'}}, '"files"'),
+    ({'files': {'x': 'abc'}}, '"files"'), ({'format': 2}, '"format" is 2'),
+    ('[]', 'it is no object'), ('{"size": NaN}', 'NaN is no number'), ('{', 'cannot read'),
+    (9999 * '[', 'cannot read'), ('\udcff', 'cannot read'),
+])
+def test_a_recognizer_that_cannot_be(tmp_path, changes, message):
+    content = changes if isinstance(changes, str) else json.dumps(
+        {'format': 1, 'files': {}, **description(), **changes})
+    (tmp_path / 'recognizer.json').write_bytes(content.encode(errors='surrogateescape'))
+    with pytest.raises(CheckpointError, match=message) as error:
+        checkpoint.load_recognizer(str(tmp_path), [])
+    assert '\n' not in str(error.value)
+
+
+def test_no_recognizer(tmp_path):
+    with pytest.raises(CheckpointError, match='has no recognizer.json: OUT must be'):
+        checkpoint.load_recognizer(str(tmp_path / 'nowhere'))

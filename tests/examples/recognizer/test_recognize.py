@@ -1,0 +1,486 @@
+"""examples/recognizer/recognize.py with a network of one layer that tells digits apart."""
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+
+import data
+import numpy as np
+import pytest
+import recognize
+from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.metrics import roc_curve
+
+onnx = pytest.importorskip('onnx')
+pytest.importorskip('onnxruntime')
+from onnx import TensorProto, helper, numpy_helper
+
+SCRIPT = os.path.abspath(recognize.__file__)
+TRAINED, ENROLLED, STRANGERS = range(7), (0, 4, 6, 7), (8, 9)
+THRESHOLDS = {
+    'euclidean': {'pairs': {'0.01': 4.2}, 'strangers': {'0.01': [[1, 4.4], [4, 4.]]}},
+    'cosine': {'pairs': {'0.01': 0.35}, 'strangers': {'0.01': [[1, 0.4], [4, 0.3]]}}}
+# Runs the script as a program in which some modules cannot be imported.
+WITHOUT = '''
+import os, runpy, sys
+sys.modules.update(dict.fromkeys(sys.argv.pop(1).split(',')))
+sys.argv.pop(0)
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+runpy.run_path(sys.argv[0], run_name='__main__')
+'''
+
+
+def model(weight, bias, shape=('N', 1, 8, 8), kind=TensorProto.FLOAT, more=()):
+    """The bytes of an ONNX network: x → W x / 240 + b, of an input of this shape."""
+    nodes = [helper.make_node('Cast', ['data'], ['x'], to=TensorProto.FLOAT),
+             helper.make_node('Flatten', ['x'], ['flat']),
+             helper.make_node('Gemm', ['flat', 'W', 'b'], ['embedding'], transB=1, alpha=1 / 240)]
+    inputs = [helper.make_tensor_value_info(name, kind, shape) for name in ('data', *more)]
+    graph = helper.make_graph(
+        nodes, 'g', inputs, [helper.make_tensor_value_info('embedding', TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(weight, 'W'), numpy_helper.from_array(bias, 'b')])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 13)])
+    made.ir_version = 8
+    return made.SerializeToString()
+
+
+@pytest.fixture(name='layer', scope='session')
+def make_layer():
+    """Weight and bias that separate the digits trained on: x → W (x / 16) + b."""
+    digits = load_digits()
+    mine = np.isin(digits.target, TRAINED)
+    lda = LinearDiscriminantAnalysis(solver='svd', n_components=6).fit(
+        digits.data[mine], digits.target[mine])
+    weight = (lda.scalings_[:, :6] * 16).T.astype('float32')
+    return weight, (-(weight / 16) @ lda.xbar_).astype('float32')
+
+
+def write_digits(folder, digits, first, last, per_class=True):
+    """Pictures number `first` to `last` of some digits as PNG files; returns the folder."""
+    images, labels = load_digits(return_X_y=True)
+    for digit in digits:
+        mine = os.path.join(folder, f'digit {digit}') if per_class else str(folder)
+        os.makedirs(mine, exist_ok=True)
+        for number, image in enumerate(images[labels == digit][first:last]):
+            Image.fromarray((image.reshape(8, 8) * 15).astype('uint8')).save(
+                os.path.join(mine, f'{digit} {number:03}.png'))
+    return str(folder)
+
+
+def change(out, **settings):
+    """Change recognizer.json."""
+    path = os.path.join(out, 'recognizer.json')
+    with open(path, encoding='utf-8') as file:
+        settings = {**json.load(file), **settings}
+    with open(path, 'w', encoding='utf-8') as file:
+        json.dump(settings, file)
+
+
+@pytest.fixture(name='made', scope='session')
+def make_folders(layer, tmp_path_factory):
+    """What every test may copy: an OUT per distance, a gallery, and pictures to identify."""
+    folder = tmp_path_factory.mktemp('recognize')
+    (folder / 'model.onnx').write_bytes(model(*layer))
+    for kind, thresholds in THRESHOLDS.items():
+        assert recognize.main(['import', str(folder / kind), str(folder / 'model.onnx'),
+                               '--distance', kind]) == 0
+        change(folder / kind, thresholds=thresholds)
+    write_digits(folder / 'gallery', ENROLLED, 0, 5)
+    write_digits(folder / 'images', (*ENROLLED, *STRANGERS), 5, 30)
+    return folder
+
+
+@pytest.fixture(name='out', params=list(THRESHOLDS))
+def copy_out(request, made, tmp_path):
+    return shutil.copytree(str(made / request.param), str(tmp_path / request.param))
+
+
+@pytest.fixture(name='cosine')
+def copy_cosine(made, tmp_path):
+    return shutil.copytree(str(made / 'cosine'), str(tmp_path / 'cosine'))
+
+
+@pytest.fixture(name='run')
+def run_in_process(capsys):
+    """Run a command: (exit status, lines of the answer, lines of stderr)."""
+    def run(*arguments):
+        capsys.readouterr()
+        status = recognize.main([str(argument) for argument in arguments])
+        answer, errors = capsys.readouterr()
+        return status, answer.splitlines(), errors.splitlines()
+    return run
+
+
+class Naive:
+    """Number by number: embeddings, means, distances of the digits' files."""
+
+    def __init__(self, layer, distance):
+        self.weight, self.bias = (array.astype(float).tolist() for array in layer)
+        self.distance = distance
+
+    def embed(self, path):
+        with Image.open(path) as image:
+            pixels = [value / 240 for value in np.asarray(image).ravel().tolist()]
+        return self.scale([sum(w * x for w, x in zip(row, pixels)) + b
+                           for row, b in zip(self.weight, self.bias)])
+
+    def scale(self, vector):
+        length = sum(value ** 2 for value in vector) ** 0.5 if self.distance == 'cosine' else 1
+        return [value / length for value in vector]
+
+    def mean(self, folder):
+        embeddings = [self.embed(entry.path) for entry in os.scandir(folder)]
+        return self.scale([sum(values) / len(values) for values in zip(*embeddings)])
+
+    def between(self, one, other):
+        if self.distance == 'cosine':
+            return 1 - sum(a * b for a, b in zip(one, other))
+        return sum((a - b) ** 2 for a, b in zip(one, other)) ** 0.5
+
+    def nearest(self, path, gallery):
+        return sorted((self.between(self.embed(path), self.mean(entry.path)), entry.name)
+                      for entry in os.scandir(gallery))
+
+
+def test_identify_and_verify_find_what_a_naive_search_finds(out, made, layer, run):
+    kind = os.path.basename(out)
+    naive, limit = Naive(layer, kind), THRESHOLDS[kind]['strangers']['0.01'][1][1]
+    assert run('enrol', out, made / 'gallery') == (
+        0, [f'enrolled\tdigit {digit}\t5' for digit in ENROLLED], [])
+    status, lines, errors = run('identify', out, made / 'images', '--top', 2)
+    assert (status, errors, len(lines)) == (0, [], 150)
+    objects = [json.loads(line) for line in run(
+        'identify', out, made / 'images', '--top', 2, '--json')[1]]
+    right, rejected = [], []
+    for line, as_json in zip(lines, objects):
+        path, name, *found = line.split('\t')
+        expected = naive.nearest(path, made / 'gallery')
+        assert found[::2] == [one for _, one in expected[:2]]
+        np.testing.assert_allclose([float(found[1]), float(found[3])],
+                                   [apart for apart, _ in expected[:2]], rtol=1e-4, atol=1e-5)
+        assert name == (expected[0][1] if expected[0][0] < limit else 'unknown')
+        assert as_json['path'] == path and as_json['threshold'] == limit
+        assert (as_json['name'] or 'unknown') == name
+        assert [one['name'] for one in as_json['nearest']] == found[::2]
+        digit = int(os.path.basename(path)[0])
+        (right if digit in ENROLLED else rejected).append(
+            name == (f'digit {digit}' if digit in ENROLLED else 'unknown'))
+    assert np.mean(right) > 0.7 and np.mean(rejected) > 0.7
+    for other in objects[::20]:
+        status, (line,), _ = run('verify', out, objects[0]['path'], other['path'])
+        expected = naive.between(*(naive.embed(one['path']) for one in (objects[0], other)))
+        word, apart = line.split('\t')
+        assert float(apart) == pytest.approx(expected, rel=1e-4, abs=1e-5)
+        assert word == ('same' if expected < THRESHOLDS[kind]['pairs']['0.01'] else 'different')
+
+
+def test_serving_needs_no_mxnet(cosine, made, tmp_path):
+    """The program with every command, without the packages of the training."""
+    image = data.walk(str(made / 'images'))
+    for arguments in (['enrol', cosine, made / 'gallery'], ['identify', cosine, made / 'images'],
+                      ['verify', cosine, next(image), next(image)], ['list', cosine],
+                      ['evaluate', cosine, made / 'images', '--report', tmp_path / 'page.html'],
+                      ['embed', cosine, made / 'images', '--output', tmp_path / 'features.npz'],
+                      ['remove', cosine, 'digit 0'],
+                      ['import', tmp_path / 'new', made / 'model.onnx']):
+        done = subprocess.run(
+            [sys.executable, '-c', WITHOUT, 'mxnet,center_loss_op,scipy,sklearn,matplotlib,onnx',
+             SCRIPT, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            check=False, timeout=120, cwd=str(tmp_path), universal_newlines=True)
+        assert (done.returncode, done.stderr) == (0, ''), arguments
+        assert done.stdout
+    with np.load(tmp_path / 'features.npz') as features:
+        assert features['embeddings'].shape == (150, 6) and len(set(features['paths'])) == 150
+    assert 'matplotlib is not installed' in (tmp_path / 'page.html').read_text()
+
+
+def test_classes_are_added_replaced_listed_and_removed(out, layer, tmp_path, run):
+    naive = Naive(layer, os.path.basename(out))
+    first = write_digits(tmp_path / 'first', [5, 6], 0, 5)
+    second = write_digits(tmp_path / 'second', [6, 7], 5, 8)
+    expected = {'digit 5': naive.mean(first + '/digit 5')}
+    run('enrol', out, first)
+    shutil.rmtree(first)        # adding classes needs no earlier pictures
+    assert run('enrol', out, second)[1] == ['replaced\tdigit 6\t3', 'enrolled\tdigit 7\t3']
+    expected.update((name, naive.mean(os.path.join(second, name))) for name in os.listdir(second))
+    with np.load(os.path.join(out, 'gallery.npz')) as gallery:
+        for name, mean in zip(gallery['names'], gallery['means']):
+            np.testing.assert_allclose(mean, expected[name], rtol=1e-4, atol=1e-5)
+    assert run('list', out)[1] == ['digit 5\t5', 'digit 6\t3', 'digit 7\t3']
+    assert run('remove', out, 'digit 5', 'digit 9')[0] == 1
+    assert run('remove', out, 'digit 5', 'digit 7')[:2] == (0, ['removed\tdigit 5',
+                                                                'removed\tdigit 7'])
+    assert run('list', out)[1] == ['digit 6\t3']
+    run('remove', out, 'digit 6')
+    assert 'nothing is enrolled yet' in run('identify', out, second)[2][0]
+
+
+def test_six_enrolments_at_once_enrol_six_classes(cosine, tmp_path, run):
+    folders = [write_digits(tmp_path / str(digit), [digit], 0, 3) for digit in range(6)]
+    started = [subprocess.Popen([sys.executable, SCRIPT, 'enrol', cosine, folder],
+                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+               for folder in folders]
+    assert [one.wait(120) for one in started] == [0] * 6
+    assert sorted(run('list', cosine)[1]) == [f'digit {digit}\t3' for digit in range(6)]
+
+
+@pytest.mark.parametrize('table, share, count, expected', [
+    ({'0.01': [[1, 0.5], [10, 0.4]]}, None, 1, 0.5),
+    ({'0.01': [[1, 0.5], [10, 0.4]]}, 0.01, 10, 0.4),
+    ({'0.01': [[1, 0.5], [100, 0.3]]}, 0.01, 10, 0.4),            # linear in the logarithm
+    ({'0.01': [[1, 0.5], [10, 0.4]]}, 0.01, 100, 0.3),            # goes on
+    ({'0.01': [[1, 0.5], [10, 0.1]]}, 0.01, 10000, 0.),
+    ({'0.1': [[1, 0.6]], '0.001': [[1, 0.2]]}, 0.01, 1, 0.4),     # and of the share
+    ({'0.1': [[1, 0.6]], '0.05': [[1, 0.5]]}, None, 1, 0.5),      # the smallest that there is
+    ({'0.1': [[1, 0.6]], '0.05': [[1, 0.5]]}, 0.01, 1, '--strangers from 0.05 to 0.1'),
+    ({'0.1': [[1, None]]}, 0.1, 1, 'evaluate OUT FOLDER --write'), ({}, None, 1, 'evaluate OUT'),
+])
+def test_the_threshold_for_a_share_of_strangers(cosine, run, table, share, count, expected):
+    change(cosine, thresholds={'pairs': {}, 'strangers': table})
+    network = recognize.Network(cosine)
+    if isinstance(expected, float):
+        limit, remark = network.stranger_threshold(share, count)
+        assert limit == pytest.approx(expected)
+        assert bool(remark) == (count > 10 or (share is None and '0.01' not in table))
+    else:
+        with pytest.raises(recognize.RecognizerError, match=expected):
+            network.stranger_threshold(share, count)
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='file names and pipes of POSIX')
+@pytest.mark.parametrize('json_', [True, False])
+def test_no_name_forges_a_line_and_each_file_is_visited_once(cosine, made, tmp_path, run, json_):
+    run('enrol', cosine, made / 'gallery')
+    folder = tmp_path / 'odd'
+    folder.mkdir()
+    names = [b'a\tdigit 4\tdigit 4\t0\nb.png', b'\x1b[2J\r.png', b'\xff [a]*.png', b'u\xcc\x88.png',
+             '\u202egnp.png'.encode()]
+    for name in names:
+        shutil.copy(next(data.walk(str(made / 'images'))), os.fsencode(str(folder)) + b'/' + name)
+    (folder / 'zero\n.png').write_bytes(b'')
+    os.mkfifo(folder / 'pipe.png')
+    for link in 'loop', 'again':
+        os.symlink(folder, folder / link)
+    os.symlink('/dev/zero', folder / 'device.png')
+    done = subprocess.run([sys.executable, SCRIPT, 'identify', cosine, folder, folder / 'pipe.png',
+                           *['--json'] * json_], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          timeout=60, check=False)
+    lines, errors = done.stdout.decode().splitlines(), done.stderr.decode().splitlines()
+    assert (done.returncode, len(lines), len(errors)) == (1, len(names), 2)
+    assert all(text.isprintable() or '\t' in text for text in lines + errors)
+    if json_:
+        assert {os.fsencode(os.path.basename(json.loads(line)['path'])) for line in lines} == set(
+            names)
+    else:
+        assert all(line.count('\t') == 3 for line in lines)
+    assert 'pipe.png: it is no regular file' in errors[1]
+
+
+def cut(name, count=40):
+    def damage(out, tmp_path):
+        path = os.path.join(out, name)
+        with open(path, 'rb') as file:
+            content = file.read()
+        with open(path, 'wb') as file:
+            file.write(content[:count])
+    return damage
+
+
+def gallery(**arrays):
+    """A gallery in which something is not as it has to be."""
+    def write(out, tmp_path):
+        with np.load(os.path.join(out, 'gallery.npz')) as found:
+            arrays_ = {**found, **arrays}
+        np.savez(os.path.join(out, 'gallery.npz'), **arrays_)
+    return write
+
+
+def called(name):
+    return lambda out, tmp_path: os.rename(write_digits(tmp_path / 'more', [5], 0, 1)
+                                           + '/digit 5', tmp_path / 'more' / name)
+
+
+def empty(out, tmp_path):
+    (tmp_path / 'more' / 'some class').mkdir(parents=True)
+    (tmp_path / 'more' / 'notes.txt').write_text('nothing')
+
+
+def damaged(out, tmp_path):
+    empty(out, tmp_path)
+    (tmp_path / 'more' / 'some class' / 'x.png').write_bytes(b'no picture')
+
+
+def content(data_):
+    return lambda out, tmp_path: (tmp_path / 'file').write_bytes(data_)
+
+
+def nothing(out, tmp_path):
+    pass
+
+
+MEANS = np.eye(6)[:4]
+TABLE = [
+    ('identify nowhere IMAGES', nothing, 'nowhere has no recognizer.json'),
+    ('identify OUT IMAGES', cut('recognizer.json'), 'recognizer.json'),
+    ('identify OUT IMAGES', cut('embedding.onnx'), 'not the file that recognizer.json describes'),
+    ('identify OUT IMAGES', cut('gallery.npz'), 'cannot read {OUT}/gallery.npz'),
+    ('enrol OUT GALLERY', cut('gallery.npz'), 'cannot read {OUT}/gallery.npz'),
+    ('identify OUT IMAGES', gallery(network=np.array('another')), 'made with another network'),
+    ('list OUT', gallery(means=MEANS[:3]), 'a count for each of its 4 names'),
+    ('list OUT', gallery(means=MEANS[:, :5]), 'a mean of 6 numbers'),
+    ('list OUT', gallery(means=MEANS * np.nan), 'not finite'),
+    ('list OUT', gallery(means=MEANS * 2), 'not of length 1'),
+    ('list OUT', gallery(counts=np.zeros(4, int)), 'a count for each of its 4 names'),
+    ('list OUT', gallery(names=np.array(['a', 'b', 'c', 'unknown'])), 'its names are not'),
+    ('list OUT', gallery(names=np.array(['a', 'b', 'c', 'd\t'])), 'its names are not'),
+    ('list OUT', gallery(names=np.array(['a', 'b', 'c', 'a'])), 'its names are not'),
+    ('list OUT', gallery(names=np.array(['a', 'b', 'c', print])), 'objects'),
+    ('remove OUT nobody', nothing, "'nobody' is not enrolled"),
+    ('verify OUT A A --far 0.05', nothing, 'use --far 0.01, --threshold DISTANCE'),
+    ('enrol OUT MORE', empty, '{MORE} has no sub-folders with pictures'),
+    ('enrol OUT nowhere', nothing, 'cannot read nowhere: No such file'),
+    ('enrol OUT MORE', damaged, 'no picture in {MORE} can be read'),
+    ('enrol OUT MORE', called('unknown'), "a class cannot have the name 'unknown'"),
+    ('enrol OUT MORE', called('a\tb'), r"a class cannot have the name 'a\tb'"),
+    ('evaluate OUT MORE', called('one'), '{MORE} needs pictures of two classes'),
+    ('evaluate OUT --bin FILE', content(b'\x80\x02K\x01.'), 'cannot read {FILE}'),
+    ('evaluate OUT --bin FILE', content(pickle.dumps(([b''] * 2, [print]))), 'cannot read {FILE}'),
+    ('evaluate OUT --bin FILE', content(b'\x80\x02r\xff\xff\xff\x7f.'), 'cannot read {FILE}'),
+    ('evaluate OUT --bin FILE', content(b'\x80\x05\x96' + b'\xff\xff\xff\xff\3\0\0\0' + b'.'),
+     'cannot read {FILE}'),
+    ('evaluate OUT IMAGES --pairs FILE', content(b'name 1'), 'FILE, line 1: expected "name 1 2"'),
+    ('evaluate OUT IMAGES --pairs FILE', content(b'\xff\xfe'), 'is it a .bin?'),
+    ('evaluate OUT IMAGES --pairs FILE', content('name 1 ²'.encode()), 'FILE, line 1: expected'),
+    ('import NEW FILE', content(b'no network'), 'cannot run {FILE}'),
+    ('import NEW nowhere', nothing, 'cannot read nowhere: No such file'),
+    ('import OUT MODEL', nothing, '{OUT} has a recognizer already'),
+    ('import NEW MODEL --size 9 9', nothing, 'must take one input of 1 x 9 x 9'),
+    ('import NEW MODEL --mean 1 2', nothing, '--mean and --std one number, or one for each'),
+]
+
+
+@pytest.mark.parametrize('command, prepare, message', TABLE)
+def test_bad_input_gets_one_line(cosine, made, tmp_path, run, command, prepare, message):
+    run('enrol', cosine, made / 'gallery')
+    prepare(cosine, tmp_path)
+    places = {'OUT': cosine, 'IMAGES': made / 'images', 'GALLERY': made / 'gallery',
+              'MORE': tmp_path / 'more', 'A': next(data.walk(str(made / 'images'))),
+              'FILE': tmp_path / 'file', 'NEW': tmp_path / 'new', 'MODEL': made / 'model.onnx'}
+    status, said, errors = run(*(places.get(word, word) for word in command.split()))
+    assert (status, said) == (1, [])
+    assert errors[-1].startswith('recognize.py: error: ')
+    assert message.format(**places).replace('FILE', str(tmp_path / 'file')) in errors[-1]
+    # Before it only the pictures and folders that could not be read.
+    assert all(line.startswith(str(tmp_path / 'more')) for line in errors[:-1])
+    assert not (tmp_path / 'new' / 'recognizer.json').exists()
+
+
+@pytest.mark.parametrize('shape, kind', [
+    ((1, 1, 8, 8), TensorProto.FLOAT), (('N', 8, 8, 1), TensorProto.FLOAT),
+    ((4, 1, 8, 8), TensorProto.FLOAT), (('N', 1, 'H', 'W'), TensorProto.FLOAT),
+    (('N', 1, 8, 8), TensorProto.FLOAT16), (('N', 1, 8, 8), TensorProto.UINT8)])
+def test_networks_of_others_give_the_same_answers(made, layer, tmp_path, run, shape, kind):
+    (tmp_path / 'model.onnx').write_bytes(model(*layer, shape, kind))
+    size = ['--size', 8, 8] if 'H' in shape else []
+    assert run('import', tmp_path / 'out', tmp_path / 'model.onnx', *size)[0] == 0
+    run('enrol', tmp_path / 'out', made / 'gallery')
+    some = list(data.walk(str(made / 'images')))[::15]
+    naive = Naive(layer, 'cosine')
+    for line in run('identify', tmp_path / 'out', *some, '--threshold', 'inf')[1]:
+        path, name, _, apart = line.split('\t')
+        expected = naive.nearest(path, made / 'gallery')[0]
+        assert name == expected[1] and float(apart) == pytest.approx(expected[0], abs=2e-4)
+
+
+def test_mean_and_deviation_are_those_of_the_command_line(made, layer, tmp_path, run):
+    """x → W (16 (x / 16 − 1) + 16) / 240 + b is the same network."""
+    weight, bias = layer
+    (tmp_path / 'model.onnx').write_bytes(model(16 * weight, bias + weight.sum(axis=1) * 16 / 240))
+    run('import', tmp_path / 'out', tmp_path / 'model.onnx', '--mean', 16, '--std', 16)
+    one, other = list(data.walk(str(made / 'images')))[::140]
+    same = run('verify', made / 'cosine', one, other)[1][0].split('\t')[1]
+    line = run('verify', tmp_path / 'out', one, other, '--threshold', 1)[1][0]
+    assert float(line.split('\t')[1]) == pytest.approx(float(same), rel=1e-3)
+
+
+def test_evaluate_counts_what_identify_says(cosine, made, tmp_path, run):
+    run('enrol', cosine, made / 'gallery')
+    lines = [line.split('\t') for line in run('identify', cosine, made / 'images')[1]]
+    true = [os.path.basename(os.path.dirname(path)) for path, *_ in lines]
+    known = [one in {f'digit {digit}' for digit in ENROLLED} for one in true]
+    status, (line,), _ = run('evaluate', cosine, made / 'images', '--json', '--strangers', '0.2',
+                             '--report', tmp_path / 'page.html', '--threshold', '0.3')
+    result = json.loads(line)
+    # Every class has 25 pictures here, so that shares of pictures are those of classes.
+    answers = {'known_accepted': [line[1] == one for line, one, of in zip(lines, true, known)
+                                  if of],
+               'rank1_of_known': [line[2] == one for line, one, of in zip(lines, true, known)
+                                  if of],
+               'known_wrong': [line[1] not in (one, 'unknown') for line, one, of in zip(
+                   lines, true, known) if of],
+               'strangers_accepted_now': [line[1] != 'unknown' for line, of in zip(lines, known)
+                                          if not of]}
+    for name, hits in answers.items():
+        assert result['figures'][name]['value'] == pytest.approx(np.mean(hits)), name
+    apart = sorted(float(line[3]) for line, of in zip(lines, known) if not of)
+    assert result['threshold_for_these_strangers'] == pytest.approx(apart[10], rel=1e-4)
+    page = (tmp_path / 'page.html').read_text()
+    assert 'digit 4/4 ' in page and 'image/jpeg' not in page
+    run('evaluate', cosine, made / 'images', '--strangers', '0.2', '--write', '--report',
+        tmp_path / 'page.html', '--pictures')
+    assert 'image/jpeg' in (tmp_path / 'page.html').read_text()
+    accepted = [line.split('\t')[1] != 'unknown' for line in run(
+        'identify', cosine, made / 'images', '--strangers', '0.2')[1]]
+    assert np.mean([one for one, of in zip(accepted, known) if not of]) == pytest.approx(0.2)
+
+
+def test_pairs_of_lfw(cosine, made, layer, tmp_path, run):
+    """The same pairs from a text file, and as insightface's .bin by Python 2 and 3."""
+    for path in data.walk(str(made / 'images')):
+        name = os.path.basename(os.path.dirname(path))
+        target = tmp_path / 'lfw' / name.replace(' ', '_') / f'x_{int(path[-7:-4]) + 1:04}.png'
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    random, rows = np.random.RandomState(0), []
+    for number in range(60):
+        one, other = random.choice((*ENROLLED, *STRANGERS), 2, replace=False)
+        other = one if number % 2 else other
+        first, second = random.choice(25, 2, replace=False) + 1
+        rows.append((f'digit_{one}', first, f'digit_{other}', second))
+    text = ['10 3', *(f'{a} {i} {j}' if a == b else f'{a}\t{i}\t{b}\t{j}' for a, i, b, j in rows)]
+    (tmp_path / 'pairs.txt').write_text('\n'.join([*text, 'digit_0 1 99']))
+    files = [(tmp_path / 'lfw' / name / f'x_{number:04}.png').read_bytes()
+             for a, i, b, j in rows for name, number in ((a, i), (b, j))]
+    same = np.array([a == b for a, _, b, _ in rows])
+    (tmp_path / '3.bin').write_bytes(pickle.dumps((files, same.tolist())))
+    old = b'\x80\x02(](' + b''.join(b'T' + len(file).to_bytes(4, 'little') + file
+                                    for file in files) + b'e](' + b''.join(
+        b'\x88' if one else b'\x89' for one in same) + b'et.'
+    (tmp_path / '2.bin').write_bytes(old)
+    naive, apart = Naive(layer, 'cosine'), []
+    for a, i, b, j in rows:
+        apart.append(naive.between(*(naive.embed(tmp_path / 'lfw' / name / f'x_{number:04}.png')
+                                     for name, number in ((a, i), (b, j)))))
+    far, tar, _ = roc_curve(same, -np.array(apart))
+    status, (line,), errors = run('evaluate', cosine, tmp_path / 'lfw', '--pairs',
+                                  tmp_path / 'pairs.txt', '--json')
+    assert status == 0 and 'digit_0 99' in errors[0]
+    result = json.loads(line)
+    assert result['pairs'] == 60
+    assert result['tar_at_far_1'] == pytest.approx(max(tar[far <= 0.01]))
+    assert abs(result['eer'] - far[np.argmin(abs(far - 1 + tar))]) < 0.04
+    folds = np.concatenate([np.flatnonzero(kind) for kind in (same, ~same)]).reshape(2, 10, 3)
+    right = []
+    for number in range(10):
+        test = folds[:, number].ravel()
+        rest = np.setdiff1d(np.arange(60), test)
+        limit = max(np.array(apart)[rest], key=lambda one: np.mean(
+            (np.array(apart)[rest] <= one) == same[rest]))
+        right.append(np.mean((np.array(apart)[test] <= limit) == same[test]))
+    assert result['accuracy'] == pytest.approx(np.mean(right), abs=0.04)
+    for name in '2.bin', '3.bin':
+        assert run('evaluate', cosine, '--bin', tmp_path / name, '--json')[1] == [line]
