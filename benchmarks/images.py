@@ -1,6 +1,5 @@
 """images: pictures per second of examples/recognizer, JPEG files of 250 x 250 pixels"""
 import os
-import sys
 import tempfile
 import time
 
@@ -8,7 +7,6 @@ import numpy as np
 
 from .timing import table
 
-sys.path.append(os.path.join(os.path.dirname(__file__), '..', 'examples', 'recognizer'))
 try:
     import data
     import networks
@@ -24,12 +22,12 @@ SIDE, CLASSES, EACH = 250, 10, 40
 
 def _photographs(folder, channels):
     random = np.random.RandomState(0)
-    for label in range(CLASSES):
-        os.makedirs(os.path.join(folder, str(label)))
-        for number in range(EACH):
-            pixels = random.randint(0, 256, (SIDE // 10, SIDE // 10, channels), 'uint8')
-            Image.fromarray(pixels.squeeze()).resize((SIDE, SIDE), Image.BICUBIC).save(
-                os.path.join(folder, str(label), f'{number}.jpg'))
+    for number in range(CLASSES * EACH):
+        of_class = os.path.join(folder, str(number % CLASSES))
+        os.makedirs(of_class, exist_ok=True)
+        pixels = random.randint(0, 256, (SIDE // 10, SIDE // 10, channels), 'uint8')
+        Image.fromarray(pixels.squeeze()).resize((SIDE, SIDE), Image.BICUBIC).save(
+            os.path.join(of_class, f'{number}.jpg'))
 
 
 def run(quick):
@@ -42,8 +40,8 @@ def run(quick):
         with tempfile.TemporaryDirectory() as folder:
             _photographs(folder, channels)
             start = time.perf_counter()
-            pictures = data.load(folder, lambda *found: networks.input_shape(networks.SMALL, *found),
-                                 quiet=True)
+            pictures = data.load(
+                folder, lambda *found: networks.input_shape(networks.SMALL, *found), quiet=True)
             reading = len(pictures.labels) / (time.perf_counter() - start)
             last = train.train(pictures.images, pictures.labels, center_weight=0.1,
                                decorrelation=0.1, epochs=2 if quick else 4).history[-1]

@@ -9,17 +9,8 @@ WARM_UP = 8
 
 
 def times(things, turns, burst):
-    """Seconds of each step of each of `things`, run in turns of `burst` steps.
-
-    Parameters
-    ----------
-    things : dict of str to callable
-    turns, burst : int
-
-    Returns
-    -------
-    dict of str to list of float
-    """
+    """The seconds of each step, {name: [seconds]}, of things, {name: callable}, which run in turns
+    of `burst` steps."""
     taken = {name: [] for name in things}
     for _ in range(turns):
         for name, thing in things.items():

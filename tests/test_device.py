@@ -83,7 +83,8 @@ def test_ignored_labels_and_weights(contexts):
     label[::3] = 255
     loss = made(contexts[:1], use_ignore=True, ignore_label=255)
     value, grad = step(loss, contexts[0], DATA, label, weight)
-    want = oracle.center_loss(DATA, label, CENTERS, reduction='none', ignore_label=255, head=weight)
+    want = oracle.center_loss(DATA, label, CENTERS, weight, reduction='none', use_ignore=True,
+                              ignore_label=255, need_top_grad=True)
     assert_allclose(value, weight * want.loss, 1e-5)
     assert_allclose(grad, want.grad, 1e-5)
     assert_allclose(loss.centers.data(contexts[0]).asnumpy(), want.centers, 1e-5)

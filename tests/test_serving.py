@@ -39,6 +39,7 @@ numpy.save(sys.argv[4], net(mx.nd.array(numpy.load(sys.argv[3]))).asnumpy())
 '''
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(compat.RESTORED, reason='MXNet alone cannot be imported with this NumPy')
 def test_embedding_without_the_package(child, tmp_path):
     label = mx.sym.var('softmax_label')

@@ -1,18 +1,17 @@
 """The symbol builder, and the Module API around it."""
-import inspect
 import itertools
 import logging
-import re
 
-from center_loss_op._operator.arguments import Arguments
 from center_loss_op.symbol import center_loss
 
+import hypothesis
 import mxnet as mx
 import numpy as np
 import oracle
 import pytest
-from cases import ARGUMENTS, BAD_IN_PYTHON, batch, message
+from cases import batch, random_arguments
 from entries import bind, run
+from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 DATA, LABEL, CENTERS = batch(6, 3, 4)
@@ -23,61 +22,59 @@ def node(**arguments):
     return center_loss(mx.sym.var('data'), mx.sym.var('label'), **{'num_class': 4, **arguments})
 
 
-def attributes(symbol):
-    """The operator's arguments in a graph."""
-    found = symbol.attr_dict()[symbol.name]
-    return {name: value for name, value in found.items() if name != 'op_type'}
+# -- at random: one or two losses in a Module, with centers of their own or shared
 
 
-@pytest.mark.parametrize('given, written', [
-    ({}, {'reduction': 'none'}), ({'alpha': 0.5, 'reduction': 'mean'}, {}),
-    ({'alpha': .1, 'reduction': 'mean'}, {'alpha': '0.1'}),
-    ({'scale': 3}, {'scale': '3.0', 'reduction': 'none'}),
-    ({'use_ignore': True, 'ignore_label': 255},
-     {'use_ignore': 'True', 'ignore_label': '255.0', 'reduction': 'none'}),
-    ({'reduction': 'none', 'need_top_grad': True},
-     {'reduction': 'none', 'need_top_grad': 'True'})])
-def test_attributes(given, written):
-    """What differs from the defaults, and nothing else, is in the graph."""
-    assert attributes(node(**given)) == {'num_class': '4', **written}
+@hypothesis.given(st.lists(random_arguments('usual'), min_size=1, max_size=2), st.booleans(),
+                  st.lists(st.tuples(st.integers(1, 9), st.booleans()), min_size=1, max_size=4))
+def test_any_module(losses, shared, batches):
+    """Batches of any size: outputs, gradient and moved centers, read right after each step."""
+    x, y, variable = (mx.sym.var(name) for name in ('data', 'label', 'centers_bias'))
+    outs, names = [], []
+    for number, arguments in enumerate(losses):
+        arguments['num_class'] = 4
+        loss = center_loss(x, y, center_bias=variable if shared else None,
+                           name='loss%d' % number, **arguments)
+        names.append('centers_bias' if shared else 'loss%d_center_bias' % number)
+        # A part of a larger loss has to be in one; a factor around a loss layer has no effect.
+        outs.append(mx.sym.MakeLoss(loss, grad_scale=.25))
+    net = mx.mod.Module(mx.sym.Group(outs), label_names=['label'])
+    net.bind([('data', (6, 3))], [('label', (6,))], inputs_need_grad=True)
+    net.init_params(mx.init.Zero())
+    net.set_params({}, {name: mx.nd.array(CENTERS) for name in names})
+
+    def centers():
+        states = net._exec_group.execs[0].aux_dict
+        return {name: states[name].asnumpy() for name in names}
+
+    for seed, (samples, is_train) in enumerate(batches):
+        data, label, _ = batch(samples, 3, 4, seed=seed)
+        before = centers()
+        given = mx.io.DataBatch([mx.nd.array(data)], [mx.nd.array(label)])
+        net.forward(given, is_train=is_train)
+        if is_train:
+            net.backward()
+        after, grad = centers(), np.zeros_like(data, dtype=float)
+        moved = {name: value.astype(float) for name, value in before.items()}
+        for out, name, arguments in zip(net.get_outputs(), names, losses):
+            head = np.full(out.shape, .25)
+            want = oracle.center_loss(data, label, before[name], head, **arguments)
+            grad += want.grad
+            moved[name] = moved[name] + (want.centers - before[name]) * is_train
+            assert_allclose(out.asnumpy(), want.loss, rtol=1e-4, atol=1e-5)
+        if is_train:
+            assert_allclose(net.get_input_grads()[0].asnumpy(), grad, rtol=1e-4, atol=1e-4)
+        for name in names:
+            assert_allclose(after[name], moved[name], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize('name', [
-    name for name in ARGUMENTS if name in inspect.signature(center_loss).parameters])
-def test_each_argument_is_an_attribute(name):
-    """A value that is not the default is in the graph."""
-    written = attributes(node(**{'reduction': 'mean', name: ARGUMENTS[name].plain}))
-    parsed = getattr(Arguments(**{'num_class': 4, name: ARGUMENTS[name].plain}), name)
-    assert written == {'num_class': '4', name: str(parsed)}
+# -- the node
 
 
 def test_name():
     assert node(name='mine').list_auxiliary_states() == ['mine_center_bias']
     with mx.name.Prefix('net_'):
         assert node(name='mine').name == 'net_mine'
-
-
-@pytest.mark.parametrize('name, given, article, error', BAD_IN_PYTHON)
-def test_bad_argument(name, given, article, error):
-    """At once, with the one line that says it."""
-    with pytest.raises(error, match='^%s$' % re.escape(message(name, given, article))):
-        node(**{name: given})
-
-
-@pytest.mark.parametrize('arguments, error', [
-    ({'data': mx.nd.zeros((2, 2)), 'label': mx.sym.var('label')}, 'data must be a Symbol, got'),
-    ({'data': mx.sym.var('data'), 'label': None}, 'label must be a Symbol, got None'),
-    ({'data': mx.sym.var('data'), 'label': [1, 2]}, r'label must be a Symbol, got \[1, 2\]')])
-def test_inputs_that_are_no_symbols(arguments, error):
-    with pytest.raises(TypeError, match=error):
-        center_loss(num_class=3, **arguments)
-
-
-@pytest.mark.parametrize('arguments, error', [
-    ({'num_classes': 3}, 'num_classes'), ({}, 'num_class'), ({'num_class': 3, 'beta': 1}, 'beta')])
-def test_unknown_and_missing(arguments, error):
-    with pytest.raises(TypeError, match=error):
-        center_loss(mx.sym.var('data'), mx.sym.var('label'), **arguments)
 
 
 def test_alpha_needs_its_name():
@@ -102,6 +99,15 @@ def test_shapes_that_are_not_known_at_first(shapes, wanted, loss_first):
     names = mx.sym.Group(outs if loss_first else outs[::-1]).list_arguments()
     assert dict(zip(names, found[0])) == dict(zip(['label', 'data', 'other'], wanted))
     assert sorted(found[1]) == [(6,), (6, 3)] and found[2] == [(4, 3)]
+
+
+@pytest.mark.parametrize('arguments, error', [
+    ({'data': mx.nd.zeros((2, 2)), 'label': mx.sym.var('label')}, 'data must be a Symbol, got'),
+    ({'data': mx.sym.var('data'), 'label': None}, 'label must be a Symbol, got None'),
+    ({'data': mx.sym.var('data'), 'label': [1, 2]}, r'label must be a Symbol, got \[1, 2\]')])
+def test_inputs_that_are_no_symbols(arguments, error):
+    with pytest.raises(TypeError, match=error):
+        center_loss(num_class=3, **arguments)
 
 
 def test_one_label_variable_serves_both_losses():
@@ -130,9 +136,12 @@ def with_variable(order, **variable):
     return mx.sym.Group([outs[name] for name in order])
 
 
-@pytest.mark.parametrize('order', itertools.permutations(['loss', 'other', 'term']))
-@pytest.mark.parametrize('variable', [{}, {'stype': 'default'}, {'init': mx.init.Normal(1)},
-                                      {'shape': (4, 3)}, {'dtype': 'float32'}])
+VARIABLES = [{}, {'stype': 'default'}, {'init': mx.init.Normal(1)}, {'shape': (4, 3)},
+             {'dtype': 'float32'}, {}]
+
+
+@pytest.mark.parametrize('order, variable', zip(
+    itertools.permutations(['loss', 'other', 'term']), VARIABLES))
 def test_two_losses_and_a_term_on_one_variable(order, variable):
     """Whatever comes first in the graph. The labels of the losses have no class in common."""
     label, other = LABEL % 2, 2 + LABEL % 2
@@ -144,7 +153,8 @@ def test_two_losses_and_a_term_on_one_variable(order, variable):
                                             other_label=other)))
     executor.backward()
     want = oracle.center_loss(DATA, label, CENTERS, reduction='none')
-    want_other = oracle.center_loss(2 * DATA, other, CENTERS, .3, .1, 'none')
+    want_other = oracle.center_loss(2 * DATA, other, CENTERS, alpha=.3, scale=.1,
+                                    reduction='none')
     assert_allclose(outs['loss'].asnumpy(), want.loss, rtol=1e-5)
     assert_allclose(outs['other'].asnumpy(), want_other.loss, rtol=1e-5)
     assert_allclose(outs['term'].asnumpy(), DATA @ CENTERS.T, rtol=1e-4, atol=1e-5)
@@ -154,9 +164,9 @@ def test_two_losses_and_a_term_on_one_variable(order, variable):
     assert_allclose(executor.aux_dict['centers'].asnumpy(), moved, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize('order', [['loss', 'term'], ['term', 'loss']])
-@pytest.mark.parametrize('initializer', [mx.init.Xavier(), mx.init.Zero(),
-                                         mx.init.Mixed(['.*'], [mx.init.Zero()])])
+@pytest.mark.parametrize('order, initializer', [
+    (['loss', 'term'], mx.init.Xavier()),
+    (['term', 'loss'], mx.init.Mixed(['.*'], [mx.init.Zero()]))])
 def test_the_initializer_of_the_variable(order, initializer):
     """It is used whatever the Module's is, and whatever the name of the variable."""
     data, label = mx.sym.var('data'), mx.sym.var('label')
@@ -184,7 +194,7 @@ def test_a_variable_trains_and_loads_in_a_module(tmp_path):
     want = np.ones((4, 3))
     for _ in range(2):
         moved = oracle.center_loss(DATA, LABEL % 2, want).centers
-        other = oracle.center_loss(2 * DATA, 2 + LABEL % 2, want, .3).centers
+        other = oracle.center_loss(2 * DATA, 2 + LABEL % 2, want, alpha=.3).centers
         want = np.concatenate([moved[:2], other[2:]])
     assert_allclose(aux_params['centers'].asnumpy(), want, rtol=1e-5)
 
@@ -290,56 +300,12 @@ def test_module_checkpoint(tmp_path):
     assert want['center_center_bias'].any()
 
 
-def test_checkpoint_has_the_centers_as_an_auxiliary_state(tmp_path):
-    module(1, str(tmp_path / 'net'))
-    symbol, _, aux = mx.model.load_checkpoint(str(tmp_path / 'net'), 1)
-    assert list(aux) == ['center_center_bias'] == symbol.list_auxiliary_states()
-    assert aux['center_center_bias'].shape == (3, 2)
-
-
 def test_score_and_predict_move_nothing():
     net, _ = module(1)
     before = params_of(net)
     net.score(blobs(), mx.metric.Loss(output_names=['center_output'], label_names=[]))
     net.predict(blobs())
     assert_array_equal(params_of(net)['center_center_bias'], before['center_center_bias'])
-
-
-def test_last_batch_is_smaller():
-    """A module that is bound anew for another batch size keeps its centers."""
-    net = mx.mod.Module(node(name='center'), label_names=['label'])
-    net.bind([('data', (6, 3))], [('label', (6,))], inputs_need_grad=True)
-    net.init_params(mx.init.Zero())
-    want = np.zeros((4, 3))
-    for samples in (6, 4, 6):
-        data, label, _ = batch(samples, 3, 4, seed=samples)
-        net.forward_backward(mx.io.DataBatch([mx.nd.array(data)], [mx.nd.array(label)]))
-        mx.nd.waitall()
-        want = oracle.center_loss(data, label, want).centers
-        assert_allclose(net._exec_group.execs[0].aux_arrays[0].asnumpy(), want, rtol=1e-5,
-                        atol=1e-6)
-
-
-def test_several_centers_in_one_graph():
-    """Two losses of one net, each with a state of its own."""
-    data, label = mx.sym.var('data'), mx.sym.var('label')
-    group = mx.sym.Group([center_loss(data, label, num_class=4, name='a', alpha=0),
-                          center_loss(data, label, num_class=4, name='b')])
-    executor = group.simple_bind(mx.cpu(), data=(6, 3), grad_req={'data': 'write', 'label': 'null'})
-    executor.forward(is_train=True, data=DATA, label=LABEL)
-    executor.backward()
-    mx.nd.waitall()
-    assert not executor.aux_dict['a_center_bias'].asnumpy().any()
-    want = oracle.center_loss(DATA, LABEL, np.zeros((4, 3)), reduction='none')
-    assert_allclose(executor.aux_dict['b_center_bias'].asnumpy(), want.centers, rtol=1e-5)
-    assert_allclose(executor.grad_dict['data'].asnumpy(), 2 * want.grad, rtol=1e-5)
-
-
-def test_of_the_built_node():
-    got = run(bind(node(alpha=.3, scale=.2), DATA, LABEL, CENTERS))
-    want = oracle.center_loss(DATA, LABEL, CENTERS, .3, .2, 'none')
-    for value, expected in zip(got, want):
-        assert_allclose(value, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize('reduction', ['mean', 'sum', 'none'])

@@ -105,7 +105,7 @@ CHANGES = [
            when='use of center loss in the main thread, unless an event loop handles SIGINT'),
     Change('store.broadcast of a key-value store: returns when it is done',
            'a late worker gets the sum of gradients for its parameters',
-           'tests/_operator/test_gather.py::test_two_workers',
+           'tests/_operator/test_gather.py::test_all_parameters_of_two_workers',
            when='CenterTrainer(…, kvstore=a store of several workers)'),
     Change('os.environ: MXNET_UPDATE_ON_KVSTORE=0, unless it is set',
            'Module runs the optimizer on servers, which cannot sum the samples of the centers',

@@ -8,15 +8,16 @@ from pathlib import Path
 
 from center_loss_op._operator.arguments import FORMULAS, Arguments
 from center_loss_op._operator.operator import CenterLossProp
-from center_loss_op.gluon import CenterLoss
-from center_loss_op.symbol import center_loss
+from center_loss_op.gluon import CenterLoss, DecorrelationLoss
+from center_loss_op.symbol import center_loss, decorrelation_loss
 
 import mxnet as mx
 import pytest
-from cases import ARGUMENTS, BAD, GOOD, batch, message
+from cases import ARGUMENTS, batch, message
 from entries import array, custom
 from numpy.testing import assert_array_equal
 
+X, Y = mx.sym.var('data'), mx.sym.var('label')
 FIELDS = {each.name: each for each in fields(Arguments)}
 REFERENCE = Path(__file__).parents[2] / 'docs' / 'reference.md'
 
@@ -87,44 +88,29 @@ def test_c_has_the_same_defaults(name):
         assert_array_equal(left_out, written)
 
 
-@pytest.mark.parametrize('function, renamed, missing', [
-    (center_loss, {}, NOT_OF_SYMBOL), (CenterLoss, NAMES_IN_GLUON, NOT_OF_GLUON)])
 @pytest.mark.parametrize('name', FIELDS)
-def test_in_signature_and_docstring(name, function, renamed, missing):
-    own = renamed.get(name, name)
-    parameter = inspect.signature(function).parameters.get(own)
-    assert (parameter is None) == (name in missing)
-    if parameter is None:
-        return
-    default = FIELDS[name].default
-    expected = OTHER_DEFAULTS.get((function.__name__, name), default)
-    assert parameter.default == (parameter.empty if expected is MISSING else expected)
-    entry, = re.findall('^    %s : (.*)$' % own, function.__doc__, re.MULTILINE)
-    if (function.__name__, name) != ('CenterLoss', 'scale'):
-        text = textwrap.indent(FIELDS[name].metadata['text'], ' ' * 8)
-        assert '    %s : %s\n%s\n' % (own, entry, text) in function.__doc__
-        assert ('default' in entry) == (expected is not MISSING)
-
-
-@pytest.mark.parametrize('name', [name for name in FIELDS if name not in NOT_OF_GLUON])
-def test_gluon_passes_it_on(name):
-    given = {'classes': 3, NAMES_IN_GLUON.get(name, name): ARGUMENTS[name].plain}
-    assert CenterLoss(**given)._attributes[name] == ARGUMENTS[name].plain
-
-
-@pytest.mark.parametrize('name', FIELDS)
-def test_in_the_docstring_of_the_operator(name):
+def test_is_in_signatures_and_texts(name):
+    """Of the graph, of Gluon, of the operator, and a row of the table in docs/reference.md."""
+    default, text = FIELDS[name].default, FIELDS[name].metadata['text']
+    for function, own, missing in ((center_loss, name, NOT_OF_SYMBOL),
+                                   (CenterLoss, NAMES_IN_GLUON.get(name, name), NOT_OF_GLUON)):
+        parameter = inspect.signature(function).parameters.get(own)
+        assert (parameter is None) == (name in missing)
+        if parameter is None:
+            continue
+        expected = OTHER_DEFAULTS.get((function.__name__, name), default)
+        assert parameter.default == (parameter.empty if expected is MISSING else expected)
+        entry, = re.findall('^    %s : (.*)$' % own, function.__doc__, re.MULTILINE)
+        if (function.__name__, name) != ('CenterLoss', 'scale'):
+            assert '    %s : %s\n%s\n' % (
+                own, entry, textwrap.indent(text, ' ' * 8)) in function.__doc__
+            assert ('default' in entry) == (expected is not MISSING)
     assert '    %s : ' % name in CenterLossProp.__doc__
 
-
-@pytest.mark.parametrize('name', FIELDS)
-def test_in_the_reference(name):
-    """A row of the table of arguments, with its name in Gluon and its default."""
     row, = [line.split(' | ') for line in REFERENCE.read_text(encoding='utf-8').splitlines()
             if line.startswith('| `') and '`%s`' % name in line.split(' | ')[0]]
     in_gluon = NAMES_IN_GLUON.get(name, name)
     assert (row[1] in ('the same', '`%s`' % in_gluon)) == (name not in NOT_OF_GLUON)
-    default = FIELDS[name].default
     if default is not None:
         text = 'required' if default is MISSING else repr(default)
         text = '%g' % default if isinstance(default, float) else text
@@ -139,80 +125,82 @@ def test_formula(what):
         assert FORMULAS[what] in documented.__doc__
 
 
+@pytest.mark.parametrize('name', FIELDS)
+def test_is_written_on_the_node(name):
+    """By the graph and by Gluon; what is not the default, and nothing else."""
+    plain = ARGUMENTS[name].plain
+    label = mx.sym.var('label')
+    if name not in NOT_OF_SYMBOL:
+        node = center_loss(mx.sym.var('data'), label,
+                           **{'num_class': 4, 'reduction': 'mean', name: plain})
+        parsed = getattr(Arguments(**{'num_class': 4, name: plain}), name)
+        written = node.attr_dict()[node.name]
+        assert written == {'op_type': 'centerloss', 'num_class': '4', name: str(parsed)}
+    if name not in NOT_OF_GLUON:
+        loss = CenterLoss(**{'classes': 3, NAMES_IN_GLUON.get(name, name): plain})
+        node = loss(mx.sym.var('data'), label).get_internals()
+        assert str(plain) in [attributes.get(name, '').replace('.0', '') for attributes in
+                              node.attr_dict().values()]
+
+
 # -- values
 
 
-def arguments(name, given):
+def parse(name, given):
     """From a node of a graph, where `given` is a text, or from Python."""
     make = Arguments.of_node if isinstance(given, str) else lambda given: Arguments(**given)
     return make({'num_class': '3' if isinstance(given, str) else 3, name: given})
 
 
-@pytest.mark.parametrize('name, given, parsed', GOOD)
-def test_good(name, given, parsed):
-    value = getattr(arguments(name, given), name)
-    assert value == parsed and type(value) is type(parsed)
+@pytest.mark.parametrize('name', FIELDS)
+def test_good(name):
+    for given, parsed in ARGUMENTS[name].good:
+        value = getattr(parse(name, given), name)
+        assert value == parsed and type(value) is type(parsed)
 
 
-@pytest.mark.parametrize('name, given, wanted, error', BAD)
-def test_bad(name, given, wanted, error):
-    with pytest.raises(error, match='^%s$' % re.escape(message(name, given, wanted))):
-        arguments(name, given)
+@pytest.mark.parametrize('name', [name for name in FIELDS if ARGUMENTS[name].bad])
+def test_bad(name):
+    """At each door: at once, with the one line that says it. From Python a text is no number."""
+    wanted, own = ARGUMENTS[name].wanted, NAMES_IN_GLUON.get(name, name)
+    texts = [(given, TypeError) for given, _ in ARGUMENTS[name].good if isinstance(given, str)]
+    for given, error in ARGUMENTS[name].bad + texts * (FIELDS[name].type is not str):
+        if (given, error) in ARGUMENTS[name].bad:
+            with pytest.raises(error, match='^%s$' % re.escape(message(name, given, wanted))):
+                parse(name, given)
+        if isinstance(given, str) and FIELDS[name].type is not str:
+            error = TypeError
+        if name not in NOT_OF_SYMBOL:
+            with pytest.raises(error, match='^%s$' % re.escape(message(name, given, wanted))):
+                center_loss(X, Y, **{'num_class': 3, name: given})
+        if name not in NOT_OF_GLUON and (own, given) != ('weight', None):
+            with pytest.raises(error, match='^%s$' % re.escape(message(own, given, wanted))):
+                CenterLoss(**{'classes': 3, own: given})
 
 
-@pytest.mark.parametrize('value', [10 ** 400, -10 ** 400, Fraction(10 ** 400)],
-                         ids=['int', 'negative', 'fraction'])
 @pytest.mark.parametrize('name', [name for name in FIELDS if FIELDS[name].type is float])
-def test_beyond_every_float(name, value):
-    with pytest.raises(ValueError, match='^%s$' % re.escape(
-            message(name, value, ARGUMENTS[name].wanted))):
-        Arguments(**{'num_class': 3, name: value})
+def test_beyond_every_float(name):
+    for value in 10 ** 400, -10 ** 400, Fraction(10 ** 400):
+        with pytest.raises(ValueError, match='^%s$' % re.escape(
+                message(name, value, ARGUMENTS[name].wanted))):
+            Arguments(**{'num_class': 3, name: value})
 
 
 @pytest.mark.parametrize('call, name', [
     (lambda count: Arguments(num_class=count), 'num_class'),
     (lambda count: Arguments.of_node({'num_class': str(count)}), 'num_class'),
     (lambda count: center_loss(mx.sym.var('data'), mx.sym.var('label'), count), 'num_class'),
-    (CenterLoss, 'classes'), (lambda count: CenterLoss(count, 64), 'classes')],
-    ids=['numbers', 'text', 'graph', 'Gluon', 'Gluon with in_units'])
-@pytest.mark.parametrize('count', [2 ** 31, 10 ** 40])
-def test_more_classes_than_any_array_has_elements(call, name, count):
-    with pytest.raises(ValueError, match='^%s must be at most 2147483647, as many .*got .?%d'
-                       % (name, count)):
-        call(count)
-
-
-def test_as_many_classes_as_an_array_has_elements():
-    assert Arguments(num_class=2 ** 31 - 1).num_class == 2 ** 31 - 1
-    assert CenterLoss(2 ** 31 - 1).centers.shape == (2 ** 31 - 1, 0)
-
-
-def test_missing():
-    with pytest.raises(TypeError, match="^missing argument 'num_class'$"):
-        Arguments.of_node({'alpha': '1'})
-
-
-def test_unknown():
-    with pytest.raises(TypeError, match="^unknown argument 'num_classes', did you mean num_class.; "
-                       'allowed are: %s$' % ', '.join(FIELDS)):
-        Arguments.of_node({'num_classes': '3'})
-
-
-def test_attributes_that_are_mxnets_own():
-    """MXNet writes the attributes of an AttrScope on every node."""
-    attributes = {'num_class': '3', '__ctx_group__': 'dev1', '__lr_mult__': '0.1'}
-    assert Arguments.of_node(attributes).num_class == 3
-
-
-def test_of_node_is_cached():
-    """The same text gives the same object: a step counts by it."""
-    one, other = (Arguments.of_node({'num_class': '3', 'alpha': '0.1'}) for _ in range(2))
-    assert one is other and one != Arguments(num_class=3, alpha=.1)
+    (CenterLoss, 'classes')], ids=['numbers', 'text', 'graph', 'Gluon'])
+def test_more_classes_than_any_array_has_elements(call, name):
+    for count in 2 ** 31, 10 ** 40:
+        with pytest.raises(ValueError, match='^%s must be at most 2147483647, as many .*got .?%d'
+                           % (name, count)):
+            call(count)
+    call(2 ** 31 - 1)
 
 
 @pytest.mark.parametrize('arguments', [
-    {}, {'alpha': 0.1}, {'alpha': 1 / 3, 'scale': 1e-300, 'reduction': 'none'},
-    {'use_ignore': True, 'ignore_label': 255, 'need_top_grad': True},
+    {}, {'alpha': 1 / 3, 'scale': 1e-300, 'reduction': 'none'},
     {name: case.plain for name, case in ARGUMENTS.items()
      if name not in ('num_class', 'batchsize')}])
 def test_text_and_back(arguments):
@@ -221,3 +209,39 @@ def test_text_and_back(arguments):
     again = Arguments.of_node({name: str(value) for name, value in params.items()})
     assert vars(again) == vars(params)
     assert set(dict(params.items())) == {'num_class', *arguments}
+
+
+# -- names: what users of other losses write
+
+
+@pytest.mark.parametrize('call, text', [
+    (lambda: CenterLoss(num_classes=10, feat_dim=64), "'num_classes', did you mean classes?"),
+    (lambda: CenterLoss(10, feature_dim=64), "'feature_dim', did you mean in_units?"),
+    (lambda: CenterLoss(10, scale=0.1), "'scale', did you mean weight?"),
+    (lambda: CenterLoss(10, **{'lambda': 0.1}), "'lambda', did you mean weight?"),
+    (lambda: CenterLoss(10, lr_cent=0.5), "'lr_cent', did you mean alpha?"),
+    (lambda: CenterLoss(10, 64, 0.1),
+     '0.1 needs its name, such as alpha=0.1 or weight=0.1; by name are: alpha, '
+     'weight, batch_axis, center_initializer, use_ignore, ignore_label'),
+    (lambda: DecorrelationLoss(scale=0.1), "'scale', did you mean weight?"),
+    (lambda: center_loss(X, Y, 3, weight=0.1), "'weight', did you mean scale?"),
+    (lambda: center_loss(X, Y, classes=3), "'classes', did you mean num_class?"),
+    (lambda: center_loss(X, Y, 3, in_units=64),
+     "'in_units': leave it out, the size of the features is that of the data"),
+    (lambda: decorrelation_loss(X, weight=0.1), "'weight', did you mean scale?"),
+    (lambda: Arguments.of_node({'num_class': '3', 'lambda': '0.1'}),
+     "'lambda', did you mean scale?; allowed are: " + ', '.join(FIELDS)),
+    (lambda: Arguments.of_node({'num_class': '3', 'feat_dim': '2'}), "'feat_dim': leave it out"),
+    (lambda: Arguments.of_node({'alpha': '1'}), "missing argument 'num_class'"),
+    (lambda: Arguments.of_node({'num_class': '3', 'beta': '1'}), "unknown argument 'beta'"),
+    (lambda: center_loss(X, Y, 3, other=1), "unexpected keyword argument 'other'"),
+    (lambda: center_loss(X, Y), "missing 1 required positional argument: 'num_class'"),
+    (lambda: CenterLoss(10, other=1), "unexpected keyword argument 'other'")])
+def test_the_error_says_what_was_meant(call, text):
+    with pytest.raises(TypeError) as caught:
+        call()
+    assert text in str(caught.value)
+
+
+def test_arguments_of_a_block_are_none_of_ours():
+    assert CenterLoss(10, prefix='mine_').centers.name == 'mine_center_bias'

@@ -1,5 +1,4 @@
 """The same inputs give the same bits: over runs, threads and MXNet's engines."""
-import itertools
 import platform
 
 from center_loss_op._operator import native
@@ -16,7 +15,7 @@ from center_loss_op.gluon import CenterLoss
 from mxnet import autograd, gluon
 
 backend, steps = sys.argv[1], int(sys.argv[2])
-assert center_loss_op._operator.native.running() == backend.startswith('native')
+assert center_loss_op._operator.native.running() == (backend == 'native')
 if backend == 'copies':
     center_loss_op._operator.arrays.is_host_memory = lambda context: False
 
@@ -75,7 +74,7 @@ SETTINGS = [
     {'OMP_NUM_THREADS': 2, 'MXNET_ENGINE_TYPE': 'ThreadedEngine'}]
 
 
-def outcome(child, backend, setting, steps, library='1'):
+def outcome(child, backend, setting, steps=2, library='1'):
     """What a process of its own prints: digests of every result."""
     settings = dict(setting, OPENBLAS_NUM_THREADS=setting['OMP_NUM_THREADS'],
                     CENTER_LOSS_NATIVE=library if backend == 'native' else '0')
@@ -84,22 +83,27 @@ def outcome(child, backend, setting, steps, library='1'):
     return result.stdout.splitlines()
 
 
-@pytest.fixture(name='reference', scope='module', params=['native', 'python'])
-def fixture_reference(request, child):
-    """A backend, and the bits of one thread on the default engine."""
-    if request.param == 'native' and not native.running():
+@pytest.mark.usefixtures('natively')
+def test_same_bits_run_after_run(child):
+    runs = [outcome(child, 'native', SETTINGS[which]) for which in (0, 2)]
+    assert runs[0] == runs[1]
+    assert len(set(runs[0])) == len(runs[0]) == 2 + 4 * 3 * 2 * 2 + 1
+
+
+@pytest.mark.parametrize('backend, steps', [
+    pytest.param(backend, steps, marks=mark) for backend in ('native', 'python')
+    for steps, mark in ((2, pytest.mark.slow), (60, pytest.mark.soak))])
+def test_same_bits_in_every_setting(backend, steps, child):
+    if backend == 'native' and not native.running():
         pytest.skip('a step runs in %s' % native.which())
-    return request.param, outcome(child, request.param, SETTINGS[0], 2)
+    want = outcome(child, backend, SETTINGS[0], steps)
+    for setting in SETTINGS:
+        assert outcome(child, backend, setting, steps) == want, setting
 
 
-@pytest.mark.parametrize('setting', [
-    pytest.param(setting, marks=[pytest.mark.slow] * (number > 0))
-    for number, setting in enumerate(SETTINGS)], ids=str)
-def test_same_bits(setting, reference, child):
-    """The first setting is the reference's own: run after run."""
-    backend, reference = reference
-    assert outcome(child, backend, setting, 2) == reference
-    assert len(set(reference)) == len(reference) == 2 + 4 * 3 * 2 * 2 + 1
+@pytest.mark.slow
+def test_same_bits_of_copies(child):
+    assert outcome(child, 'copies', SETTINGS[2], 1) == outcome(child, 'python', SETTINGS[0], 1)
 
 
 @pytest.mark.slow
@@ -110,19 +114,3 @@ def test_same_bits_of_the_simplest_processor(child, tmp_path):
                     if platform.machine() == 'x86_64' else '-O2')
     runs = [outcome(child, 'native', SETTINGS[0], 1, which) for which in ('1', str(library))]
     assert runs[0] == runs[1]
-
-
-@pytest.mark.slow
-def test_same_bits_of_copies(child):
-    assert (outcome(child, 'copies', SETTINGS[2], 1)
-            == outcome(child, 'python', SETTINGS[0], 1))
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize('backend, setting', itertools.product(
-    ['native', 'python', 'copies'], SETTINGS), ids=str)
-def test_same_bits_over_many_steps(backend, setting, child):
-    if backend == 'copies' and setting.get('MXNET_ENGINE_TYPE') == 'NaiveEngine':
-        pytest.skip('operators that an operator calls need a second worker')
-    want = outcome(child, backend, SETTINGS[0], 60)
-    assert outcome(child, backend, setting, 60) == want

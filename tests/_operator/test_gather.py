@@ -3,10 +3,8 @@ import copy
 import os
 import subprocess
 import sys
-import time
 
 import center_loss_op
-from center_loss_op._operator.gather import Gatherer
 from center_loss_op.symbol import center_loss
 
 import horovod_worker
@@ -17,289 +15,77 @@ import oracle
 import pytest
 from entries import settle
 from hypothesis import strategies as st
-from parallel_worker import BATCH, CLASSES, RUNS, SIZE, bounds, check_one_set
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-WORKER = os.path.join(HERE, '..', 'helpers', 'parallel_worker.py')
-TRAINING = os.path.join(HERE, '..', 'helpers', 'horovod_worker.py')
 LAUNCHER = os.path.join(HERE, '..', '..', 'examples', 'launch_local.py')
+WORKER = os.path.join(HERE, '..', 'helpers', 'horovod_worker.py')
 
 
-def launch(*command, timeout=120):
+def launch(*command, timeout=600):
     """Run `command` in two workers."""
     return subprocess.run([sys.executable, LAUNCHER, '-n', '2', sys.executable, *command],
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout,
                           universal_newlines=True, check=False)
 
 
-@pytest.mark.parametrize('api', RUNS)
-@pytest.mark.parametrize('slices', [[64], [32, 32], [10, 1, 50, 3]], ids=str)
-def test_contexts(api, slices):
-    check_one_set(RUNS[api](bounds(slices)))
+@hypothesis.given(st.data())
+def test_any_split(data):
+    """Over contexts of any load and passes: one set, bit for bit, that the union has moved."""
+    random = np.random.RandomState(data.draw(st.integers(0, 999)))
+    gluon = data.draw(st.booleans())
+    loads = [3, *data.draw(st.lists(st.integers(0 if gluon else 1, 6), max_size=2))]
+    arguments = dict(alpha=data.draw(st.sampled_from([0.1, 0.5, 2.0])),
+                     use_ignore=data.draw(st.booleans()), ignore_label=1)
+    dtype = data.draw(st.sampled_from(['float16', 'float32', 'float64'])) if gluon else 'float32'
+    contexts, total, losses = [mx.cpu(i) for i in range(len(loads))], sum(loads), []
+    if gluon:
+        loss = center_loss_op.gluon.CenterLoss(4, 3, **arguments)
+        mx.random.seed(0)
+        loss.initialize(mx.init.Normal(1), ctx=contexts)
+        for number, copy_ in enumerate(loss.centers.list_data()):
+            copy_[:] = number   # copies that start apart are made equal: to the first
+        loss.cast(dtype)
+        trainer = center_loss_op.gluon.CenterTrainer(loss)
+        copies = loss.centers.list_data
+    else:
+        symbol = center_loss(mx.sym.var('data'), LABEL, 4, key='split', name='c', **arguments)
+        module = mx.mod.BucketingModule(lambda key: (symbol, ['data'], ['label']), 0,
+                                        context=contexts, work_load_list=loads)
+        module.bind([('data', (total, 3))], [('label', (total,))], inputs_need_grad=True)
+        module.init_params()
+        trainer = center_loss_op.module.CenterTrainer('split')
 
-
-def test_an_empty_slice_is_fine():
-    check_one_set(RUNS['gluon'](bounds([10, 0, 50, 4])))
-
-
-@pytest.mark.parametrize('api', RUNS)
-def test_one_context_without_a_trainer_is_the_same(api):
-    check_one_set(RUNS[api](bounds([64]), synchronize=False))
-
-
-@pytest.mark.parametrize('api', RUNS)
-def test_without_the_trainer_the_copies_differ(api):
-    one, other = RUNS[api](bounds([32, 32]), synchronize=False)
-    assert np.abs(one - other).max() > 0.1
-
-
-@pytest.mark.parametrize('api', [
-    pytest.param(api, marks=[pytest.mark.slow] * (api == 'buckets')) for api in RUNS])
-@pytest.mark.parametrize('contexts', [pytest.param(1, marks=pytest.mark.slow), 2])
-def test_two_workers(api, contexts, tmp_path):
-    done = launch(WORKER, api, str(tmp_path), '--contexts', str(contexts))
-    assert done.returncode == 0, done.stdout
-    copies = []
-    for rank in range(2):
-        with np.load(str(tmp_path / ('%d.npz' % rank))) as arrays:
-            copies += arrays.values()
-    assert len(copies) == 2 * contexts
-    check_one_set(copies)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('contexts', [1, 2])
-def test_all_parameters_of_module_fit_are_those_of_one_process(contexts, tmp_path):
-    """Weights, and the centers of two losses."""
-    done = launch(TRAINING, 'module', str(tmp_path), '--contexts', str(contexts), '--kv-store',
-                  'dist_sync')
-    assert done.returncode == 0, done.stdout
-    alone = horovod_worker.fit_alone()
-    found = []
-    for rank in range(2):
-        with np.load(str(tmp_path / ('%d.npz' % rank))) as arrays:
-            found.append(dict(arrays))
-    for name, (value,) in alone.items():
-        copies = np.concatenate([of_one.pop(name) for of_one in found])
-        assert len(copies) == 2 * contexts
-        for other in copies[1:]:
-            np.testing.assert_array_equal(other.view(np.uint32), copies[0].view(np.uint32), name)
-        np.testing.assert_allclose(copies[0], value, rtol=2e-6, atol=1e-6, err_msg=name)
-    assert found == [{}, {}]
-
-
-@pytest.mark.slow
-def test_two_workers_without_the_trainer_differ(tmp_path):
-    done = launch(WORKER, 'gluon', str(tmp_path), '--alone')
-    assert done.returncode == 0, done.stdout
-    one, other = (np.load(str(tmp_path / ('%d.npz' % rank)))['arr_0'] for rank in range(2))
-    assert np.abs(one - other).max() > 0.1
-
-
-@pytest.mark.slow
-def test_a_worker_that_dies_ends_the_launcher(tmp_path):
-    script = tmp_path / 'dies.py'
-    script.write_text(
-        'import os, signal, time\n'
-        'import center_loss_op, mxnet as mx\n'
-        'store = mx.kv.create("dist_sync")\n'
-        'store.init("a", mx.nd.zeros(3))\n'
-        'if store.rank == 1:\n'
-        '    print("dying:", os.environ["DMLC_ROLE"], flush=True)\n'
-        '    os.kill(os.getpid(), signal.SIGKILL)\n'
-        'for _ in range(1000):\n'
-        '    out = mx.nd.zeros(3)\n'
-        '    store.pushpull("a", mx.nd.ones(3), out=out)\n'
-        '    out.wait_to_read()  # waits for the dead one\n')
-    before = time.monotonic()
-    done = launch(str(script))
-    assert time.monotonic() - before < 30
-    assert done.returncode == 128 + 9
-    dead = next(line for line in done.stdout.splitlines() if 'dying' in line)
-    name = dead[1:dead.index(']')]
-    assert 'launch_local: %s failed with exit code 137' % name in done.stdout
-
-
-def test_the_exit_code_of_a_worker_is_the_launchers():
-    done = launch('-c', 'import sys; print("hello"); sys.exit(3)')
-    assert done.returncode == 3
-    assert '] hello' in done.stdout
-
-
-@pytest.mark.slow
-def test_a_server_that_runs_the_optimizer_is_named(tmp_path):
-    script = tmp_path / 'on_server.py'
-    script.write_text(
-        'import sys; sys.path.insert(0, %r)\n'
-        'import center_loss_op, mxnet as mx\n'
-        'store = mx.kv.create("dist_sync")\n'
-        'store.set_optimizer(mx.optimizer.SGD())\n'
-        'loss = center_loss_op.gluon.CenterLoss(3, in_units=2)\n'
-        'loss.initialize()\n'
-        'trainer = center_loss_op.gluon.CenterTrainer(loss, store)\n'
-        'before = loss.centers.data().asnumpy()\n'
-        'try:\n'
-        '    trainer.step()\n'
-        'except RuntimeError as error:\n'
-        '    print(error, (loss.centers.data().asnumpy() == before).all())\n'
-        % os.path.dirname(WORKER))
-    done = launch(str(script))
-    assert done.returncode == 0, done.stdout
-    assert done.stdout.count('update_on_kvstore=False') == 2
-    assert done.stdout.count('True') == 2
-
-
-class FakeStore:
-    type = 'dist_async'
-
-
-def test_a_store_that_cannot_sum_is_refused():
-    with pytest.raises(ValueError, match="'dist_async'.*sum over all workers.*'dist_sync'"):
-        Gatherer('refused', FakeStore())
-
-
-@pytest.mark.parametrize('trainer', [
-    lambda: center_loss_op.gluon.CenterTrainer(center_loss_op.gluon.CenterLoss(2), 'dist_sync'),
-    lambda: center_loss_op.module.CenterTrainer('k', 'dist_sync')])
-def test_a_second_distributed_store_would_hang_and_is_refused(trainer):
-    with pytest.raises(ValueError, match='one distributed store.*give it to both trainers'):
-        trainer()
-
-
-@pytest.mark.parametrize('name', ['horovod', 'Horovod'])
-@pytest.mark.parametrize('trainer', [
-    lambda name: center_loss_op.gluon.CenterTrainer(center_loss_op.gluon.CenterLoss(2), name),
-    lambda name: center_loss_op.module.CenterTrainer('k', name)], ids=['gluon', 'module'])
-def test_horovod_by_name_is_refused(trainer, name):
-    """`gluon.Trainer` takes the name, too, and does without a store on a single device."""
-    with pytest.raises(ValueError, match="^kvstore='%s': create the store, "
-                                         r'kv = center_loss_op.horovod.Horovod\(\), and give it to '
-                                         'both trainers$' % name):
-        trainer(name)
-
-
-@pytest.mark.parametrize('given', ['devise', 'sync', '', lambda: mx.kv.create('mpi')],
-                         ids=['devise', 'sync', 'empty', 'mpi'])
-@pytest.mark.parametrize('trainer', [
-    lambda store: center_loss_op.gluon.CenterTrainer(center_loss_op.gluon.CenterLoss(2), store),
-    lambda store: center_loss_op.module.CenterTrainer('k', store)], ids=['gluon', 'module'])
-def test_a_store_that_mxnet_does_not_have_is_refused(trainer, given):
-    """It makes a local one of any name."""
-    store = given() if callable(given) else given
-    assert mx.kv.create(given).num_workers == 1 if store is given else store.type == 'mpi'
-    with pytest.raises(ValueError, match='^MXNet has no key-value store .*, and takes the name for '
-                                         "'local'.* use 'local' or 'device', or for several "
-                                         r"workers create .*mx.kv.create\('dist_sync'\) or "
-                                         r'center_loss_op.horovod.Horovod\(\)') as error:
-        trainer(store)
-    assert '\n' not in str(error.value)
-
-
-@pytest.mark.slow
-def test_mxnets_horovod_that_is_none_is_refused(child):
-    """In a process of its own: the import of center_loss_op.horovod makes it Horovod's."""
-    done = child('import center_loss_op, mxnet as mx\n'
-                 'loss = center_loss_op.gluon.CenterLoss(3, in_units=2)\n'
-                 'center_loss_op.gluon.CenterTrainer(loss, mx.kv.create("horovod"))')
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith(
-        "ValueError: MXNet has no key-value store 'horovod', and takes the name for 'local', a "
-        'store of one worker')
-
-
-@pytest.mark.parametrize('name', ['local', 'Device', 'local_allreduce_device', 'TestStore'])
-def test_other_stores_of_one_worker(name):
-    loss = center_loss_op.gluon.CenterLoss(3, in_units=2, alpha=1)
-    loss.initialize()
-    trainer = center_loss_op.gluon.CenterTrainer(loss, name)
-    backward(loss, value=2)
-    trainer.step()
-    np.testing.assert_array_equal(loss.centers.data().asnumpy()[0], 1)
-
-
-@pytest.mark.parametrize('launcher, number, warned', [
-    ('HOROVOD_SIZE', '2', True), ('OMPI_COMM_WORLD_SIZE', '4', True),
-    ('DMLC_NUM_WORKER', '2', True),
-    ('HOROVOD_SIZE', '1', False), ('HOROVOD_SIZE', '', False)])
-def test_a_store_of_one_worker_among_several_is_named(launcher, number, warned, monkeypatch, log):
-    """As `CenterTrainer(loss)` beside Horovod's trainer is: once."""
-    monkeypatch.setenv(launcher, number)
-    loss = center_loss_op.gluon.CenterLoss(3, in_units=2)
-    loss.initialize()
-    trainer = center_loss_op.gluon.CenterTrainer(loss)
-    for _ in range(2):
-        backward(loss)
-        trainer.step()
-    assert log().count("%s workers were started, but the key-value store 'device' is of this one "
-                       'alone' % number) == warned
-
-
-@pytest.mark.slow
-def test_without_horovod_its_store_says_what_to_do(child):
-    done = child('import sys\n'
-                 'sys.modules["horovod"] = None\n'
-                 'help("center_loss_op.horovod")\n'
-                 'import center_loss_op.horovod\n'
-                 'center_loss_op.horovod.Horovod()')
-    assert done.returncode == 1
-    assert "works like MXNet's 'dist_sync'" in done.stdout
-    assert 'ImportError: Horovod cannot be imported' in done.stderr.splitlines()[-1]
-    assert 'HOROVOD_WITH_MXNET=1 pip install' in done.stderr.splitlines()[-1]
-
-
-class AlmostStore:
-    type, rank, num_workers = 'local', 0, 1
-
-
-@pytest.mark.parametrize('given', [5, None, mx.kv.create, AlmostStore()],
-                         ids=['number', 'none', 'function', 'almost'])
-@pytest.mark.parametrize('trainer', [
-    lambda loss, store: center_loss_op.gluon.CenterTrainer(loss, store),
-    lambda loss, store: center_loss_op.module.CenterTrainer('k', store)], ids=['gluon', 'module'])
-def test_what_is_no_store_is_refused(trainer, given):
-    """And the loss goes on without a trainer."""
-    loss = center_loss_op.gluon.CenterLoss(3, in_units=2)
-    loss.initialize()
-    with pytest.raises(TypeError, match='^kvstore must be the name of a type of store or a store '
-                                        r'\(with broadcast, pushpull, .*\), got '):
-        trainer(loss, given)
-    backward(loss)
-    assert loss.centers.data().asnumpy().any()
-
-
-def test_a_store_that_cannot_sum_leaves_the_loss_alone():
-    class Asynchronous(mx.kvstore.KVStoreBase):
-        type, rank, num_workers = 'dist_async', 0, 1
-
-    loss = center_loss_op.gluon.CenterLoss(3, in_units=2)
-    loss.initialize()
-    with pytest.raises(ValueError, match='dist_async'):
-        center_loss_op.gluon.CenterTrainer(loss, Asynchronous())
-    backward(loss)
-    assert loss.centers.data().asnumpy().any()
-
-
-def backward(loss, context=None, value=1, train_mode=True):
-    data = mx.nd.full((4, 2), value, ctx=context or mx.cpu(0))
-    data.attach_grad()
-    with mx.autograd.record(train_mode=train_mode):
-        out = loss(data, mx.nd.array([0, 1, 1, 2], ctx=context))
-    out.backward()
-    mx.nd.waitall()
-
-
-def test_samples_add_up_over_passes_until_the_step():
-    """Two passes, then one step: equation 4 over both, by hand."""
-    loss = center_loss_op.gluon.CenterLoss(3, in_units=2, alpha=0.5)
-    loss.initialize()
-    trainer = center_loss_op.gluon.CenterTrainer(loss)
-    backward(loss)
-    backward(loss)
-    assert not loss.centers.data().asnumpy().any()
-    trainer.step()
-    # Each class: 0.5 * n * (1 - 0) / (1 + n) with n = 2, 4, 2.
-    np.testing.assert_allclose(loss.centers.data().asnumpy(),
-                               [[1 / 3] * 2, [2 / 5] * 2, [1 / 3] * 2], rtol=1e-6)
+        def copies():
+            return [one.aux_dict['c_center_bias'] for one in module._curr_module._exec_group.execs]
+    want = np.zeros((4, 3))
+    for _ in range(data.draw(st.integers(1, 3))):
+        passes = data.draw(st.integers(1, 2))
+        x = random.randn(passes * total, 3).astype(dtype)
+        y = random.randint(0, 4, len(x))
+        for number in range(passes):
+            part = slice(number * total, (number + 1) * total)
+            if not gluon:
+                batch = mx.io.DataBatch(
+                    [mx.nd.array(x[part])], [mx.nd.array(y[part])], bucket_key=random.randint(2),
+                    provide_data=[('data', (total, 3))], provide_label=[('label', (total,))])
+                module.forward_backward(batch)
+                continue
+            losses, last = [], part.start
+            with mx.autograd.record():
+                for load, context in zip(loads, contexts):
+                    mine, last = slice(last, last + load), last + load
+                    if not load:
+                        continue
+                    features = mx.nd.array(x[mine], context, dtype)
+                    features.attach_grad()
+                    losses.append(loss(features, mx.nd.array(y[mine], context)))
+            mx.autograd.backward(losses)
+        trainer.step(*[] if gluon else [module])
+        want = oracle.center_loss(x, y, want, **arguments).centers
+        found = [copy_.asnumpy() for copy_ in copies()]
+        np.testing.assert_allclose(found[0], want, rtol=1e-5, atol=1e-5)
+        for other in found[1:]:
+            np.testing.assert_array_equal(other, found[0])
 
 
 @hypothesis.given(st.data())
@@ -408,6 +194,188 @@ def test_a_failed_step_of_one_worker(tmp_path):
     # By hand: the centers stay 0, then 0 + (5 + 5 + 15 + 15) / (1 + 4).
     for failed in 0, 1:
         assert f'{failed} [8. 0.] [8. 0.]' in done.stdout
+
+
+@pytest.mark.parametrize('way, contexts', [
+    ('store', 2), pytest.param('module', 2, marks=pytest.mark.slow)])
+def test_all_parameters_of_two_workers_are_those_of_one_process(way, contexts, tmp_path):
+    """Weights, and the centers of two losses."""
+    done = launch(WORKER, way, str(tmp_path), '--contexts', str(contexts), '--kv-store',
+                  'dist_sync')
+    assert done.returncode == 0, done.stdout
+    alone = (horovod_worker.train_alone if way == 'store' else horovod_worker.fit_alone)()
+    found = []
+    for rank in range(2):
+        with np.load(str(tmp_path / ('%d.npz' % rank))) as arrays:
+            found.append(dict(arrays))
+    for name, (value,) in alone.items():
+        copies = np.concatenate([of_one.pop(name) for of_one in found])
+        assert len(copies) == 2 * contexts
+        for other in copies[1:]:
+            np.testing.assert_array_equal(other.view(np.uint32), copies[0].view(np.uint32), name)
+        np.testing.assert_allclose(copies[0], value, rtol=2e-6, atol=1e-6, err_msg=name)
+    assert found == [{}, {}]
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_ends_the_launcher(tmp_path):
+    script = tmp_path / 'dies.py'
+    script.write_text(
+        'import os, signal, time\n'
+        'import center_loss_op, mxnet as mx\n'
+        'store = mx.kv.create("dist_sync")\n'
+        'store.init("a", mx.nd.zeros(3))\n'
+        'if store.rank == 1:\n'
+        '    print("dying:", os.environ["DMLC_ROLE"], flush=True)\n'
+        '    os.kill(os.getpid(), signal.SIGKILL)\n'
+        'for _ in range(1000):\n'
+        '    out = mx.nd.zeros(3)\n'
+        '    store.pushpull("a", mx.nd.ones(3), out=out)\n'
+        '    out.wait_to_read()  # waits for the dead one\n')
+    done = launch(str(script))
+    assert done.returncode == 128 + 9
+    dead = next(line for line in done.stdout.splitlines() if 'dying' in line)
+    name = dead[1:dead.index(']')]
+    assert 'launch_local: %s failed with exit code 137' % name in done.stdout
+
+
+def test_the_exit_code_of_a_worker_is_the_launchers():
+    done = launch('-c', 'import sys; print("hello"); sys.exit(3)')
+    assert done.returncode == 3
+    assert '] hello' in done.stdout
+
+
+@pytest.mark.slow
+def test_a_server_that_runs_the_optimizer_is_named(tmp_path):
+    script = tmp_path / 'on_server.py'
+    script.write_text(
+        'import sys; sys.path.insert(0, %r)\n'
+        'import center_loss_op, mxnet as mx\n'
+        'store = mx.kv.create("dist_sync")\n'
+        'store.set_optimizer(mx.optimizer.SGD())\n'
+        'loss = center_loss_op.gluon.CenterLoss(3, in_units=2)\n'
+        'loss.initialize()\n'
+        'trainer = center_loss_op.gluon.CenterTrainer(loss, store)\n'
+        'before = loss.centers.data().asnumpy()\n'
+        'try:\n'
+        '    trainer.step()\n'
+        'except RuntimeError as error:\n'
+        '    print(error, (loss.centers.data().asnumpy() == before).all())\n'
+        % os.path.dirname(WORKER))
+    done = launch(str(script))
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count('update_on_kvstore=False') == 2
+    assert done.stdout.count('True') == 2
+
+
+class Asynchronous(mx.kvstore.KVStoreBase):
+    type, rank, num_workers = 'dist_async', 0, 1
+
+
+class AlmostStore:
+    type, rank, num_workers = 'local', 0, 1
+
+
+ONE_WORKER = ('^MXNet has no key-value store .*, and takes the name for .local.* use .local. or '
+              r".device., or for several workers create .*mx.kv.create\('dist_sync'\) or "
+              r'center_loss_op.horovod.Horovod\(\)')
+NO_STORE = (r'^kvstore must be the name of a type of store or a store \(with broadcast, pushpull, '
+            r'.*\), got ')
+REFUSED = [('dist_sync', ValueError, 'one distributed store.*give it to both trainers'),
+           # `gluon.Trainer` takes the name, too, and does without a store on a single device.
+           ('Horovod', ValueError, "^kvstore='Horovod': create the store, kv = center_loss_op"),
+           # MXNet makes a local one of any name.
+           ('devise', ValueError, ONE_WORKER), ('', ValueError, ONE_WORKER),
+           (lambda: mx.kv.create('mpi'), ValueError, ONE_WORKER),
+           ('dist_async', ValueError, 'applies the push of each worker'),
+           (Asynchronous, ValueError, "'dist_async'.*sum over all workers.*'dist_sync'"),
+           (lambda: 5, TypeError, NO_STORE), (lambda: None, TypeError, NO_STORE),
+           (AlmostStore, TypeError, NO_STORE)]
+
+
+@pytest.mark.parametrize('store, error, text', REFUSED)
+def test_stores_that_are_refused(store, error, text):
+    """And the loss goes on without a trainer."""
+    loss = center_loss_op.gluon.CenterLoss(3, in_units=2)
+    loss.initialize()
+    for trainer in (lambda kvstore: center_loss_op.gluon.CenterTrainer(loss, kvstore),
+                    lambda kvstore: center_loss_op.module.CenterTrainer('k', kvstore)):
+        with pytest.raises(error, match=text) as caught:
+            trainer(store() if callable(store) else store)
+        assert '\n' not in str(caught.value)
+    backward(loss)
+    assert loss.centers.data().asnumpy().any()
+
+
+def test_a_module_with_a_store_that_cannot_gather_is_refused():
+    """By its name, of which MXNet makes a local store: before any center moves."""
+    label = mx.sym.var('softmax_label')
+    loss = center_loss(mx.sym.var('data'), label, 3, key='named', name='c')
+    module = mx.mod.Module(loss)
+    with pytest.raises(ValueError, match="MXNet has no key-value store 'foo'"):
+        module.fit(mx.io.NDArrayIter(np.ones((4, 2)), np.zeros(4), 4), num_epoch=1, kvstore='foo',
+                   eval_metric=mx.metric.Loss(),
+                   batch_end_callback=center_loss_op.module.CenterTrainer('named'))
+
+
+@pytest.mark.slow
+def test_mxnets_horovod_that_is_none_is_refused(child):
+    """In a process of its own: the import of center_loss_op.horovod makes it Horovod's."""
+    done = child('import center_loss_op, mxnet as mx\n'
+                 'loss = center_loss_op.gluon.CenterLoss(3, in_units=2)\n'
+                 'center_loss_op.gluon.CenterTrainer(loss, mx.kv.create("horovod"))')
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(
+        "ValueError: MXNet has no key-value store 'horovod', and takes the name for 'local', a "
+        'store of one worker')
+
+
+@pytest.mark.parametrize('name', ['local', 'Device', 'local_allreduce_device', 'TestStore'])
+def test_other_stores_of_one_worker(name):
+    loss = center_loss_op.gluon.CenterLoss(3, in_units=2, alpha=1)
+    loss.initialize()
+    trainer = center_loss_op.gluon.CenterTrainer(loss, name)
+    backward(loss, value=2)
+    trainer.step()
+    np.testing.assert_array_equal(loss.centers.data().asnumpy()[0], 1)
+
+
+@pytest.mark.parametrize('launcher, number, warned', [
+    ('OMPI_COMM_WORLD_SIZE', '4', True), ('DMLC_NUM_WORKER', '2', True),
+    ('HOROVOD_SIZE', '1', False)])
+def test_a_store_of_one_worker_among_several_is_named(launcher, number, warned, monkeypatch, log):
+    """As `CenterTrainer(loss)` beside Horovod's trainer is: once."""
+    monkeypatch.setenv(launcher, number)
+    loss = center_loss_op.gluon.CenterLoss(3, in_units=2)
+    loss.initialize()
+    trainer = center_loss_op.gluon.CenterTrainer(loss)
+    for _ in range(2):
+        backward(loss)
+        trainer.step()
+    assert log().count("%s workers were started, but the key-value store 'device' is of this one "
+                       'alone' % number) == warned
+
+
+@pytest.mark.slow
+def test_without_horovod_its_store_says_what_to_do(child):
+    done = child('import sys\n'
+                 'sys.modules["horovod"] = None\n'
+                 'help("center_loss_op.horovod")\n'
+                 'import center_loss_op.horovod\n'
+                 'center_loss_op.horovod.Horovod()')
+    assert done.returncode == 1
+    assert "works like MXNet's 'dist_sync'" in done.stdout
+    assert 'ImportError: Horovod cannot be imported' in done.stderr.splitlines()[-1]
+    assert 'HOROVOD_WITH_MXNET=1 pip install' in done.stderr.splitlines()[-1]
+
+
+def backward(loss, context=None, value=1, train_mode=True):
+    data = mx.nd.full((4, 2), value, ctx=context or mx.cpu(0))
+    data.attach_grad()
+    with mx.autograd.record(train_mode=train_mode):
+        out = loss(data, mx.nd.array([0, 1, 1, 2], ctx=context))
+    out.backward()
+    mx.nd.waitall()
 
 
 def test_a_step_without_samples_is_named():
@@ -569,20 +537,6 @@ def test_all_gradients_of_an_imported_network_are_added(tmp_path):
     trainer.step(4)
 
 
-def test_a_batch_of_ignored_samples_is_fine():
-    loss = center_loss_op.gluon.CenterLoss(3, in_units=2, use_ignore=True, ignore_label=1)
-    loss.initialize()
-    trainer = center_loss_op.gluon.CenterTrainer(loss)
-    for label, moved in ([1, 1, 1, 1], False), ([0, 1, 1, 1], True):
-        data = mx.nd.ones((4, 2))
-        data.attach_grad()
-        with mx.autograd.record():
-            value = loss(data, mx.nd.array(label))
-        value.backward()
-        trainer.step()
-        assert loss.centers.data().asnumpy().any() == moved
-
-
 def test_a_key_that_nobody_serves_is_named(caplog):
     data, label = mx.nd.ones((4, 2)), mx.nd.zeros(4)
     data.attach_grad()
@@ -673,13 +627,17 @@ def test_two_nodes_with_a_key_each():
     assert module._exec_group.execs[0].aux_dict['right_center_bias'].asnumpy()[0, 0] == .5
 
 
-@pytest.mark.parametrize('alpha, center', [({}, .5), ({'alpha': 0}, 0), ({'alpha': 3}, 3)])
-def test_alpha_of_a_node(alpha, center):
-    """As the operator reads it, whatever else MXNet writes on the node."""
+def test_alpha_of_a_node_and_of_the_trainer():
+    """As the operator reads it, whatever else MXNet writes on the node; it may change."""
     with mx.AttrScope(ctx_group='dev1', lr_mult='0.1'):
-        loss = center_loss(EMBEDDING, LABEL, 3, key='alpha', name='cl', **alpha)
+        module = module_of(center_loss(EMBEDDING, LABEL, 3, key='alpha', name='cl', alpha=3))
     trainer = center_loss_op.module.CenterTrainer('alpha')
-    assert module_step(module_of(loss), trainer, 2) == {'cl_center_bias': [center] * 2}
+    assert module_step(module, trainer, 2) == {'cl_center_bias': [3] * 2}
+    assert trainer.alpha is None
+    trainer.alpha = 0.5
+    assert module_step(module, trainer, 1) == {'cl_center_bias': [2.5] * 2}  # 3 + .5 · (1 − 3) / 2
+    with pytest.raises(ValueError, match='^alpha must be a finite number >= 0'):
+        trainer.alpha = -1
 
 
 def test_centers_of_another_name():
@@ -728,24 +686,16 @@ def test_a_loop_of_ones_own(variables):
         trainer(mx.model.BatchEndParam(0, 0, None, variables))
 
 
-@pytest.mark.parametrize('module', [
-    mx.mod.SequentialModule(), None, 'module',
-    mx.mod.BucketingModule(lambda key: (mx.sym.var('data'), ['data'], None), 0)],
-    ids=lambda module: type(module).__name__)
-def test_other_modules_are_refused(module):
-    with pytest.raises(TypeError, match='^module must be a mx.mod.Module or a bound '
-                                        'mx.mod.BucketingModule, got '):
-        center_loss_op.module.CenterTrainer('faces').step(module)
-
-
-def test_a_module_without_the_key_is_named():
+def test_modules_that_are_refused():
+    trainer = center_loss_op.module.CenterTrainer('faces')
+    for module in (mx.mod.SequentialModule(), None,
+                   mx.mod.BucketingModule(lambda key: (EMBEDDING, ['data'], None), 0)):
+        with pytest.raises(TypeError, match='^module must be a mx.mod.Module or a bound '
+                                            'mx.mod.BucketingModule, got '):
+            trainer.step(module)
     module = mx.mod.Module(mx.sym.SoftmaxOutput(mx.sym.Variable('data'), name='softmax'))
     with pytest.raises(ValueError, match="no center loss with key='faces'"):
-        center_loss_op.module.CenterTrainer('faces').step(module)
-    module = mx.mod.Module(center_loss(mx.sym.var('data'), mx.sym.var('softmax_label'), CLASSES,
-                                       key='faces'))
-    with pytest.raises(ValueError, match='not bound'):
-        center_loss_op.module.CenterTrainer('faces').step(module)
+        trainer.step(module)
 
 
 def test_labels_that_the_store_would_round_are_refused():
@@ -755,38 +705,3 @@ def test_labels_that_the_store_would_round_are_refused():
     trainer = center_loss_op.gluon.CenterTrainer(loss)
     with pytest.raises(ValueError, match='%d classes of float32' % classes):
         trainer.step()
-
-
-@pytest.mark.parametrize('dtype', ['float16', 'float32', 'float64'])
-def test_dtypes(dtype):
-    loss = center_loss_op.gluon.CenterLoss(CLASSES, in_units=SIZE)
-    loss.initialize()
-    loss.cast(dtype)
-    trainer = center_loss_op.gluon.CenterTrainer(loss)
-    data = mx.nd.ones((BATCH, SIZE), dtype=dtype)
-    data.attach_grad()
-    with mx.autograd.record():
-        value = loss(data, mx.nd.zeros(BATCH))
-    value.backward()
-    trainer.step()
-    expected = np.zeros((CLASSES, SIZE))
-    expected[0] = 0.5 * BATCH / (1 + BATCH)
-    np.testing.assert_allclose(loss.centers.data().asnumpy(), expected, rtol=1e-6)
-
-
-@pytest.mark.parametrize('contexts', [1, 2])
-@pytest.mark.parametrize('name', ['foo', 'horovod', 'dist_async'])
-def test_a_module_with_a_store_that_cannot_gather_is_refused(name, contexts):
-    """By its name, of which MXNet makes a local store, or none: before any center moves."""
-    if name == 'dist_async' or name in mx.kvstore.KVStoreBase.kv_registry:
-        with pytest.raises(ValueError, match='applies the push of each worker' if 'async' in name
-                           else 'create the store'):
-            center_loss_op.module.CenterTrainer('named', name)
-        return
-    label = mx.sym.var('softmax_label')
-    loss = center_loss_op.symbol.center_loss(mx.sym.var('data'), label, 3, key='named', name='c')
-    module = mx.mod.Module(loss, context=[mx.cpu(i) for i in range(contexts)])
-    with pytest.raises(ValueError, match="MXNet has no key-value store '%s'" % name):
-        module.fit(mx.io.NDArrayIter(np.ones((4, 2)), np.zeros(4), 4), num_epoch=1, kvstore=name,
-                   eval_metric=mx.metric.Loss(),
-                   batch_end_callback=center_loss_op.module.CenterTrainer('named'))

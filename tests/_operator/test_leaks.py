@@ -27,24 +27,6 @@ def imperative():
     return step
 
 
-def module():
-    """An executor that is bound anew for each new batch size."""
-    node = mx.sym.Custom(mx.sym.Variable('data'), mx.sym.Variable('label'), op_type='centerloss',
-                         num_class=CLASSES)
-    executor = [node.simple_bind(mx.cpu(), data=(64, SIZE), label=(64,))]
-    executor[0].arg_dict['label'][:] = 0
-
-    def step(number):
-        if number % 50 == 0:
-            size = SIZES[number // 50 % len(SIZES)]
-            executor[0] = executor[0].reshape(data=(size, SIZE), label=(size,),
-                                              allow_up_sizing=True)
-            executor[0].arg_dict['label'][:] = 0
-        executor[0].forward(is_train=True)
-        executor[0].backward()
-    return step
-
-
 def gluon():
     """A block that is hybridized again and again."""
     loss = CenterLoss(CLASSES, in_units=SIZE)
@@ -93,20 +75,15 @@ def growth(step, steps):
     return run(steps * 5 // 8, steps) - middle
 
 
-CASES = [imperative, module, gluon, forward_only]
+CASES = [imperative, gluon, forward_only]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('case', CASES, ids=lambda case: case.__name__)
-def test_flat(case):
+@pytest.mark.parametrize('case, steps', [
+    pytest.param(case, steps, marks=mark, id=case.__name__) for case in CASES
+    for steps, mark in ((2000, pytest.mark.slow), (20000, pytest.mark.soak))])
+def test_flat(case, steps):
     # A leak of one batch of 128 features every other step would be 12 MiB.
-    assert growth(case(), 2000) < 4 << 20
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize('case', CASES, ids=lambda case: case.__name__)
-def test_flat_for_long(case):
-    assert growth(case(), 20000) < 4 << 20
+    assert growth(case(), steps) < 4 << 20
 
 
 @pytest.mark.usefixtures('in_python')

@@ -1,18 +1,20 @@
-"""Loss, gradient and update against numbers, and against the oracle: all backends."""
-from center_loss_op._operator.labels import LabelError
+"""Loss, gradient and update against numbers and the oracle: in C, in Python, on a device."""
+from center_loss_op import LabelError
 
+import entries
+import hypothesis
 import mxnet as mx
 import numpy as np
 import pytest
-from cases import batch, centers_dtype
-from entries import Direct, array, bind, custom, imperative, run, symbolic
+from cases import are_good, batch, centers_dtype, random_steps
+from entries import Direct, array, bind, custom, imperative, settle
+from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from oracle import center_loss, tolerance
 
 pytestmark = pytest.mark.usefixtures('backend')
 
 DTYPES = ['float16', 'float32', 'float64']
-REDUCTIONS = ['mean', 'sum', 'none']
 
 # Cases to be checked by hand: features, labels, centers, arguments, and what is expected of
 # reduction='none': the losses, the gradient, the centers after the update.
@@ -80,9 +82,9 @@ def counted(case):
                                  if 'use_ignore' in case['arguments'] else 0)
 
 
-@pytest.mark.parametrize('dtype', DTYPES)
-@pytest.mark.parametrize('reduction', REDUCTIONS)
-@pytest.mark.parametrize('name', CASES)
+@pytest.mark.parametrize('name, reduction, dtype', [
+    *[(name, 'none', 'float32') for name in CASES],
+    *[('ignored', reduction, dtype) for reduction in ('mean', 'sum', 'none') for dtype in DTYPES]])
 def test_case(name, reduction, dtype):
     case = CASES[name]
     data, label, centers = arrays(case, dtype)
@@ -94,9 +96,8 @@ def test_case(name, reduction, dtype):
         losses = losses.sum(keepdims=True)
     if reduction == 'mean':
         losses, grad = losses / count, grad / count
-    limits = tolerance(dtype, data, centers)
     assert_allclose(got.loss, losses, rtol=1e-6)
-    assert_allclose(got.grad, grad, **limits)
+    assert_allclose(got.grad, grad, **tolerance(dtype, data, centers))
     assert_allclose(got.centers, case['moved'], rtol=1e-6)
     assert (got.loss.dtype, got.grad.dtype) == (centers.dtype, data.dtype)
 
@@ -105,373 +106,172 @@ def test_case(name, reduction, dtype):
 def test_oracle(name):
     """The oracle, too, is held against the numbers above."""
     case = CASES[name]
-    arguments = dict(case['arguments'])
-    ignore = arguments.pop('ignore_label', -1) if arguments.pop('use_ignore', False) else None
-    want = center_loss(*arrays(case, 'float64'), reduction='none', ignore_label=ignore,
-                       **arguments)
+    want = center_loss(*arrays(case, 'float64'), reduction='none', **case['arguments'])
     assert_allclose(want.loss, case['losses'])
     assert_allclose(want.grad, case['grad'])
     assert_allclose(want.centers, case['moved'])
 
 
-# N, d, C, classes used. The kernels change their ways with size and number of duplicates.
-SIZES = [(1, 1, 1, 1), (1, 5, 3, 3), (5, 1, 2, 2), (7, 3, 4, 4), (128, 2, 10, 10),
-         (64, 33, 7, 1), (64, 300, 1500, 1500), (300, 70, 20, 20), (300, 70, 400, 400),
-         (300, 70, 100, 2), (40, 513, 60, 60)]
+# -- at random
 
 
-@pytest.mark.parametrize('dtype', DTYPES)
-@pytest.mark.parametrize('reduction', REDUCTIONS)
-@pytest.mark.parametrize('size', SIZES, ids=str)
-def test_sizes(size, reduction, dtype):
-    data, label, centers = batch(*size[:3], dtype, used=size[3])
-    got = imperative(data, label, centers, num_class=len(centers), alpha=0.7, scale=0.3,
-                     reduction=reduction)
-    want = center_loss(data, label, centers, 0.7, 0.3, reduction)
-    loss_limits = tolerance(centers.dtype, data, centers)
-    assert_allclose(got.loss, want.loss, **loss_limits)
-    assert_allclose(got.grad, want.grad, **tolerance(dtype, data, centers))
-    assert_allclose(got.centers, want.centers, **loss_limits)
-    absent = np.setdiff1d(np.arange(len(centers)), label)
-    assert_array_equal(got.centers[absent], centers[absent])
-    for j in np.unique(label.astype(int)):
-        assert not (got.centers[j] == centers[j]).all()
+def check(got, want, data, centers, arguments, before=None):
+    """Loss, gradient and centers are the oracle's, up to rounding in their types.
+
+    `before`: what loss and gradient were added to.
+    """
+    with np.errstate(all='ignore'):
+        # A head gradient of these tests is at most 3.
+        weights = (max(1, arguments['scale']), max(1, 3 * arguments['scale']), 1)
+        for value, expected, weight, old in zip(got, want, weights, (*(before or (0, 0)), 0)):
+            limits = tolerance(value.dtype, data, centers, arguments['alpha'])
+            added = np.asarray(old, float)
+            rounding = np.finfo(value.dtype).eps * np.abs(added[np.isfinite(added)]).max(initial=0)
+            limits['atol'] = limits['atol'] * weight + rounding
+            assert_allclose(value, (expected + added).astype(value.dtype), **limits)
 
 
-@pytest.mark.parametrize('ignore_label', [-1, 0, 3, 255, 0.5])
-@pytest.mark.parametrize('reduction', REDUCTIONS)
-@pytest.mark.parametrize('size', [(9, 3, 4), (300, 70, 20)], ids=str)
-def test_ignored(size, reduction, ignore_label):
-    data, label, centers = batch(*size)
-    label[::3] = ignore_label
-    got = imperative(data, label, centers, num_class=len(centers), reduction=reduction,
-                     use_ignore=True, ignore_label=ignore_label)
-    want = center_loss(data, label, centers, reduction=reduction, ignore_label=ignore_label)
-    limits = tolerance('float32', data, centers)
-    for value, expected in zip(got, want):
-        assert_allclose(value, expected, **limits)
-    assert not got.grad[label == ignore_label].any()
-
-
-def test_ignored_features_do_not_matter():
-    data, label, centers = batch(9, 3, 4)
-    label[[2, 5]] = -1
-    arguments = dict(num_class=4, use_ignore=True, reduction='sum')
-    want = imperative(data, label, centers, **arguments)
-    data[2], data[5] = np.nan, np.inf
-    got = imperative(data, label, centers, **arguments)
-    for value, expected in zip(got, want):
-        assert_array_equal(value, expected)
-
-
-@pytest.mark.parametrize('label', [0, 3])
-def test_ignore_label_is_a_class_without_use_ignore(label):
-    data, _, centers = batch(2, 3, 4)
-    labels = np.array([label, 1], 'float32')
-    got = imperative(data, labels, centers, num_class=4, ignore_label=label)
-    assert_allclose(got.centers, center_loss(data, labels, centers).centers, rtol=1e-5)
-
-
-@pytest.mark.parametrize('reduction', REDUCTIONS)
-@pytest.mark.parametrize('need_top_grad', [False, True])
-@pytest.mark.parametrize('dtype', DTYPES)
-def test_head_gradient(dtype, need_top_grad, reduction):
-    """It weighs the gradient with need_top_grad, and nothing without; never the update."""
-    data, label, centers = batch(6, 3, 4, dtype)
-    head = np.array([0.5, -2, 0, 1, 3, 4] if reduction == 'none' else [-3], float)
-    got = imperative(data, label, centers, head, num_class=4, scale=0.5, reduction=reduction,
-                     need_top_grad=need_top_grad)
-    want = center_loss(data, label, centers, scale=0.5, reduction=reduction,
-                       head=head if need_top_grad else None)
-    assert_allclose(got.grad, want.grad, **tolerance(dtype, data * 4, centers))
-    assert_allclose(got.centers, want.centers, **tolerance('float32', data, centers))
-
-
-@pytest.mark.parametrize('shape', [(6,), (6, 1)])
-@pytest.mark.parametrize('entry', [imperative, symbolic])
-def test_label_shape(entry, shape):
-    data, label, centers = batch(6, 3, 4)
-    got = entry(data, label.reshape(shape), centers, num_class=4)
-    want = center_loss(data, label, centers)
-    for value, expected in zip(got, want):
-        assert_allclose(value, expected, rtol=1e-5)
-
-
-@pytest.mark.parametrize('dtype', DTYPES)
-def test_batch_sizes_change(dtype):
-    """Twenty steps on one set of centers, with batches that grow and shrink."""
-    centers = batch(1, 40, 6, dtype)[2]
-    state, want = array(centers), centers
-    for step, samples in enumerate([5, 1, 700, 3, 64, 64, 2, 500, 1, 1, 90, 6, 7, 8, 400, 5, 4, 3,
-                                    2, 1]):
-        data, label, _ = batch(samples, 40, 6, dtype, seed=step)
-        features = array(data)
+@hypothesis.settings(max_examples=2 * hypothesis.settings.default.max_examples)
+@hypothesis.given(random_steps(), st.sampled_from(entries.WITH_REDUCTION))
+def test_any_step(step, entry):
+    """The oracle's numbers, or an exception and centers that have not moved."""
+    data, label, centers, arguments = step
+    # Without one, MXNet lets no graph with need_top_grad run its backward pass.
+    head = np.full(len(data) if arguments['reduction'] == 'none' else 1, -1.0)
+    head = head if arguments['need_top_grad'] else None
+    if are_good(label, **arguments):
+        got = entry(data, label, centers, head, **arguments)
+        with np.errstate(all='ignore'):
+            want = center_loss(data, label, centers, head, **arguments)
+        check(got, want, data, centers, arguments)
+        assert got.loss.dtype == (data if arguments['scale_output'] else centers).dtype
+        return
+    with pytest.raises(mx.MXNetError):
+        entry(data, label, centers, head, **arguments)
+    settle()
+    # The queue of a loop that waits for nothing: the centers stay, and the next good batch trains.
+    state, features = array(centers), array(data)
+    for labels in label, np.zeros(len(data), 'float32'):
         features.attach_grad()
         with mx.autograd.record():
-            loss = custom(features, array(label), state, num_class=6)
-        loss.backward()
-        mx.nd.waitall()
-        expected = center_loss(data, label, want)
-        want = expected.centers
-        assert_allclose(loss.asnumpy(), expected.loss, rtol=1e-4)
-        assert_allclose(features.grad.asnumpy(), expected.grad,
-                        **tolerance(dtype, data * 2, centers))
-    assert_allclose(state.asnumpy(), want, rtol=1e-4, atol=1e-5)
+            loss = custom(features, array(labels), state, **arguments)
+        loss.backward(None if head is None else array(head.astype(loss.dtype)))
+        settle()
+    with np.errstate(all='ignore'):
+        want = center_loss(data, labels, centers, **arguments).centers
+    check([state.asnumpy()], [want], data, centers, {**arguments, 'scale': 1})
 
 
-# -- how results are stored
+REQS = ['write', 'inplace', 'add', 'null']
 
 
-def result_of(req, old, value):
-    """What an array that holds `old` holds after `value` is stored as `req` says."""
-    return {'write': value, 'inplace': value, 'add': old + value, 'null': old}[req]
+def passes(seed):
+    """Passes in any order, with requests, the last one a backward pass; numbers for its head."""
+    random = np.random.RandomState(seed)
+    kinds = ['train', *random.choice(['train', 'infer', 'back', 'back'], random.randint(6)), 'back']
+    return [(kind, *random.choice(REQS, 2), random.rand() < .3, random.randint(99))
+            for kind in kinds]
 
 
-@pytest.mark.parametrize('req', ['write', 'inplace', 'add', 'null'])
-@pytest.mark.parametrize('reduction', REDUCTIONS)
-@pytest.mark.parametrize('dtype', DTYPES)
-def test_req(dtype, reduction, req):
-    data, label, centers = batch(6, 3, 4, dtype)
-    want = center_loss(data, label, centers, scale=2, reduction=reduction)
-    direct = Direct(data, label, centers, num_class=4, scale=2, reduction=reduction)
-    direct.out[:] = 3
-    assert_allclose(direct.forward(req), result_of(req, 3, want.loss), rtol=1e-5)
-    direct.grads[0][:] = 3
-    assert_allclose(direct.backward(req), result_of(req, 3, want.grad),
-                    **tolerance(dtype, data + 3, centers))
-    # The centers move whoever wants the gradient.
-    assert_allclose(direct.centers.asnumpy(), want.centers, rtol=1e-5)
+@hypothesis.settings(max_examples=2 * hypothesis.settings.default.max_examples)
+@hypothesis.given(random_steps(), st.integers(0, 9999))
+def test_any_passes(step, seed):
+    """A backward pass belongs to the last forward pass, and moves the centers once if that trained.
 
-
-@pytest.mark.parametrize('req', ['write', 'inplace', 'add', 'null'])
-def test_req_with_head_gradient(req):
-    data, label, centers = batch(6, 3, 4)
-    want = center_loss(data, label, centers, reduction='none', head=np.full(6, -2.0))
-    direct = Direct(data, label, centers, num_class=4, reduction='none', need_top_grad=True)
-    direct.forward()
-    direct.grads[0][:] = 3
-    assert_allclose(direct.backward(req, head=-2.0), result_of(req, 3, want.grad), rtol=1e-5)
-
-
-def test_inplace_shares_the_memory_of_the_features():
-    """MXNet may hand over the features' own memory to take the gradient."""
-    data, label, centers = batch(6, 3, 4)
-    want = center_loss(data, label, centers)
-    direct = Direct(data, label, centers, num_class=4)
-    direct.forward()
-    direct.grads[0] = direct.inputs[0]
-    assert_allclose(direct.backward('inplace'), want.grad, rtol=1e-5)
-    assert_allclose(direct.centers.asnumpy(), want.centers, rtol=1e-5)
-
-
-@pytest.mark.parametrize('req, expected', [('null', 7), ('write', 0), ('inplace', 0), ('add', 7)])
-def test_label_gradient(req, expected):
-    """A label has the gradient zero."""
-    direct = Direct(*batch(6, 3, 4), num_class=4)
-    direct.forward()
-    direct.grads[1][:] = 7
-    direct.backward(label_req=req)
-    assert_array_equal(direct.grads[1].asnumpy(), expected)
-
-
-@pytest.mark.parametrize('req', ['write', 'add', 'null'])
-@pytest.mark.parametrize('dtype', DTYPES)
-def test_grad_req_of_an_executor(dtype, req):
-    data, label, centers = batch(6, 3, 4, dtype)
-    symbol = mx.sym.Custom(mx.sym.var('data'), mx.sym.var('label'), op_type='centerloss',
-                           num_class=4)
-    if req == 'null':  # MXNet then runs no backward pass
-        executor = bind(symbol, data, label, centers, req, np.full_like(data, 2))
-        executor.forward(is_train=True)
-        executor.backward()
-        mx.nd.waitall()
-        assert_array_equal(executor.grad_dict['data'].asnumpy(), 2)
-        assert_array_equal(executor.aux_arrays[0].asnumpy(), centers)
-        return
-    got = run(bind(symbol, data, label, centers, req, np.full_like(data, 2)))
-    want = center_loss(data, label, centers)
-    assert_allclose(got.grad, want.grad + (2 if req == 'add' else 0),
-                    **tolerance(dtype, data + 2, centers))
-    assert_allclose(got.centers, want.centers, rtol=1e-5)
-
-
-# -- when centers move
-
-
-def test_training_forward_alone_moves_nothing():
-    data, label, centers = map(array, batch(6, 3, 4))
-    before = centers.asnumpy()
-    data.attach_grad()
-    for _ in range(3):
-        with mx.autograd.record():
-            custom(data, label, centers, num_class=4)
-    mx.nd.waitall()
-    assert_array_equal(centers.asnumpy(), before)
-
-
-def test_inference_moves_nothing():
-    data, label, centers = batch(6, 3, 4)
-    state = array(centers)
-    loss = custom(array(data), array(label), state, num_class=4)
-    mx.nd.waitall()
-    assert_array_equal(state.asnumpy(), centers)
-    assert_allclose(loss.asnumpy(), center_loss(data, label, centers).loss, rtol=1e-5)
-
-
-def test_predict_mode_moves_nothing():
-    data, label, centers = map(array, batch(6, 3, 4))
-    before = centers.asnumpy()
-    data.attach_grad()
-    with mx.autograd.record(train_mode=False):
-        custom(data, label, centers, num_class=4)
-    mx.nd.waitall()
-    assert_array_equal(centers.asnumpy(), before)
-
-
-def test_inference_of_a_bound_graph_moves_nothing():
-    data, label, centers = batch(6, 3, 4)
-    symbol = mx.sym.Custom(mx.sym.var('data'), mx.sym.var('label'), op_type='centerloss',
-                           num_class=4)
-    executor = bind(symbol, data, label, centers)
-    loss, = executor.forward(is_train=False)
-    assert_allclose(loss.asnumpy(), center_loss(data, label, centers).loss, rtol=1e-5)
-    assert_array_equal(executor.aux_arrays[0].asnumpy(), centers)
-
-
-# The forward passes before a backward pass, each a training one or not. The last one counts.
-FORWARDS = {'none': [], 'inference': [False], 'training': [True], 'two of training': [True, True],
-            'inference after training': [True, False], 'training after inference': [False, True]}
-
-
-@pytest.mark.parametrize('need_top_grad', [False, True])
-@pytest.mark.parametrize('reduction', REDUCTIONS)
-@pytest.mark.parametrize('dtype', DTYPES)
-@pytest.mark.parametrize('name', FORWARDS)
-def test_backward_belongs_to_the_last_forward(name, dtype, reduction, need_top_grad):
-    """Its gradient is that of the inputs of the last; the centers move if that one trains."""
-    data, label, centers = batch(6, 3, 4, dtype)
-    label[4] = -1
-    want = center_loss(data, label, centers, scale=.3, reduction=reduction, ignore_label=-1,
-                       head=np.full(6, -2.) if need_top_grad else None)
-    direct = Direct(*batch(6, 3, 4, dtype, seed=1)[:2], centers, num_class=4, scale=.3,
-                    reduction=reduction, use_ignore=True, need_top_grad=need_top_grad)
-    *before, last = FORWARDS[name] or [None]
-    for is_train in before:
-        direct.forward(is_train=is_train)
-    direct.inputs = [array(data), array(label)]
-    if last is not None:
-        direct.forward(is_train=last)
-    for _ in range(2):
-        assert_allclose(direct.backward(head=-2.), want.grad, **tolerance(dtype, data, centers))
-        assert_allclose(direct.centers.asnumpy(), want.centers if last else centers,
-                        **tolerance('float32', data, centers))
-
-
-@pytest.mark.parametrize('req', ['write', 'inplace', 'add', 'null'])
-def test_req_without_training(req):
-    data, label, centers = batch(6, 3, 4)
-    direct = Direct(data, label, centers, num_class=4)
-    direct.forward(is_train=False)
-    direct.grads[0][:] = 3
-    want = center_loss(data, label, centers).grad
-    assert_allclose(direct.backward(req), result_of(req, 3, want), rtol=1e-5)
-
-
-def test_inplace_without_training():
-    """The gradient takes the memory of the features it is computed from."""
-    data, label, centers = batch(6, 3, 4)
-    direct = Direct(data, label, centers, num_class=4)
-    direct.forward(is_train=False)
-    direct.grads[0] = direct.inputs[0]
-    assert_allclose(direct.backward('inplace'), center_loss(data, label, centers).grad, rtol=1e-5)
-
-
-def test_bad_label_after_training():
-    """The failed forward is the last one: its backward fails, too, and writes nothing."""
-    data, label, centers = batch(6, 3, 4)
-    direct = Direct(data, label, centers, num_class=4)
-    direct.forward()
-    direct.inputs[1][:] = 9
-    with pytest.raises(LabelError):
+    The gradient may take the memory of the features. A forward pass that failed is the last one:
+    its backward pass fails, too, and neither writes anything.
+    """
+    data, label, centers, arguments = step
+    direct = Direct(data, label, centers, **arguments)
+    for memory in (direct.out, *direct.grads):
+        memory[:] = 3
+    if not are_good(label, **arguments):
+        direct.inputs[1][:] = 0
         direct.forward()
-    direct.grads[0][:] = 3
-    with pytest.raises(LabelError, match=r'label\[0\] is 9.0'):
-        direct.backward()
-    assert_array_equal(direct.grads[0].asnumpy(), 3)
-    assert_array_equal(direct.centers.asnumpy(), centers)
-    direct.inputs[1][:] = label
-    direct.forward()
-    want = center_loss(data, label, centers)
-    assert_allclose(direct.backward(), want.grad, rtol=1e-5)
-    assert_allclose(direct.centers.asnumpy(), want.centers, rtol=1e-5)
+        direct.inputs[1] = array(label)
+        for call in direct.forward, direct.backward:
+            before = direct.values()
+            with pytest.raises(LabelError, match=r'^label\[\d+\] is '):
+                call()
+            for value, old in zip(direct.values(), before):
+                assert_array_equal(value, old)
+        direct.inputs[1][:] = 0
+    kept = moves = None
+    for kind, req, label_req, inplace, number in passes(seed):
+        loss, grad, now, label_grad = direct.values()
+        inputs = direct.inputs[0].asnumpy(), direct.inputs[1].asnumpy(), now
+        if kind != 'back':
+            kept, moves = (inputs, bool(arguments['alpha'])) if kind == 'train' else (None, False)
+            with np.errstate(all='ignore'):
+                want = center_loss(*inputs, **arguments)
+            direct.forward(req, is_train=kind == 'train')
+            want = [result(req, loss, want.loss), grad, now]
+            before = loss if req == 'add' else 0, 0
+        else:
+            if inplace:
+                direct.grads[0], req = direct.inputs[0], 'inplace'
+                grad = inputs[0]
+            head = np.random.RandomState(number).randint(-3, 4, loss.shape)
+            with np.errstate(all='ignore'):
+                want = center_loss(*(kept or inputs), head, **arguments)
+                moved = now + (want.centers - kept[2] if moves else 0)
+            direct.backward(req, label_req, head)
+            want = [loss, result(req, grad, want.grad), moved]
+            before = 0, grad if req == 'add' else 0
+            assert_array_equal(direct.values()[3], {
+                'write': 0, 'inplace': 0, 'add': label_grad, 'null': label_grad}[label_req])
+            moves = False
+        check(direct.values()[:3], want, inputs[0] if kept is None else kept[0], now, arguments,
+              before)
 
 
-def test_inference_of_a_bound_graph_between_training_and_backward():
-    """By hand: centers 0, features 1, then 7."""
-    ones, label = np.ones((2, 3), 'float32'), np.zeros(2, 'float32')
-    symbol = mx.sym.Custom(mx.sym.var('data'), mx.sym.var('label'), op_type='centerloss',
-                           num_class=1, reduction='sum')
-    executor = bind(symbol, ones, label, np.zeros((1, 3), 'float32'))
-    executor.forward(is_train=True)
-    executor.forward(is_train=False, data=array(7 * ones))
-    executor.backward()
-    mx.nd.waitall()
-    assert_array_equal(executor.grad_dict['data'].asnumpy(), 7)
-    assert_array_equal(executor.aux_arrays[0].asnumpy(), 0)
+def result(req, old, value):
+    """What is stored: `check` adds what was there before."""
+    return old if req == 'null' else value
 
 
-@pytest.mark.parametrize('train_mode', [False, True])
-def test_predict_mode_has_a_gradient(train_mode):
-    """As MXNet's own operators have; the centers stay."""
+# N, d, C, classes used. The kernels change their ways with size and number of duplicates.
+@pytest.mark.parametrize('size', [(300, 70, 20, 20), (300, 70, 400, 400), (300, 70, 100, 2),
+                                  (40, 513, 60, 60), (64, 300, 1500, 1500)], ids=str)
+def test_sizes(size):
+    data, label, centers = batch(*size[:3], used=size[3])
+    arguments = dict(num_class=size[2], alpha=.7, scale=.3)
+    got = imperative(data, label, centers, **arguments)
+    check(got, center_loss(data, label, centers, **arguments), data, centers, arguments)
+    absent = np.setdiff1d(np.arange(len(centers)), label)
+    assert_array_equal(got.centers[absent], centers[absent])
+
+
+# -- what MXNet does with the operator
+
+
+def test_a_pass_without_training_has_a_gradient_and_moves_nothing():
+    """As MXNet's own operators in predict mode; also a training forward alone moves nothing."""
     data, label, centers = map(array, batch(6, 3, 4))
-    want = center_loss(data.asnumpy(), label.asnumpy(), centers.asnumpy())
     before = centers.asnumpy()
-    data.attach_grad()
-    with mx.autograd.record(train_mode=False):
-        loss = custom(data, label, centers, num_class=4)
-    loss.backward(train_mode=train_mode)
-    mx.nd.waitall()
-    assert_allclose(data.grad.asnumpy(), want.grad, rtol=1e-5)
-    assert_array_equal(centers.asnumpy(), before)
-
-
-def test_second_backward_gives_the_gradient_and_moves_nothing():
-    data, label, centers = map(array, batch(6, 3, 4))
-    want = center_loss(data.asnumpy(), label.asnumpy(), centers.asnumpy())
     data.attach_grad()
     with mx.autograd.record():
+        custom(data, label, centers, num_class=4)
+    custom(data, label, centers, num_class=4)
+    with mx.autograd.record(train_mode=False):
         loss = custom(data, label, centers, num_class=4)
-    for retain in (True, True, False):
-        data.grad[:] = 0
-        loss.backward(retain_graph=retain)
-        mx.nd.waitall()
-        assert_allclose(data.grad.asnumpy(), want.grad, rtol=1e-5)
-        assert_allclose(centers.asnumpy(), want.centers, rtol=1e-5)
+    loss.backward()
+    want = center_loss(data.asnumpy(), label.asnumpy(), before)
+    assert_allclose(data.grad.asnumpy(), want.grad, rtol=1e-5)
+    mx.nd.waitall()
+    assert_array_equal(centers.asnumpy(), before)
 
 
-def test_second_backward_of_a_bound_graph():
+def test_an_executor_that_wants_no_gradient():
     data, label, centers = batch(6, 3, 4)
     symbol = mx.sym.Custom(mx.sym.var('data'), mx.sym.var('label'), op_type='centerloss',
                            num_class=4)
-    executor = bind(symbol, data, label, centers)
-    first = run(executor)
+    executor = bind(symbol, data, label, centers, 'null', np.full_like(data, 2))
+    executor.forward(is_train=True)
     executor.backward()
     mx.nd.waitall()
-    assert_array_equal(executor.grad_arrays[0].asnumpy(), first.grad)
-    assert_array_equal(executor.aux_arrays[0].asnumpy(), first.centers)
-
-
-def test_every_forward_moves_once():
-    """The second forward sees the centers that the first step left."""
-    data, label, centers = batch(6, 3, 4)
-    symbol = mx.sym.Custom(mx.sym.var('data'), mx.sym.var('label'), op_type='centerloss',
-                           num_class=4)
-    executor, want = bind(symbol, data, label, centers), centers
-    for _ in range(4):
-        got, expected = run(executor), center_loss(data, label, want)
-        want = expected.centers
-        for value, right in zip(got, expected):
-            assert_allclose(value, right, rtol=1e-4, atol=1e-6)
+    assert_array_equal(executor.grad_dict['data'].asnumpy(), 2)
+    assert_array_equal(executor.aux_arrays[0].asnumpy(), centers)
 
 
 def test_backward_uses_the_centers_of_its_forward():
@@ -487,24 +287,6 @@ def test_backward_uses_the_centers_of_its_forward():
     assert_allclose(steps[0].centers.asnumpy(), 2 * want.centers - centers, rtol=1e-4, atol=1e-6)
 
 
-def test_two_losses_share_one_set_of_centers():
-    first, second = batch(6, 3, 4), batch(9, 3, 4, seed=1)
-    state = array(first[2])
-    one, two = array(first[0]), array(second[0])
-    one.attach_grad()
-    two.attach_grad()
-    with mx.autograd.record():
-        loss = (custom(one, array(first[1]), state, num_class=4, need_top_grad=True)
-                + custom(two, array(second[1]), state, num_class=4, need_top_grad=True))
-    loss.backward()
-    mx.nd.waitall()
-    a, b = center_loss(*first), center_loss(*second[:2], first[2])
-    assert_allclose(loss.asnumpy(), a.loss + b.loss, rtol=1e-5)
-    assert_allclose(one.grad.asnumpy(), a.grad, rtol=1e-5)
-    assert_allclose(two.grad.asnumpy(), b.grad, rtol=1e-5)
-    assert_allclose(state.asnumpy(), a.centers + b.centers - first[2], rtol=1e-4, atol=1e-6)
-
-
 @pytest.mark.parametrize('scale, head', [(0.0, 1.0), (1e-6, 1.0), (1.0, 65536.0), (3.0, 0.0)])
 def test_update_depends_on_neither_scale_nor_head_gradient(scale, head):
     case = batch(6, 3, 4)
@@ -513,17 +295,16 @@ def test_update_depends_on_neither_scale_nor_head_gradient(scale, head):
     assert_array_equal(got.centers, plain.centers)
 
 
-@pytest.mark.parametrize('alpha', [1e-30, 1e3, 1e10, 1e13])
-@pytest.mark.parametrize('size', [(6, 3, 4), (300, 70, 20)], ids=str)
-def test_extreme_alpha(size, alpha):
-    data, label, centers = batch(*size)
-    got = imperative(data, label, centers, num_class=len(centers), alpha=alpha)
-    want = center_loss(data, label, centers, alpha)
-    assert_allclose(got.centers, want.centers, **tolerance('float32', data, centers, alpha))
-
-
-def test_alpha_beyond_float32_moves_nothing_to_infinity():
+@pytest.mark.parametrize('value', [5e-324, 1e-44, 1e-37, 1e37, 1.7e308])
+@pytest.mark.parametrize('name', ['alpha', 'scale'])
+def test_any_finite_rate(name, value):
+    """Also one that no float32 holds: no center becomes infinite."""
     data, label, centers = batch(6, 3, 4)
-    got = imperative(data, label, centers, num_class=4, alpha=1e300)
+    got = imperative(data, label, centers, num_class=4, **{name: value})
+    with np.errstate(over='ignore'):
+        want = center_loss(data, label, centers, **{name: value})
+    assert_allclose(got.loss, want.loss, rtol=1e-5)
     assert np.isfinite(got.centers).all()
-
+    if value < 1:
+        assert_allclose(got.grad, want.grad, **tolerance('float32', data, centers))
+        assert_allclose(got.centers, want.centers, **tolerance('float32', data, centers))

@@ -76,19 +76,6 @@ ARGUMENTS = {
     'key': Case('faces', [('', ''), ('faces', 'faces')], 'a string', [(3, TypeError)]),
     'batchsize': Case(64, [('128', None), (128, None), ('anything', None)]),
 }
-# argument, given, parsed
-GOOD = [(name, *pair) for name, case in ARGUMENTS.items() for pair in case.good]
-# argument, given, what it must be, the exception
-BAD = [(name, given, case.wanted, error)
-       for name, case in ARGUMENTS.items() for given, error in case.bad]
-# The same from Python, where a text is no number and no flag.
-_TEXTS = 'reduction', 'key', 'batchsize'
-BAD_IN_PYTHON = [
-    (name, given, wanted,
-     TypeError if isinstance(given, str) and name not in _TEXTS else error)
-    for name, given, wanted, error in BAD] + [
-    (name, given, ARGUMENTS[name].wanted, TypeError) for name, given, _ in GOOD
-    if isinstance(given, str) and name not in _TEXTS]
 
 
 def message(name, value, wanted):
@@ -113,3 +100,47 @@ def batch(samples, size, classes, dtype='float32', seed=0, used=None):
     return (random.randn(samples, size).astype(dtype),
             random.randint(0, used or classes, samples).astype('float32'),
             random.randn(classes, size).astype(centers_dtype(dtype)))
+
+
+# -- random steps
+
+_LABEL_TYPES = ['float32', 'float64', 'int32', 'int64', 'float16', 'uint8', 'int8']
+_SPOILED = [np.nan, np.inf, -np.inf, 1e30, 0]
+
+
+@st.composite
+def random_steps(draw):
+    """Features, labels, centers and arguments: most labels and numbers are good."""
+    arguments = draw(random_arguments('usual'))
+    classes = arguments['num_class']
+    samples, size = draw(st.integers(1, 12)), draw(st.sampled_from([1, 2, 3, 5, 31, 32, 33, 70]))
+    if draw(st.sampled_from([False] * 9 + [True])):
+        samples, size = 300, 70
+    dtype = draw(st.sampled_from(['float16', 'float32', 'float64']))
+    random = np.random.RandomState(draw(st.integers(0, 999)))
+    data, centers = random.randn(samples, size), random.randn(classes, size)
+    for _ in range(draw(st.sampled_from([0, 0, 1, 3]))):
+        data[random.randint(samples), random.randint(size)] = draw(st.sampled_from(_SPOILED))
+    if draw(st.sampled_from([False] * 9 + [True])):
+        centers[random.randint(classes)] = np.nan
+    label = random.randint(0, classes, samples).astype(float)
+    if draw(st.booleans()):
+        label[random.rand(samples) < .3] = arguments['ignore_label']
+    if draw(st.sampled_from([False] * 3 + [True])):
+        label[random.randint(samples)] = draw(st.sampled_from(
+            [-1, classes, classes + 200, .5, np.nan, np.inf, -2. ** 31, 1e30]))
+    label_type = draw(st.sampled_from(_LABEL_TYPES))
+    with np.errstate(over='ignore', invalid='ignore'):
+        if label_type[0] not in 'f':
+            label[~(np.abs(label) < 2 ** 15)] = -1
+            label = label.astype('int64')
+        label, data = label.astype(label_type), data.astype(dtype)
+    shape = (samples, 1) if draw(st.booleans()) else (samples,)
+    return data, label.reshape(shape), centers.astype(centers_dtype(dtype)), arguments
+
+
+def are_good(label, num_class, use_ignore=False, ignore_label=-1, **_):
+    """Whether the contract allows these labels."""
+    label = np.asarray(label).reshape(-1)
+    good = (label >= 0) & (label < num_class) & (label == np.floor(label))
+    return bool((good | (use_ignore & (label == ignore_label))).all())

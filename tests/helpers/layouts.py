@@ -119,7 +119,8 @@ def wrong(call, centers, trainer=None, infer=True):
         loss.backward(blocked(head))
         if trainer:
             trainer.step()
-        want = oracle.center_loss(data, label, expected, reduction='none', head=weight * head)
+        want = oracle.center_loss(data, label, expected, weight * head, reduction='none',
+                                  need_top_grad=True)
         expected = want.centers
         for what, found, right in (
                 ('loss', loss, want.loss * weight),

@@ -1,6 +1,7 @@
 """Center loss computed naively: equations 2, 4 and 5 in float64, one sample at a time.
 
-The tests compare the package with it. It uses nothing of the package.
+The tests compare the package with it. It uses nothing of the package. It takes the operator's
+arguments by their names, so that a new argument fails here until its formula is written down.
 """
 import collections
 
@@ -9,20 +10,17 @@ import numpy as np
 Expected = collections.namedtuple('Expected', 'loss grad centers')
 
 
-def center_loss(data, label, centers, alpha=0.5, scale=1.0, reduction='mean', ignore_label=None,
-                head=None, scale_output=False):
+def center_loss(data, label, centers, head=None, *, num_class=None, alpha=0.5, scale=1.0,
+                reduction='mean', use_ignore=False, ignore_label=-1, need_top_grad=False,
+                scale_output=False):
     """One training step.
 
     Parameters
     ----------
     data, label, centers : numpy.ndarray
         (N, d), (N,) or (N, 1), (C, d).
-    ignore_label : number or None
-        Samples with this label do not count.
     head : numpy.ndarray or None
-        The gradient of the loss, (1,) or (N,); None for 1.
-    scale_output : bool
-        Whether `scale` multiplies the loss, too.
+        The gradient of the loss, (1,) or (N,), which counts with `need_top_grad`; None for 1.
 
     Returns
     -------
@@ -33,7 +31,7 @@ def center_loss(data, label, centers, alpha=0.5, scale=1.0, reduction='mean', ig
     old = np.asarray(centers, np.float64)
     samples = len(data)
     label = np.asarray(label).reshape(samples)
-    counted = [i for i in range(samples) if ignore_label is None or label[i] != ignore_label]
+    counted = [i for i in range(samples) if not use_ignore or label[i] != ignore_label]
 
     ratio = 1.0 / max(len(counted), 1) if reduction == 'mean' else 1.0
     losses, grad = np.zeros(samples), np.zeros_like(data)
@@ -43,7 +41,7 @@ def center_loss(data, label, centers, alpha=0.5, scale=1.0, reduction='mean', ig
         difference = data[i] - old[j]
         losses[i] = 0.5 * (difference ** 2).sum()
         weight = scale * ratio
-        if head is not None:
+        if head is not None and need_top_grad:
             weight *= head[i] if reduction == 'none' else head[0]
         grad[i] = weight * difference
         if np.isfinite(data[i]).all():
@@ -68,6 +66,6 @@ def tolerance(dtype, data, centers, alpha=0.5):
     data, centers = np.asarray(data, np.float64), np.asarray(centers, np.float64)
     accumulated = np.float64 if np.dtype(dtype) == np.float64 else np.float32
     rounding = (data.shape[0] + data.shape[1] + 8) * np.finfo(accumulated).eps
-    largest = max(np.abs(data).max(), np.abs(centers).max())
+    largest = max((np.abs(part[np.isfinite(part)]).max(initial=0) for part in (data, centers)))
     return {'rtol': rounding + np.finfo(dtype).eps,
             'atol': rounding * max(1.0, alpha) * largest + np.finfo(dtype).tiny}

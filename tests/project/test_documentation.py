@@ -114,9 +114,13 @@ def commands():
         yield from ((name, command.split('  #')[0]) for command in found)
 
 
-@pytest.mark.parametrize('name, command', commands())
-def test_command(name, command):
+def test_commands():
     """The script or module is there, and its source names each option."""
+    for _, command in commands():
+        check_command(command)
+
+
+def check_command(command):
     words = command.replace('\\', ' ').split()
     if words[0] == '-m' and len(words) > 1:
         module = words[1].strip('.,;:)')
@@ -136,15 +140,12 @@ def test_command(name, command):
 
 
 @pytest.mark.parametrize('name', PAGES)
-def test_make(name):
+def test_targets_and_files_that_are_named(name):
     targets = re.findall(r'^([a-z]+):', text('Makefile'), re.MULTILINE)
     for target in re.findall(r'(?:^|`)make (?:[A-Z_]+=\S+ )*([a-z]+)(?![a-z ]* [a-z])', text(name),
                              re.MULTILINE):
         assert target in targets, target
 
-
-@pytest.mark.parametrize('name', PAGES)
-def test_files_that_are_named(name):
     for path in re.findall(r'`((?:tests|examples|benchmarks|docs|center_loss_op)/'
                            r'[\w./-]+\.(?:py|sh|md|c|h|ipynb))', text(name)):
         assert (ROOT / path).exists(), path

@@ -6,8 +6,6 @@ import typing
 import center_loss_op
 from center_loss_op import gluon, legacy, module, symbol
 
-import pytest
-
 PUBLIC = [symbol.center_loss, symbol.decorrelation_loss, center_loss_op.nearest_center,
           legacy.load_symbol, legacy.load_checkpoint,
           gluon.DecorrelationLoss.__init__, gluon.DecorrelationLoss.weight.fget,
@@ -20,17 +18,13 @@ PUBLIC = [symbol.center_loss, symbol.decorrelation_loss, center_loss_op.nearest_
           module.CenterTrainer.alpha.fset]
 
 
-@pytest.mark.parametrize('function', PUBLIC, ids=lambda function: function.__qualname__)
-def test_every_parameter_and_result_has_a_type(function):
-    hints = typing.get_type_hints(function)
-    names = set(inspect.signature(function).parameters) - {'self'}
-    assert names | {'return'} == set(hints)
-
-
-def test_defaults_have_the_type_of_the_hint():
+def test_every_parameter_and_result_has_a_type():
     for function in PUBLIC:
+        hints = typing.get_type_hints(function)
+        names = set(inspect.signature(function).parameters) - {'self'}
+        assert names | {'return'} == set(hints), function
         for name, parameter in inspect.signature(function).parameters.items():
-            hint = typing.get_type_hints(function).get(name)
+            hint = hints.get(name)
             if parameter.default not in (parameter.empty, None) and isinstance(hint, type):
                 allowed = (int, float) if hint is float else hint
                 assert isinstance(parameter.default, allowed), (function, name)
@@ -44,3 +38,11 @@ def test_the_public_names_are_all_listed():
 
 def test_py_typed():
     assert os.path.exists(os.path.join(os.path.dirname(center_loss_op.__file__), 'py.typed'))
+
+
+def test_import_of_everything_replaces_nothing_of_mxnets(child):
+    done = child('import center_loss_op, mxnet as mx\nfrom mxnet import gluon, module, symbol\n'
+                 'from center_loss_op import *\n'
+                 'assert (gluon, module, symbol) == (mx.gluon, mx.module, mx.symbol)\n'
+                 'gluon.Trainer, nearest_center, legacy')
+    assert done.returncode == 0, done.stderr
