@@ -215,7 +215,7 @@ class Gatherer:
         except mx.MXNetError:
             pass    # that of the step whose samples these are
         self._recorded.take()
-        self._most = float('inf')   # the program knows this function: no warning names it
+        self._most = None           # however many the next step has are right
 
     def _gather(self, centers):
         """The features and the classes of the samples of all slots."""
@@ -267,7 +267,9 @@ class Gatherer:
         # Passes with the same number of forwards before them are of one backward(), as of views.
         most = max((len({until for _, until, *_ in passes}) for passes in recorded.values()),
                    default=0)
-        if most > self._most:
+        if self._most is None:
+            self._most = most
+        elif most > self._most:
             logger.warning(
                 'the centers of key=%r move by the samples of %d backward passes, one after '
                 'another, where a step had %d before. That is right for gradient accumulation. If '

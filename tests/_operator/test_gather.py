@@ -161,6 +161,23 @@ def test_samples_of_a_step_that_an_exception_ended_are_named(log):
     assert log().count('samples of 2 backward passes') == log().count('call drop()') == 1
 
 
+def test_a_drop_that_is_forgotten_is_named_after_an_earlier_one(log):
+    """The first step after drop() says how many backward passes are right."""
+    loss = center_loss_op.gluon.CenterLoss(3, in_units=2)
+    loss.initialize()
+    trainer = center_loss_op.gluon.CenterTrainer(loss)
+    trainer.drop()
+    for parts in 2, 2, 1, 2:
+        for _ in range(parts):
+            backward(loss)
+        trainer.step()
+    assert not log()
+    for _ in range(3):
+        backward(loss)
+    trainer.step()
+    assert log().count('samples of 3 backward passes') == 1
+
+
 @pytest.mark.slow
 def test_a_failed_step_of_one_worker(tmp_path):
     """With dist_sync, the other worker waits until its next step."""
