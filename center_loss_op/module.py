@@ -128,6 +128,8 @@ class CenterTrainer:
         # Only the executors of a Module know its copies, and a new batch size replaces them.
         group = current._exec_group
         self._step(current, group.execs if group else [], current._kvstore)
+        # If parameters were read since the last update, Module takes what it read for the newest.
+        current._params_dirty = module._params_dirty = True
 
     def _step(self, holder, executors, store):
         """A step for `holder`, which has a symbol: a Module, or what FeedForward has."""

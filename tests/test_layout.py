@@ -33,12 +33,12 @@ def test_the_first_example_with_a_network_of_the_model_zoo(child, native, worker
     for old, new in (
             ('(images / 16)', '(images[:8].repeat(3, 1).reshape((8, 3, 8, 8)) / 16)'),
             ("labels.astype('float32')", "labels[:8].astype('float32')"),
-            ('batch_size=64', 'batch_size=4'), ('range(5)', 'range(1)'),
-            ('in_units=32', 'in_units=512'),
-            ('net.add(gluon.nn.Dense(128', "net = gluon.model_zoo.vision.resnet18_v1()\n#"),
-            ('net.collect_params()', 'net.features.collect_params()'),
-            ('embedding = net(x)', 'embedding = net.features(x).reshape((-1, 512))'),
-            ('        loss.backward()', CHECKED)):
+            (', 64, shuffle', ', 4, shuffle'), ('range(5)', 'range(1)'),
+            ("gluon.nn.Dense(128, activation='relu')",
+             'gluon.model_zoo.vision.resnet18_v1().features'),
+            ('self.embedding(self.features(x))', 'self.features(x).reshape((-1, 512))'),
+            ('self.embedding, self.scores = gluon.nn.Dense(32), ', 'self.scores = '),
+            ('        loss.backward()', CHECKED), ('print(f', 'str(f')):
         assert old in code
         code = code.replace(old, new)
     assert run(child, 'import numpy, oracle\n' + code, native, workers) == 'right\n' * 2
@@ -49,7 +49,7 @@ CHECKED = '''
         data, classes = mx.nd.flatten(embedding).asnumpy(), y.asnumpy()
         want = oracle.center_loss(data, classes, center_loss.centers.data().asnumpy(),
                                   reduction='none')
-        pull = loss - softmax_loss(classifier(embedding), y)
+        pull = loss - softmax_loss(scores, y)
         right = numpy.allclose(pull.asnumpy(), 0.1 * want.loss, rtol=1e-3)
         loss.backward()
         moved = center_loss.centers.data().asnumpy()

@@ -626,6 +626,23 @@ def test_a_failed_batch_of_a_module(failure):
                                       [3, 4, 3])
 
 
+def test_parameters_that_are_read_before_a_step_do_not_undo_it():
+    """As a callback that saves a checkpoint reads them, in front of the trainer's."""
+    def trained(*callbacks):
+        module = module_of(center_loss(EMBEDDING, LABEL, 3, key='read', name='cl', alpha=1))
+        batches = mx.io.NDArrayIter(np.full((4, 2), 6, 'float32'), np.zeros(4), 4,
+                                    label_name='label')
+        module.fit(batches, num_epoch=2, force_rebind=True, batch_end_callback=[
+            *callbacks, center_loss_op.module.CenterTrainer('read')],
+            eval_metric=mx.metric.Loss())
+        return module.get_params()[1]['cl_center_bias'].asnumpy()
+
+    def read(param):
+        param.locals['self'].get_params()
+    np.testing.assert_array_equal(trained(read), trained())
+    assert trained(read).any()
+
+
 def test_two_nodes_with_one_key_are_named():
     module = module_of(center_loss(EMBEDDING, LABEL, 3, key='faces', name='left'),
                        center_loss(EMBEDDING, LABEL, 3, key='faces', name='right'),
