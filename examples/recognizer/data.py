@@ -390,9 +390,11 @@ def _folder(path, pictures):
     folders = [entry.path for entry, status in visit.entries(path)
                if stat.S_ISDIR(status.st_mode) or pass_over(entry.path, 'it lies in no class')]
     for folder in folders:
-        name = os.path.basename(folder)
+        name, before = os.path.basename(folder), len(pictures.files)
         for file in visit.files(folder):
             pictures.add(name, os.path.relpath(file, path), file)
+        if len(pictures.files) == before:
+            pictures.leave_out(name, name, 'a folder without pictures')
     if not folders:
         raise DataError(f'{path} has no sub-folders: it needs one per class')
 

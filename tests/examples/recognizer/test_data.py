@@ -211,6 +211,7 @@ def test_what_is_left_out(tmp_path):
     for number in 2, 3:     # one picture of each class is the same
         (root / f'class {number:02d}' / 'shared.bmp').write_bytes(encoded(others[3], 'BMP'))
     (root / 'copy of 00').mkdir()
+    (root / 'empty').mkdir()
     for file in (*one.glob('*.png'), one / 'below' / 'nested.jfif'):
         (root / 'copy of 00' / file.name).write_bytes(file.read_bytes())
     pictures = data.load(str(root), fit, quiet=True)
@@ -221,6 +222,7 @@ def test_what_is_left_out(tmp_path):
     reasons = {name: {reason: count for (of, reason), count in found.items() if of == name}
                for name, _ in found}
     assert reasons.pop('copy of 00') == {'the same pictures as in class 00': 4}
+    assert reasons.pop('empty') == {'a folder without pictures': 1}
     assert reasons.pop('class 01') == {'the same pixels are there twice': 1}
     assert list(reasons.pop('class 02')) == ['the same pixels are a picture of class 03']
     assert list(reasons.pop('class 03')) == ['the same pixels are a picture of class 02']
