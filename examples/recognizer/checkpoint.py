@@ -202,14 +202,14 @@ def open_npz(file, path):
         raise CheckpointError(f'cannot read {path}: {reason}') from None
 
 
-def read_npz(content, most=None, path='the .npz file'):
+def read_npz(content, path='the .npz file'):
     """{name: array} of the bytes of an .npz file; nothing is unpickled, and no header can ask for
-    more memory than the file has data. CheckpointError if it is damaged, or has more than `most`
-    bytes of data."""
+    more memory than the file has data. CheckpointError if it is damaged, or if its data are out of
+    proportion to the file."""
     with open_npz(io.BytesIO(content), path) as members:
         size = sum(member.dtype.itemsize * math.prod(member.shape) for member in members.values())
-        if most is not None and size > most:
-            raise ValueError(f'its {size} bytes of data are more than {most}')
+        if size > max(_LARGE, _RATIO * len(content)):
+            raise ValueError(f'it would take {size} bytes of memory, out of proportion to the file')
         return {name: member.read() for name, member in members.items()}
 
 
@@ -444,8 +444,8 @@ def _check(description):
     for name in 'mean', 'std':
         values = kind(name, list)
         need(len(values) in (1, channels) and all(map(number, values))
-             and (name == 'mean' or min(values) > 0),
-             f'its "{name}" must be a number per channel' + ', above 0' * (name == 'std'))
+             and (name == 'mean' or min(values) >= 1e-9),
+             f'its "{name}" must be a number per channel' + ', from 1e-9 on' * (name == 'std'))
     need(whole(description.get('features'), *FEATURES),
          f'its "features" must be a number from {FEATURES[0]} to {FEATURES[1]}')
     need(description.get('distance') in ('cosine', 'euclidean'),
@@ -456,7 +456,7 @@ def _check(description):
         need(isinstance(shares, dict), f'its "thresholds" have no "{name}"')
         for share, value in shares.items():
             points = [[1, value]] if name == 'pairs' else value
-            need(re.fullmatch(r'0?\.\d+|1(\.0)?|\d+e-\d+', share)
+            need(re.fullmatch(r'0?\.\d+|1(\.0)?|\d+(\.\d+)?e-\d+', share) and 0 < float(share) <= 1
                  and isinstance(points, list) and all(
                      isinstance(point, list) and len(point) == 2 and whole(point[0], 1, 10 ** 9)
                      and (point[1] is None or number(point[1])) for point in points),

@@ -38,6 +38,7 @@ _ORIENTATION = 0x0112
 # Pixels that take fewer bytes are always kept in the memory.
 _IN_MEMORY = 2 ** 27
 _READERS = os.cpu_count() or 1
+_MOST_REASONS = 12      # on the screen, why pictures were left out
 _RECORD, _RECORD_HEADER = 0xced7230a, struct.Struct('<IfQQ')
 
 
@@ -389,9 +390,11 @@ def _folder(path, pictures):
     folders = [entry.path for entry, status in visit.entries(path)
                if stat.S_ISDIR(status.st_mode) or pass_over(entry.path, 'it lies in no class')]
     for folder in folders:
-        name = os.path.basename(folder)
+        name, before = os.path.basename(folder), len(pictures.files)
         for file in visit.files(folder):
             pictures.add(name, os.path.relpath(file, path), file)
+        if len(pictures.files) == before:
+            pictures.leave_out(name, name, 'a folder without pictures')
     if not folders:
         raise DataError(f'{path} has no sub-folders: it needs one per class')
 
@@ -586,7 +589,7 @@ def _chosen(path, pictures, good):
         content = frozenset(digests[row] for row in classes[name])
         first = first_of.setdefault(content, name)
         if first != name:
-            drop(classes.pop(name), f'the whole class is that of {printable(first)} again')
+            drop(classes.pop(name), f'the same pictures as in {printable(first)}')
     owners, earlier = {}, {}
     for name in sorted(classes):
         for row in classes[name]:
@@ -625,7 +628,11 @@ def left_out_lines(left_out):
     reasons = {}
     for row in left_out:
         reasons.setdefault(row['reason'], []).append(row)
-    for reason, rows in reasons.items():
+    for number, (reason, rows) in enumerate(reasons.items()):
+        if number == _MOST_REASONS:     # a link to a folder of programs has any number of suffixes
+            yield (f'left out files for {len(reasons) - number} more reasons: all of them are in '
+                   'metrics.json')
+            break
         if len(rows) > 5:
             count = sum(row['count'] for row in rows)
             yield (f'left out {count} of {len(rows)} classes: {reason}; the first is '

@@ -110,8 +110,9 @@ def _lines(result, confused, wished):
            f'{result.get("enrolled", 0)} of them enrolled')
     for text, value, interval in [['', '', '95 % interval'], *_rows(result)]:
         yield f'{text:<48}{value:>9}  {interval:>14}'.rstrip()
-    if result.get('threshold') is not None:
-        yield f'threshold of these figures: {result["threshold"]:.4f}'
+    if 'threshold' in result:
+        yield ('no threshold: every picture was accepted' if result['threshold'] is None else
+               f'threshold of these figures: {result["threshold"]:.4f}')
     if result.get('threshold_for_these_strangers') is not None:
         yield (f'threshold that accepts {wished} of these strangers with this gallery: '
                f'{result["threshold_for_these_strangers"]:.4f}')

@@ -53,15 +53,11 @@ class Measure:
     def __call__(self, row, embeddings):
         """Measure a network by its embeddings of what was held out."""
         self.embeddings[row] = embeddings
-        self.figures[row], (far, tar, apart) = metrics.held_out(
+        self.figures[row], curve = metrics.held_out(
             embeddings, self._labels, self._distance, seed=self._seed)
-        self.curves[row] = far, tar
-        strangers = metrics.thresholds_for_strangers(embeddings, self._labels, self._distance,
-                                                     seed=self._seed)
-        self.thresholds[row] = {
-            'pairs': {f'{rate:g}': metrics.threshold_at_far(far, apart, rate)
-                      for rate in metrics.FALSE_ACCEPTS},
-            'strangers': {f'{share:g}': points for share, points in strangers.items()}}
+        self.curves[row] = curve[:2]
+        self.thresholds[row] = metrics.thresholds(embeddings, self._labels, self._distance, curve,
+                                                  seed=self._seed)
 
     def row(self, row, softmax=None):
         """The figures of a network for JSON, also the interval of its difference to softmax."""

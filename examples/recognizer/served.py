@@ -261,7 +261,7 @@ def read_gallery(out, settings, needed=True):
         if needed:
             raise RecognizerError(f'nothing is enrolled yet: recognize.py enrol {out} GALLERY')
         return Gallery([], np.zeros((0, settings['features'])), [])
-    arrays = checkpoint.read_npz(checkpoint.read_file(path), 2 ** 31, path)
+    arrays = checkpoint.read_npz(checkpoint.read_file(path), path)
 
     def need(good, what):
         if not good:
@@ -280,9 +280,9 @@ def read_gallery(out, settings, needed=True):
     names, means = names.tolist(), means.astype(np.float64)
     need(all(map(usable_name, names)) and len(set(names)) == len(names),
          'its names are not as they have to be')
-    lengths = np.linalg.norm(means, axis=1)
-    need(np.isfinite(lengths).all() and (settings['distance'] != 'cosine' or np.isclose(
-        lengths, 1, atol=1e-3).all()), 'its means are not finite, or not of length 1')
+    need((np.abs(means) < 1e30).all() and (settings['distance'] != 'cosine' or np.isclose(
+        np.linalg.norm(means, axis=1), 1, atol=1e-3).all()),
+        'its means are not finite, or not of length 1')
     return Gallery(names, means, counts.tolist())
 
 

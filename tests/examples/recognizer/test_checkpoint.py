@@ -119,10 +119,11 @@ def test_damaged_arrays_are_refused():
             np.testing.assert_array_equal(found[name], arrays[name])
 
 
-def _zip(name='a.npy', content=b'', **options):
+def _zip(content=b'', count=1, **options):
     file = io.BytesIO()
     with zipfile.ZipFile(file, 'w', **options) as archive:
-        archive.writestr(name, content)
+        for number in range(count):
+            archive.writestr(f'{number}.npy', content)
     return file.getvalue()
 
 
@@ -139,13 +140,14 @@ def _header(**header):
 
 
 @pytest.mark.parametrize('content', [
-    b'', b'hello', pickle.dumps(_Bad()), _zip(content=pickle.dumps(_Bad())),
-    checkpoint.npz(a=np.array([{}])), _zip(content=_header(shape=(10 ** 9,)) + bytes(8)),
-    _zip(content=_header(shape=(-1, -1)) + bytes(8)),
-    _zip(content=_header(shape=(2 ** 18,)) + bytes(2 ** 21), compression=zipfile.ZIP_DEFLATED),
-    _zip(content=_header(shape=(1,)) + bytes(8), compression=zipfile.ZIP_BZIP2),
+    b'', b'hello', pickle.dumps(_Bad()), _zip(pickle.dumps(_Bad())),
+    checkpoint.npz(a=np.array([{}])), _zip(_header(shape=(10 ** 9,)) + bytes(8)),
+    _zip(_header(shape=(-1, -1)) + bytes(8)),
+    _zip(_header(shape=(2 ** 18,)) + bytes(2 ** 21), compression=zipfile.ZIP_DEFLATED),
+    _zip(_header(shape=(2 ** 16,)) + bytes(2 ** 19), 3, compression=zipfile.ZIP_DEFLATED),
+    _zip(_header(shape=(1,)) + bytes(8), compression=zipfile.ZIP_BZIP2),
 ], ids=['empty', 'text', 'pickle', 'pickle in it', 'objects', 'large header', 'negative', 'bomb',
-        'bzip2'])
+        'many bombs', 'bzip2'])
 def test_what_is_no_array(content, monkeypatch):
     monkeypatch.setattr(checkpoint, '_LARGE', 2 ** 20)
     with pytest.raises(CheckpointError) as error:
@@ -247,11 +249,13 @@ def test_files_of_another_network_are_refused(tmp_path):
     ({'size': [60000, 60000]}, 'its "size" must be two numbers from 8 to 4096'),
     ({'size': [8]}, '"size"'), ({'size': [8, True]}, '"size"'), ({'channels': 2}, '"channels"'),
     ({'channels': '1'}, '"channels"'), ({'mean': [1, 2, 3]}, '"mean"'), ({'std': [0]}, '"std"'),
-    ({'std': [1e99]}, '"std"'), ({'mean': None}, '"mean"'), ({'features': 10 ** 9}, '"features"'),
+    ({'std': [1e99]}, '"std"'), ({'std': [1e-320]}, '"std"'), ({'mean': None}, '"mean"'),
+    ({'features': 10 ** 9}, '"features"'),
     ({'distance': 'l1'}, '"distance"'), ({'thresholds': {}}, '"thresholds" have no "pairs"'),
     ({'thresholds': {'pairs': {'0.1': 'x'}, 'strangers': {}}}, "'0.1'"),
     ({'thresholds': {'pairs': {'nan': 1}, 'strangers': {}}}, "'nan'"),
     ({'thresholds': {'pairs': {}, 'strangers': {'0.1': [[0, 1]]}}}, "'0.1'"),
+    ({'thresholds': {'pairs': {}, 'strangers': {'1e-999': [[1, 1]]}}}, "'1e-999'"),
     ({'classes': [1]}, '"classes"'), ({'files': {'../x': 64 * '0'}}, '"files"'),
     ({'files': {'x': 'abc'}}, '"files"'), ({'format': 2}, '"format" is 2'),
     ('[]', 'it is no object'), ('{"size": NaN}', 'NaN is no number'), ('{', 'cannot read'),

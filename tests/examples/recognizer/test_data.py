@@ -1,6 +1,7 @@
 """examples/recognizer/data.py: pictures as a viewer shows them, and what is left out."""
 import io
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -210,6 +211,7 @@ def test_what_is_left_out(tmp_path):
     for number in 2, 3:     # one picture of each class is the same
         (root / f'class {number:02d}' / 'shared.bmp').write_bytes(encoded(others[3], 'BMP'))
     (root / 'copy of 00').mkdir()
+    (root / 'empty').mkdir()
     for file in (*one.glob('*.png'), one / 'below' / 'nested.jfif'):
         (root / 'copy of 00' / file.name).write_bytes(file.read_bytes())
     pictures = data.load(str(root), fit, quiet=True)
@@ -219,7 +221,8 @@ def test_what_is_left_out(tmp_path):
     found = left_out(pictures)
     reasons = {name: {reason: count for (of, reason), count in found.items() if of == name}
                for name, _ in found}
-    assert reasons.pop('copy of 00') == {'the whole class is that of class 00 again': 4}
+    assert reasons.pop('copy of 00') == {'the same pictures as in class 00': 4}
+    assert reasons.pop('empty') == {'a folder without pictures': 1}
     assert reasons.pop('class 01') == {'the same pixels are there twice': 1}
     assert list(reasons.pop('class 02')) == ['the same pixels are a picture of class 03']
     assert list(reasons.pop('class 03')) == ['the same pixels are a picture of class 02']
@@ -230,7 +233,11 @@ def test_what_is_left_out(tmp_path):
     for word in 'pillow-heif', 'damaged', 'suffix':
         assert sum(word in reason for reason in of_one) == 1
     shown = '\n'.join(data.left_out_lines(pictures.left_out))
-    assert 'left out 4 of class copy of 00' in shown
+    assert 'left out 4 of class copy of 00' in shown and 'metrics.json' not in shown
+    for number in range(100):       # as in a folder of programs
+        pictures.leave_out('class 00', f'class 00/x.{number}', f'.{number} is no suffix')
+    assert re.match('left out files for 9. more reasons', list(
+        data.left_out_lines(pictures.left_out))[-1])
 
 
 def test_no_file_name_forges_a_line(tmp_path):
