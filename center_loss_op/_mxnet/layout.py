@@ -7,9 +7,9 @@ in the plain layout, calls the operator and frees the copies. A custom operator 
 work by then: it would read freed memory, and move the centers there. An executor keeps the copies,
 but `mx.nd.Custom` and `CachedOp`, which runs hybridized and imported blocks, do not.
 
-:func:`install` changes both. `mx.nd.Custom` puts its arrays into the plain layout. A graph gets
-copies in front of center loss. Both get a copy behind it, for the gradient that comes back. An
-identity would not do: it is done in place, and keeps the layout.
+:func:`install` changes both. `mx.nd.Custom` puts its arrays into the plain layout, but for the
+labels, which it copies. A graph gets copies in front of center loss. Both get a copy behind it, for
+the gradient that comes back. An identity would not do: it is done in place, and keeps the layout.
 """
 from functools import wraps
 
@@ -21,6 +21,7 @@ from .graph import OP_TYPE, center_losses, content_of, symbol_of
 
 __all__ = ['install']
 
+LABEL = 1       # its place among the inputs
 # Operators that copy, and their attributes in a graph: the fast one does not take labels of bool.
 _FAST = {'op': 'slice_axis', 'attrs': {'axis': '0', 'begin': '0', 'end': 'None'}}
 _OF_ANY_TYPE = {'op': 'tile', 'attrs': {'reps': '(1,)'}}
@@ -32,8 +33,15 @@ def _plain_custom(custom):
     def plain_custom(*data, **kwargs):
         if kwargs.get('op_type') != OP_TYPE:
             return custom(*data, **kwargs)
-        for array in data:
-            if isinstance(array, mx.nd.NDArray):
+        data = list(data)
+        for place, array in enumerate(data):
+            if not isinstance(array, mx.nd.NDArray):
+                continue
+            if place == LABEL and array.stype == 'default' and array.size:
+                # Threads may share it. A fence counts as a write, and among the passes of several
+                # threads, which read labels and write centers, it can close a circle of waits.
+                data[place] = mx.nd.tile(array, reps=(1,))
+            else:
                 fence(array)
         output = custom(*data, **kwargs)
         if mx.autograd.is_recording() and str(kwargs.get('need_top_grad')) in ('True', 'true', '1'):
