@@ -8,7 +8,7 @@ and `test_…` says which classes are for the test. A recipe is `softmax` or `ce
 `plain-` for an embedding without batch normalization, before `-decorrelation-WEIGHT`.
 
 OUT gets a line in runs.jsonl for each training, and from the lines with the same options table.md,
-and gain.png: how many of softmax's errors are gone. The same command continues what was
+and gain.png, the gain by the number of classes. The same command continues what was
 interrupted; with other sizes, recipes and seeds it adds to it.
 """
 import argparse
@@ -143,8 +143,8 @@ def compare(options):
 
 
 def summary(runs):
-    """{(classes, images per class, recipe, distance): {figure: (value, its interval, the ratio of
-    its errors to those of softmax, the interval of that)}}: means over the seeds of both."""
+    """{(classes, images per class, recipe, distance): {figure: (value, change, gain)}}, each with
+    its interval: means over the seeds of both. A change is a ratio to softmax, or is in points."""
     lines, result = {}, {}
     for one in runs:
         key = one['classes'], one['images_per_class'], one['recipe']
@@ -155,13 +155,12 @@ def summary(runs):
         seeds = of_one.keys() & softmax.keys()
         for figure, (_, error) in FIGURES.items():
             if seeds and all(figure in of_one[seed][distance] for seed in seeds):
-                means = [np.mean([of[seed][distance][figure] for seed in seeds], axis=0)
-                         for of in (of_one, softmax)]
-                # Fewer errors than 0.1 % count as that, so that a ratio stays a number.
-                ratios = np.divide(*(np.maximum(mean if error else 1 - mean, 1e-3)
-                                     for mean in means))
+                one, other = (np.mean([of[seed][distance][figure] for seed in seeds], axis=0)
+                              for of in (of_one, softmax))
+                gain = 100 * (other - one if error else one - other)
+                change = one / np.maximum(other, 1e-3) if error else gain
                 result.setdefault((*size, name, distance), {})[figure] = tuple(
-                    part for of in (means[0], ratios)
+                    part for of in (one, change, gain)
                     for part in (of[0], metrics.interval(of[1:]) or ()))
     return result
 
@@ -172,31 +171,33 @@ def write_results(out, runs, classes):
     checkpoint.write(os.path.join(out, 'gain.png'),
                      lambda file: picture(found).savefig(file, format='png', dpi=100))
     titles = 'trained on', 'loss', 'distance', *(title for title, _ in FIGURES.values())
-    lines = [f'%, {classes} test classes; × is the ratio of the errors to those of softmax; in '
+    lines = [f'%, {classes} test classes; × is the ratio to softmax, + and − are points; in '
              'brackets 95 % intervals over the test classes.\n',
              f'| {" | ".join(titles)} |', '| --- ' * len(titles) + '|']
     for (number, each, name, distance), figures in found.items():
         cells = [f'{number:,} classes' + f', {each} pictures each' * bool(each),
                  parsed(name)[2], distance]
-        for figure in FIGURES:
-            value, limits, ratio, of_ratio = figures.get(figure, [math.nan, (), 1, ()])
-            ends = ([f'{100 * end:.1f}' for end in limits] if name == 'softmax' else
-                    [f'{end:.2f}' for end in of_ratio])
-            cells.append(f'{100 * value:.1f}' + (f' × {ratio:.2f}' if name != 'softmax' else '')
-                         + f' [{", ".join(ends)}]' * bool(ends))
+        for figure, (_, error) in FIGURES.items():
+            value, limits, change, of_change, *_ = figures.get(figure, [math.nan, (), 1, ()])
+            text, form, limits = f'{100 * value:.1f}', '{:.1f}', [100 * limit for limit in limits]
+            if name != 'softmax':
+                form, limits = '{:.2f}' if error else '{:+.1f}', of_change
+                text += ' ' + '× ' * error + form.format(change)
+            text += f' [{", ".join(map(form.format, limits))}]' * bool(limits)
+            cells.append(text.replace('-', '−'))
         lines.append(f'| {" | ".join(cells)} |')
     checkpoint.write(os.path.join(out, 'table.md'), '\n'.join(lines) + '\n')
     return '\n'.join(lines)
 
 
 def picture(found):
-    """How many of softmax's errors are gone, by the number of classes: a line per figure."""
+    """The gain over softmax by the number of classes: a line per figure."""
     names = list(dict.fromkeys(key[2] for key in found if key[2] != 'softmax')) or ['softmax']
     chart = Figure(figsize=(4.5 * len(names), 8), layout='constrained')
     panels = chart.subplots(2, len(names), squeeze=False, sharey=True)
     for axes, (distance, name) in zip(panels.flat, itertools.product(DISTANCES, names)):
         for each, figure in itertools.product(sorted({key[1] for key in found}), FIGURES):
-            points = [(number, *(100 - 100 * ratio for ratio in (of[figure][2], *of[figure][3])))
+            points = [(number, of[figure][4], *of[figure][5])
                       for (number, *rest), of in found.items()
                       if rest == [each, name, distance] and figure in of]
             if points:
@@ -207,7 +208,7 @@ def picture(found):
                                   color=axes.lines[-1].get_color())
         axes.axhline(0, color='grey', linewidth=1)
         axes.set(title=f'{parsed(name)[2]}\n{distance}', xscale='log',
-                 xlabel='classes trained on', ylabel="softmax's errors that are gone, %")
+                 xlabel='classes trained on', ylabel='gain over softmax, points')
         axes.minorticks_off()
         axes.set_xticks(numbers := sorted({key[0] for key in found}), numbers)
         axes.grid(alpha=0.2)
