@@ -6,6 +6,7 @@ from typing import Sequence, Tuple, Union
 import mxnet as mx
 import numpy as np
 
+from ._operator import arrays
 from ._operator.arguments import more_than_two_axes
 
 __all__ = ['nearest_center']
@@ -122,7 +123,7 @@ def _of_arrays(embedding, centers, threshold, exclude):
     if not len(embedding):  # MXNet's operators take an empty array only after npx.set_np()
         return tuple(mx.nd.empty((0,), context, kind) for kind in (np.int32, dtype))
     embedding, centers = _plain(embedding), _plain(centers)
-    if _on_device(context):
+    if not arrays.is_host_memory(context):
         at_once = max(1, _BLOCK // len(centers))
         parts = [_by_product(mx.nd, embedding[begin:begin + at_once], centers, threshold, exclude,
                              dtype) for begin in range(0, len(embedding), at_once)]
@@ -139,10 +140,6 @@ def _plain(array):
     if array.stype != 'default':
         array = array.tostype('default')
     return array.astype(np.float64 if array.dtype == np.float64 else np.float32, copy=False)
-
-
-def _on_device(context):
-    return not context.device_type.startswith('cpu')
 
 
 def _by_product(F, embedding, centers, threshold, exclude, dtype):
