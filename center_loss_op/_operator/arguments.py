@@ -47,50 +47,42 @@ def _must_be(wanted, name, value):
     return f'{name} must be {wanted}, got {value!r}'
 
 
-def _number(name, value, kind, wanted):
-    """`value` as an int or a float, from a number or its Text."""
+def _number(name, value, kind, wanted, good):
+    """`value`, a number or its Text, as an int or a float for which `good` is true."""
     types = (Text, numbers.Integral if kind is int else numbers.Real)
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, types):
         raise TypeError(_must_be(wanted, name, value))
     try:
-        return kind(value)
+        number = kind(value)
     except (ValueError, OverflowError):  # a text without a number; a number beyond every float
-        raise ValueError(_must_be(wanted, name, value)) from None
+        number = math.nan
+    if not good(number):
+        raise ValueError(_must_be(wanted, name, value))
+    return number
 
 
 def class_count(name, value):
     """`value` as an int > 0 that an array has room for."""
-    number = _number(name, value, int, 'a positive integer')
-    if number <= 0:
-        raise ValueError(_must_be('a positive integer', name, value))
-    if number > _MAX_ELEMENTS:
+    count = _number(name, value, int, 'a positive integer', lambda number: number > 0)
+    if count > _MAX_ELEMENTS:
         raise ValueError(f'{name} must be at most {_MAX_ELEMENTS}, as many elements as an MXNet '
                          f'array can have, got {value!r}')
-    return number
+    return count
 
 
 def non_negative_int(name, value):
     """`value` as an int >= 0."""
-    number = _number(name, value, int, 'an integer >= 0')
-    if number < 0:
-        raise ValueError(_must_be('an integer >= 0', name, value))
-    return number
+    return _number(name, value, int, 'an integer >= 0', lambda number: number >= 0)
 
 
 def _finite_number(name, value):
-    """`value` as a finite float."""
-    number = _number(name, value, float, 'a finite number')
-    if not math.isfinite(number):
-        raise ValueError(_must_be('a finite number', name, value))
-    return number
+    return _number(name, value, float, 'a finite number', math.isfinite)
 
 
 def non_negative_number(name, value):
     """`value` as a finite float >= 0."""
-    number = _number(name, value, float, 'a finite number >= 0')
-    if not (math.isfinite(number) and number >= 0):
-        raise ValueError(_must_be('a finite number >= 0', name, value))
-    return number
+    return _number(name, value, float, 'a finite number >= 0',
+                   lambda number: math.isfinite(number) and number >= 0)
 
 
 def flag(name, value):
@@ -104,76 +96,65 @@ def flag(name, value):
     raise kind(_must_be('True or False', name, value))
 
 
-def _reduction(name, value):
-    wanted = 'one of ' + ', '.join(REDUCTIONS)
+def _string(name, value, wanted='a string'):
     if not isinstance(value, str):
         raise TypeError(_must_be(wanted, name, value))
-    if value not in REDUCTIONS:
+    return str(value)
+
+
+def _reduction(name, value):
+    wanted = 'one of ' + ', '.join(REDUCTIONS)
+    if _string(name, value, wanted) not in REDUCTIONS:
         raise ValueError(_must_be(wanted, name, value))
     return str(value)
-
-
-def _string(name, value):
-    if not isinstance(value, str):
-        raise TypeError(_must_be('a string', name, value))
-    return str(value)
-
-
-def _unused(name, value):
-    return None
 
 
 # -- the arguments
 
 
-def _about(check, text, kind=None):
-    """The metadata of an argument: its check and its docstring (and the type to print in it)."""
-    return {'check': check, 'text': inspect.cleandoc(text), 'kind': kind}
+def _argument(check, text, default=MISSING, kind=None):
+    """A field: how it is checked, its docstring, and its type there if not that of the class."""
+    return field(default=default, metadata={'check': check, 'text': inspect.cleandoc(text),
+                                            'kind': kind})
 
 
 @dataclass(frozen=True, eq=False)
 class Arguments:
     """The arguments of the operator, checked.
 
-    Two objects are equal only if they are the same object: a step counts by it (weakly).
-
-    Raises
-    ------
-    TypeError
-        For an argument of the wrong type.
-    ValueError
-        For an argument of the right type whose value is impossible.
+    Two objects are equal only if they are the same object: a step counts by it. A wrong type is a
+    TypeError, an impossible value a ValueError.
     """
-    num_class: int = field(metadata=_about(class_count, """
-        C, the number of classes: a positive integer."""))
-    alpha: float = field(default=0.5, metadata=_about(non_negative_number, """
+    num_class: int = _argument(class_count, """
+        C, the number of classes: a positive integer.""")
+    alpha: float = _argument(non_negative_number, """
         α, how fast the centers move: finite and >= 0. 0 freezes them, 1 moves a class of many
         samples to their mean; above 2 (1 + n) / n, for n samples of a class in a batch, its center
-        diverges."""))
-    scale: float = field(default=1.0, metadata=_about(non_negative_number, """
+        diverges.""", 0.5)
+    scale: float = _argument(non_negative_number, """
         λ, the weight of the gradient: finite and >= 0. The output is not scaled. What it means
-        next to other losses, for each reduction: docs/lambda.md."""))
-    reduction: str = field(default='mean', metadata=_about(_reduction, """
+        next to other losses, for each reduction: docs/lambda.md.""", 1.0)
+    reduction: str = _argument(_reduction, """
         What the output holds: the mean of the samples that count, shape (1,); their sum, shape
-        (1,); or one loss per sample, shape (N,).""", "{'mean', 'sum', 'none'}"))
-    use_ignore: bool = field(default=False, metadata=_about(flag, """
-        Leave samples labelled `ignore_label` out of loss, gradient, counts and centers."""))
-    ignore_label: float = field(default=-1.0, metadata=_about(_finite_number, """
-        The label to leave out: any finite number. Used only with `use_ignore`."""))
-    need_top_grad: bool = field(default=False, metadata=_about(flag, """
+        (1,); or one loss per sample, shape (N,).""", 'mean', "{'mean', 'sum', 'none'}")
+    use_ignore: bool = _argument(flag, """
+        Leave samples labelled `ignore_label` out of loss, gradient, counts and centers.""", False)
+    ignore_label: float = _argument(_finite_number, """
+        The label to leave out: any finite number. Used only with `use_ignore`.""", -1.0)
+    need_top_grad: bool = _argument(flag, """
         False: a loss layer like SoftmaxOutput, which ignores the head gradient (the gradient of its
         output). A factor around it has no effect: to weight it, use `scale=0.1`, neither
         `0.1 * center_loss(…)` nor `MakeLoss(center_loss(…), grad_scale=0.1)`.
         True: the gradient is multiplied by the head gradient, for use inside a larger loss: in a
-        graph, one that ends in MakeLoss."""))
-    scale_output: bool = field(default=False, metadata=_about(flag, """
+        graph, one that ends in MakeLoss.""", False)
+    scale_output: bool = _argument(flag, """
         True: `scale` multiplies the output, too, and the output has the dtype of the features. This
-        is what `gluon.CenterLoss` returns."""))
-    key: str = field(default='', metadata=_about(_string, """
+        is what `gluon.CenterLoss` returns.""", False)
+    key: str = _argument(_string, """
         '': the operator moves the centers itself. A name: it leaves them to the `CenterTrainer` of
-        that name, which moves the copies of all devices and workers."""))
-    batchsize: Optional[int] = field(default=None, metadata=_about(_unused, """
-        Accepted and unused: the ported operator needed it.""", 'int'))
+        that name, which moves the copies of all devices and workers.""", '')
+    batchsize: Optional[int] = _argument(lambda name, value: None, """
+        Accepted and unused: the ported operator needed it.""", None, 'int')
 
     def __post_init__(self):
         for argument in fields(self):
@@ -184,13 +165,8 @@ class Arguments:
     def of_node(cls, attributes):
         """The arguments of a node of a graph, whose attributes are text.
 
-        Attributes such as ``__ctx_group__`` and ``__lr_mult__`` belong to MXNet and may be on any
-        node.
-
-        Raises
-        ------
-        TypeError, ValueError
-            As for an Arguments; also for an argument that is missing or unknown.
+        Attributes such as ``__ctx_group__`` belong to MXNet and may be on any node. An argument
+        that is missing or unknown is a TypeError.
         """
         return _of_node(tuple(item for item in attributes.items()
                               if not item[0].startswith('__')))
@@ -211,30 +187,22 @@ def _of_node(attributes):
     attributes, arguments = dict(attributes), {each.name: each for each in fields(Arguments)}
     for name in attributes:
         if name in _ARRAYS:
-            raise TypeError('%s is an array, and mx.nd.Custom takes arrays by their position: '
-                            'mx.nd.Custom(data, label, centers, op_type=…, …)' % name)
+            raise TypeError(f'{name} is an array, and mx.nd.Custom takes arrays by their position: '
+                            'mx.nd.Custom(data, label, centers, op_type=…, …)')
         if name not in arguments:
             raise unknown_argument(name, arguments)
     for name, argument in arguments.items():
         if name not in attributes and argument.default is MISSING:
-            raise TypeError('missing argument %r' % name)
+            raise TypeError(f'missing argument {name!r}')
     return Arguments(**{name: Text(value) for name, value in attributes.items()})
 
 
 def complete_docstring(documented, function=None, **renamed):
-    """Put the texts of this module into a docstring.
+    """Put the texts of this module into the docstring of `documented`.
 
     %(formulas)s stands for the formulas, %(name)s for the numpydoc entry of a parameter that is an
-    argument, %(arguments)s for all such entries.
-
-    Parameters
-    ----------
-    documented : class or callable
-        Has the docstring.
-    function : callable, optional
-        Its signature has the names and the defaults of the parameters; None: `documented`.
-    **renamed : str
-        ``parameter='argument'`` for a parameter that has another name than its argument.
+    argument, %(arguments)s for all such entries. Names and defaults are those of the parameters of
+    `function`, or of `documented`; ``parameter='argument'`` if their names differ.
     """
     if not documented.__doc__:  # python -OO
         return
@@ -268,17 +236,15 @@ _MEANT = (
     ('in_units', 'feat_dim', 'feature_dim', 'feature_size', 'embedding_size', 'embedding_dim',
      'embed_dim', 'dim', 'num_features'),
 )
-_FOUND_OUT = ': leave it out, the size of the features is that of the data'
 
 
 def _hint(name, allowed):
     for names in _MEANT:
-        if name in names:
-            ours = [known for known in names if known in allowed]
-            if ours:
-                return f', did you mean {ours[0]}?'
-            if names[0] == 'in_units':
-                return _FOUND_OUT
+        for ours in names:
+            if name in names and ours in allowed:
+                return f', did you mean {ours}?'
+    if name in _MEANT[-1]:
+        return ': leave it out, the size of the features is that of the data'
     return ''
 
 
@@ -293,21 +259,20 @@ def explained(function: F) -> F:
 
     Python's own error comes before the body of the function, and does not know what was meant.
     """
-    parameters = list(inspect.signature(function).parameters.values())
-    allowed = [each.name for each in parameters
-               if each.name != 'self' and each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)]
+    parameters = inspect.signature(function).parameters.values()
+    places = [each.name for each in parameters if each.kind == each.POSITIONAL_OR_KEYWORD]
     by_name = [each.name for each in parameters if each.kind == each.KEYWORD_ONLY]
-    places = len(parameters) - len(by_name) - any(
-        each.kind == each.VAR_KEYWORD for each in parameters)
+    allowed = [name for name in places + by_name if name != 'self']
 
     @wraps(function)
     def checked(*args, **kwargs):
         for name in kwargs:
             if name not in allowed and _hint(name, allowed):
                 raise unknown_argument(name, allowed)
-        if by_name and len(args) > places:
-            choices = ' or '.join(f'{name}={args[places]!r}' for name in by_name[:2])
-            raise TypeError(f'{args[places]!r} needs its name, such as {choices}; by name are: '
+        if by_name and len(args) > len(places):
+            first = args[len(places)]
+            choices = ' or '.join(f'{name}={first!r}' for name in by_name[:2])
+            raise TypeError(f'{first!r} needs its name, such as {choices}; by name are: '
                             f'{", ".join(by_name)}')
         return function(*args, **kwargs)
     return cast(F, checked)
@@ -317,55 +282,42 @@ def explained(function: F) -> F:
 
 
 def check_elements(num_class, size):
-    """ValueError where centers of shape (num_class, size) are more than MXNet can hold."""
+    """ValueError if centers of shape (num_class, size) are more than MXNet can hold."""
     if num_class * size > _MAX_ELEMENTS:
-        raise ValueError('centers of shape (%d, %d), classes by features, have %d elements, more '
-                         'than the %d that an MXNet array can have'
-                         % (num_class, size, num_class * size, _MAX_ELEMENTS))
+        raise ValueError(f'centers of shape ({num_class}, {size}), classes by features, have '
+                         f'{num_class * size} elements, more than the {_MAX_ELEMENTS} that an '
+                         'MXNet array can have')
 
 
 def check_data_type(name, dtype):
-    """TypeError where features, called `name`, are not of a floating type."""
+    """TypeError if features, called `name`, are not of a floating type."""
     if dtype not in _DATA_TYPES:
-        raise TypeError('%s must be float16, float32 or float64, got %s' % (name, np.dtype(dtype)))
+        raise TypeError(f'{name} must be float16, float32 or float64, got {np.dtype(dtype)}')
 
 
-def more_than_two_axes(name, data, label=None):
+def more_than_two_axes(name, shape):
     """The end of an error about features, called `name`, that have more than two axes."""
-    if len(data) < 3:
+    if len(shape) < 3:
         return ''
-    axes = [axis for axis, length in enumerate(data) if axis and length != 1]
-    if len(axes) < 2 and (len(data) > 3 or label != data[:2]):
-        return '. Leave the axes of length 1 out: give %s.flatten()' % name
-    if len(data) == 3:
-        kind, size, rows = 'a sequence (N, T, d)', data[-1], name
-    else:
-        letters = ', '.join('DHW'[5 - len(data):] if len(data) < 6 else '…')
-        kind, size = 'a feature map (N, d, %s)' % letters, data[1]
-        rows = '%s.transpose(%s)' % (name, (0, *range(2, len(data)), 1))
-    hint = ('. If this is %s, each position counts as a sample: give %s.reshape((-1, %d))'
-            % (kind, rows, size))
-    if label is not None:
-        positions = math.prod(data[1:]) // size if size else 0
-        each = math.prod(label) == data[0] * positions
-        hint += ' and ' + ('label.reshape((-1,))' if each or not label
-                           else 'label.repeat(%d)' % positions)
-    return hint + '. See docs/using.md'
+    if sum(length != 1 for length in shape[1:]) < 2:
+        return f'. Leave the axes of length 1 out: give {name}.flatten()'
+    return ('. If each position of a sequence or a feature map is a sample, reshape to two axes: '
+            "'Use sequences or feature maps' in docs/using.md shows how")
 
 
 def check_shapes(name, data, label, num_class):
-    """ValueError where the shapes of features, called `name`, and labels do not fit.
+    """ValueError if the shapes of features, called `name`, and labels do not fit.
 
     A length of −1 is not known yet, and neither is the whole shape of the labels if it is ().
     """
     if len(data) != 2:
-        raise ValueError('%s must be 2-D, (batch, features), got shape %s; label has shape %s%s'
-                         % (name, data, label, more_than_two_axes(name, data, label)))
+        raise ValueError(f'{name} must be 2-D, (batch, features), got shape {data}; label has '
+                         f'shape {label}{more_than_two_axes(name, data)}')
     batch = data[0]
     if label and (len(label) > 2 or label[1:] not in ((), (1,), (-1,))
                   or (batch != label[0] and -1 not in (batch, label[0]))):
         hint = ''
         if label == (batch, num_class):
             hint = '. If these are one-hot labels, give their classes: label.argmax(axis=1)'
-        raise ValueError('label must have shape (%d,) or (%d, 1) to fit %s of shape %s, got '
-                         'shape %s%s' % (batch, batch, name, data, label, hint))
+        raise ValueError(f'label must have shape ({batch},) or ({batch}, 1) to fit {name} of shape '
+                         f'{data}, got shape {label}{hint}')

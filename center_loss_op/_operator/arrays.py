@@ -19,6 +19,12 @@ __all__ = ['access', 'is_host_memory', 'opened']
 _get_data = ctypes.PyDLL(_LIB._name).MXNDArrayGetData
 
 
+def _address(array):
+    pointer = ctypes.c_void_p()
+    check_call(_get_data(array.handle, ctypes.byref(pointer)))
+    return pointer.value
+
+
 def is_host_memory(context):
     """Whether NumPy can read and write arrays on `context`."""
     return context.device_type.startswith('cpu')
@@ -53,18 +59,16 @@ class View:
     It makes a NumPy array only if MXNet hands over other memory than the last time, which it does
     not for a bound executor.
     """
-    __slots__ = ('address', '_array', '_bytes', '_dtype', '_pointer', '_shape')
+    __slots__ = ('address', '_array', '_bytes', '_dtype', '_shape')
 
     def __init__(self, shape, dtype):
         self._shape, self._dtype = tuple(shape), np.dtype(dtype)
         self._bytes = ctypes.c_char * (math.prod(self._shape) * self._dtype.itemsize)
-        self._pointer = ctypes.c_void_p()
         self.address = None
         self._array = np.empty(self._shape, self._dtype) if 0 in self._shape else None
 
     def __call__(self, array):
-        check_call(_get_data(array.handle, ctypes.byref(self._pointer)))
-        address = self._pointer.value
+        address = _address(array)
         if address != self.address:
             self._array = np.ndarray(self._shape, self._dtype, self._bytes.from_address(address))
             self.address = address
@@ -93,7 +97,9 @@ class View:
 
 
 class Copy:
-    """An NDArray on another device: what is read and written passes through NumPy arrays."""
+    """An NDArray on another device, with the methods of a View: what they read and write is copied
+    through NumPy arrays.
+    """
     __slots__ = ('_array',)
 
     def __init__(self, array):
@@ -104,9 +110,7 @@ class Copy:
 
     @property
     def address(self):
-        pointer = ctypes.c_void_p()
-        check_call(_get_data(self._array.handle, ctypes.byref(pointer)))
-        return pointer.value
+        return _address(self._array)
 
     def read(self):
         array = self._array

@@ -9,25 +9,14 @@ __all__ = ['decorrelation']
 
 
 def decorrelation(F, embedding):
-    """How much the features of a batch repeat each other, P, once per sample.
+    """How much the features of a batch, (N, d), repeat each other: P, once per sample, (N, 1).
 
     P = 1/(2d) · Σ_{j≠k} C_jk², where C = 1/N · Σ_i q_i q_iᵀ is the covariance of the batch, and
-    q_i = x_i − mean(x).
+    q_i = x_i − mean(x): DeCov of Cogswell et al., "Reducing Overfitting in Deep Networks by
+    Decorrelating Representations", ICLR 2016, divided by d. `F` is mxnet.ndarray or mxnet.symbol.
 
-    Parameters
-    ----------
-    F : module
-        mxnet.ndarray or mxnet.symbol.
-    embedding : NDArray or Symbol, (N, d)
-
-    Returns
-    -------
-    NDArray or Symbol
-        (N, 1): one value per sample, as other losses have, so that weights mean the same. All
-        intermediate values have two axes as well, because mx.viz.print_summary fails on one.
-
-    Source: DeCov of Cogswell et al., "Reducing Overfitting in Deep Networks by Decorrelating
-    Representations", ICLR 2016, divided by d.
+    One value per sample, as other losses have, so that weights mean the same. All intermediate
+    values have two axes as well, because mx.viz.print_summary fails on one.
     """
     mean = F.mean(embedding, axis=0, keepdims=True)
     apart = F.broadcast_sub(embedding, mean)

@@ -12,8 +12,8 @@ BFLOAT16 = np.dtype([('bfloat16', np.uint16)])
 class LabelError(ValueError):
     """A label is not the number of a class.
 
-    The operator raises it within MXNet, which raises an `MXNetError` instead, when a result is
-    read. Catch that one; the text of this one is in the log (`center_loss_op`).
+    Within MXNet it becomes an `MXNetError`, raised when a result is read. Catch that one; the text
+    of this one is in the log (`center_loss_op`).
     """
 
 
@@ -33,40 +33,26 @@ def _plain(labels):
 
 
 class Batch:
-    """The checked labels of one batch.
+    """The checked labels of one batch: shape (N,) or (N, 1), any real type.
 
-    Parameters
-    ----------
-    labels : numpy.ndarray
-        Shape (N,) or (N, 1), any real type.
-    num_class : int
-        C: labels are whole numbers from 0 to C - 1.
-    ignore_label : float or None
-        The one other value allowed with `use_ignore`; such samples do not count.
-    use_ignore : bool
+    A label is a whole number from 0 to num_class − 1 or, with `use_ignore`, `ignore_label`; else a
+    LabelError names the first that is not.
 
     Attributes
     ----------
     classes : numpy.ndarray of intp, shape (N,)
         The class of each sample; 0 for one that does not count.
     ignored : numpy.ndarray of bool, shape (N,), or None
-        Which samples do not count; None where all do.
+        Which samples do not count; None if all do.
     count : int
         M, the number of samples that count.
-
-    Raises
-    ------
-    LabelError
-        A label is negative, too large, fractional or not a number. The message gives the position
-        and the value of the first such label, and the range.
     """
     __slots__ = ('classes', 'ignored', 'count')
 
     def __init__(self, labels, num_class, ignore_label=None, use_ignore=True):
         labels = _plain(labels).reshape(-1)
-        self.ignored = None
-        self.count = labels.size
-        classes = labels.astype(np.intp)
+        self.classes = classes = labels.astype(np.intp)
+        self.ignored, self.count = None, labels.size
         if use_ignore and ignore_label is not None:
             ignored = labels == ignore_label
             if ignored.any():
@@ -76,23 +62,17 @@ class Batch:
                 classes[ignored] = 0
                 self.ignored = ignored
                 self.count -= int(np.count_nonzero(ignored))
-        self.classes = classes
-        if self.count == 0:
-            return
         # One comparison for both ends: as unsigned numbers, negative ones are the largest.
         good = classes.view(np.uintp) < num_class
         if labels.dtype.kind == 'f':
             good &= classes == labels
         if self.ignored is not None:
             good |= self.ignored
-        if np.count_nonzero(good) == good.size:
-            return
-        self._complain(labels, num_class, ignore_label, use_ignore)
+        if not good.all():
+            self._complain(labels, good, num_class, ignore_label, use_ignore)
 
-    def _complain(self, labels, num_class, ignore_label, use_ignore):
-        good = (labels >= 0) & (labels < num_class) & (labels == np.floor(labels))
-        if self.ignored is not None:
-            good |= self.ignored
+    @staticmethod
+    def _complain(labels, good, num_class, ignore_label, use_ignore):
         first = int(np.argmin(good))
         allowed = f'a whole number from 0 to {num_class - 1} ({num_class} classes)'
         hint = ''
@@ -105,12 +85,7 @@ class Batch:
                          f'not{hint}')
 
     def counted(self, finite=None):
-        """Which samples count, and are `finite`: their positions; None for all.
-
-        Parameters
-        ----------
-        finite : numpy.ndarray of bool, shape (N,), or None
-        """
+        """The positions of the samples that count, and are `finite`; None for all."""
         if self.ignored is None:
             return None if finite is None else finite.nonzero()[0]
         return (~self.ignored if finite is None else finite & ~self.ignored).nonzero()[0]

@@ -23,9 +23,6 @@ VARIABLE = 'CENTER_LOSS_NATIVE'
 _state = globals().get('_state') or SimpleNamespace(
     library=None, why_not='not registered', enabled=False, callbacks=[])
 
-_FUNCTIONS = ('init', 'enable', 'creator', 'on_unfollowed', 'on_overlapping', 'on_use', 'claim',
-              'release')
-
 
 def _load():
     """The library and None, or None and why there is none."""
@@ -40,51 +37,31 @@ def _load():
         loaded = ctypes.CDLL(files[0])
     except OSError as error:
         return None, str(error)
-    if not all(hasattr(loaded, 'center_loss_' + name) for name in _FUNCTIONS):
+    # The number is raised with each change of what the library and this module call of each other.
+    if not hasattr(loaded, 'center_loss_interface_3'):
         return None, f'{files[0]} is of another version: install again'
     return loaded, None
 
 
-def _address(function):
-    return ctypes.cast(function, ctypes.c_void_p)
+_Told = ctypes.CFUNCTYPE(None)
+_ToldOfLabels = ctypes.CFUNCTYPE(None, ctypes.c_void_p, *[ctypes.c_int] * 4, ctypes.c_double)
 
 
-def register(op_type, creator, use, **warnings):
+def register(op_type, creator, use, bad_label, *warnings):
     """Register an operator with MXNet.
 
-    Parameters
-    ----------
-    op_type : str
-    creator : ctypes function
-        Makes Python's callbacks for a node.
-    use : callable
-        Called, with no argument, when a node is made in C.
-    unfollowed, overlapping : tuple of callable and int
-        A function without arguments that logs a warning, and how many passes in a row of equal
-        arguments are too many: training forwards in C without a backward pass, and updates of
-        centers that another update has moved since the forward pass.
+    `creator`, a ctypes function, makes Python's callbacks for a node. C calls the others: `use`
+    when it makes a node, `bad_label` with the labels of a batch, `warnings` as in step.h.
     """
-    _state.callbacks.append(creator)
+    callbacks = [creator, _Told(use), _ToldOfLabels(bad_label), *map(_Told, warnings)]
+    _state.callbacks += callbacks
     _state.library, _state.why_not = _load()
-    if _state.library is None:
-        check_call(_LIB.MXCustomOpRegister(op_type.encode(), creator))
-        return
-    _call_back('use', ctypes.CFUNCTYPE(None)(use))
-    for name, (function, limit) in warnings.items():
-        _call_back(name, ctypes.CFUNCTYPE(None)(function), limit)
-    _state.library.center_loss_init(_address(_LIB.MXNDArrayGetData), _address(_LIB.MXNDArrayFree),
-                                    _address(creator))
-    _switch(True)
-    check_call(_LIB.MXCustomOpRegister(op_type.encode(),
-                                       _address(_state.library.center_loss_creator)))
-
-
-def _call_back(name, function, limit=0):
-    """Have C call a ctypes function until the end of the process, when Python is gone."""
-    tell = getattr(_state.library, f'center_loss_on_{name}')
-    _state.callbacks.append(function)
-    tell(function, limit)
-    atexit.register(tell, None, 0)
+    if _state.library is not None:
+        _state.library.center_loss_init(_LIB.MXNDArrayGetData, _LIB.MXNDArrayFree, *callbacks)
+        atexit.register(_state.library.center_loss_be_silent)
+        _switch(True)
+        creator = _state.library.center_loss_creator
+    check_call(_LIB.MXCustomOpRegister(op_type.encode(), creator))
 
 
 def _switch(on):
@@ -111,13 +88,7 @@ def which():
 
 @contextmanager
 def switched(on):
-    """Nodes made in this context run natively, or in Python: for tests and benchmarks.
-
-    Raises
-    ------
-    RuntimeError
-        There is no library to switch on.
-    """
+    """Nodes made in this context run natively, or in Python: for tests and benchmarks."""
     if on and _state.library is None:
         raise RuntimeError(f'a step cannot run natively: {_state.why_not}')
     before = _state.enabled

@@ -1,5 +1,7 @@
 """The operator's callbacks for MXNet: names, shapes, types, and the passes."""
+import ctypes
 import logging
+import traceback
 from functools import wraps
 from types import FunctionType, SimpleNamespace
 
@@ -17,14 +19,8 @@ from .arguments import (
     check_shapes,
     complete_docstring,
 )
-from .labels import largest_exact
-from .step import (
-    MANY_OVERLAPPING,
-    MANY_WITHOUT_BACKWARD,
-    Step,
-    warn_overlapping,
-    warn_without_backward,
-)
+from .labels import Batch, LabelError, largest_exact
+from .step import Step, warn_overlapping, warn_without_backward
 
 __all__ = ['CenterLossOp', 'CenterLossProp', 'install']
 
@@ -41,6 +37,17 @@ def _logged(callback):
             logger.error('%s: %s', type(error).__name__, error)
             raise
     return logging_callback
+
+
+def _report_bad_label(labels, number, samples, num_class, use_ignore, ignore_label):
+    """Report what is wrong with labels that C refused, of the type that has MXNet's `number`."""
+    dtype = np.dtype(_DTYPE_MX_TO_NP[number])
+    memory = (ctypes.c_char * (samples * dtype.itemsize)).from_address(labels)
+    try:
+        with np.errstate(all='ignore'):
+            _logged(Batch)(np.frombuffer(memory, dtype), num_class, ignore_label, use_ignore)
+    except LabelError:
+        print('Error in CustomOp: ' + traceback.format_exc())  # as MXNet prints what it catches
 
 
 class CenterLossOp(mx.operator.CustomOp):
@@ -87,13 +94,10 @@ class CenterLossProp(mx.operator.CustomOpProp):
     -------------------------------------
 %(arguments)s
 
-    Inputs, auxiliary state, output
-    -------------------------------
-    data : (N, d), float16, float32 or float64
-    label : (N,) or (N, 1), whole numbers from 0 to C − 1 of any real type
-    center_bias : (C, d), float32, or float64 for float64 data
-        The centers. The name ends in ``_bias`` so that MXNet's initializers set it to zero.
-    output : (1,) or (N,), in the dtype of the centers, or of data with `scale_output`
+    Inputs: data (N, d), float16, float32 or float64; label (N,) or (N, 1), whole numbers from 0 to
+    C − 1 of any real type. Auxiliary state: center_bias (C, d), the centers, float32, or float64
+    for float64 data; its name ends in ``_bias`` so that MXNet's initializers set it to zero.
+    Output: (1,) or (N,), in the dtype of the centers, or of data with `scale_output`.
     """
 
     def __init__(self, **kwargs):
@@ -195,7 +199,6 @@ def install():
                 '_LIB': library, '_registry': registry}
     register = FunctionType(mx.operator.register.__code__, replaced)
     register(OP_TYPE)(CenterLossProp)
-    native.register(OP_TYPE, *creators, defer_sigint,
-                    unfollowed=(warn_without_backward, MANY_WITHOUT_BACKWARD),
-                    overlapping=(warn_overlapping, MANY_OVERLAPPING))
+    native.register(OP_TYPE, *creators, defer_sigint, _report_bad_label, warn_without_backward,
+                    warn_overlapping)
     return f'{OP_TYPE!r}, in {native.which()}'

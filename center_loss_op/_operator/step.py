@@ -54,7 +54,7 @@ def warn_overlapping():
 
 
 class _InARow:
-    """Counts how often something happened in a row to some centers, and warns once.
+    """Counts passes in a row of some arguments and centers, and warns once.
 
     One count for all centers would not do: a loss that trains well would reset it for one whose
     centers stand still. Another loss may get the memory of centers that were freed; the arguments
@@ -64,20 +64,18 @@ class _InARow:
 
     def __init__(self, many, warn):
         self._many, self._warn = many, warn
-        self._counts = {}   # by Arguments and address of the centers; None: the warning was logged
+        self._counts = {}   # by Arguments and address of the centers; from `many` on: warned
 
     def count(self, *centers):
-        count = self._counts.setdefault(centers, 0)
+        self._counts[centers] = count = self._counts.get(centers, 0) + 1
         if len(self._counts) > self.KEPT:
             del self._counts[next(iter(self._counts))]
-        if count is not None:
-            self._counts[centers] = count + 1 if count + 1 < self._many else None
-            if self._counts[centers] is None:
-                self._warn()
+        if count == self._many:
+            self._warn()
 
     def reset(self, *centers):
-        if self._counts.get(centers):
-            del self._counts[centers]
+        if self._counts.get(centers, 0) < self._many:
+            self._counts.pop(centers, None)
 
 
 _without_backward = _InARow(MANY_WITHOUT_BACKWARD, warn_without_backward)
@@ -102,14 +100,9 @@ def finite_rows(data, total):
 
 
 def by_class(batch, finite):
-    """The samples that count, and are `finite`, by class.
+    """The samples that count, and are `finite`: class by class, each in the order of the batch.
 
-    Returns
-    -------
-    order : numpy.ndarray of intp
-        Which they are, class by class, those of one class in the order of the batch.
-    classes, counts : numpy.ndarray of intp, shape (U,)
-        Their classes, ascending, and n_j.
+    Their positions; their classes, ascending, (U,); how many are of each class, n_j, (U,).
     """
     counted = batch.counted(finite)
     classes = batch.classes if counted is None else batch.classes[counted]
@@ -142,16 +135,8 @@ def sum_by_class(rows, order, counts):
 def move(centers, difference, batch, finite, alpha):
     """Equation 4: c_j ← c_j + α Σ_{i: y_i=j} (x_i − c_j) / (1 + n_j).
 
-    A center whose new value is not finite stays.
-
-    Parameters
-    ----------
-    centers : View or Copy
-    difference : numpy.ndarray, shape (N, d)
-    batch : Batch
-    finite : numpy.ndarray of bool, shape (N,), or None
-        Which samples count, if not all that `batch` counts.
-    alpha : float
+    A center whose new value is not finite stays. `finite` tells which samples hold finite features
+    only; None for all that `batch` counts.
     """
     order, classes, counts = by_class(batch, finite)
     if not classes.size:
@@ -175,16 +160,12 @@ def update(centers, data, batch, alpha):
 
 
 class Step:
-    """The forward and the backward pass of an operator. A backward belongs to the last forward.
+    """The forward and the backward pass of an operator on a context.
 
-    A training forward keeps what its backward needs. After any other forward, or one that failed,
-    the backward computes the gradient from its own inputs, and moves no center.
-
-    Parameters
-    ----------
-    arguments : Arguments
-    context : mxnet.Context
-        Where the step runs.
+    A backward belongs to the last forward. A training forward keeps what its backward needs. After
+    any other forward, or one that failed, the backward computes the gradient from its own inputs,
+    and moves no center. Arrays are Views or Copies; `req` says how to store a result: 'null',
+    'write', 'inplace' or 'add'. A LabelError comes before anything is written.
     """
     __slots__ = ('address', 'arguments', 'batch', 'context', 'difference', 'finite', 'pending',
                  'samples', '__weakref__')
@@ -223,21 +204,7 @@ class Step:
         return batch, features, difference
 
     def forward(self, is_train, req, data, label, out, centers):
-        """Write the loss to `out`; with `is_train`, keep what :meth:`backward` needs.
-
-        Parameters
-        ----------
-        is_train : bool
-        req : {'null', 'write', 'inplace', 'add'}
-            How to store the loss.
-        data, label, out, centers : View or Copy
-            (N, d), (N,) or (N, 1), (1,) or (N,), (C, d).
-
-        Raises
-        ------
-        LabelError
-            Before anything is written.
-        """
+        """Write the loss, (1,) or (N,); with `is_train`, keep what :meth:`backward` needs."""
         arguments = self.arguments
         if self.pending and is_train:
             _without_backward.count(arguments, self.address)
@@ -270,23 +237,10 @@ class Step:
             turns.waits(self, self.address)
 
     def backward(self, req, head_gradient, grad, data, label, centers):
-        """Write the gradient to `grad` and, once per training forward, move the centers.
+        """Write the gradient, (N, d), and, once per training forward, move the centers, (C, d).
 
-        With a `key`, record the samples instead; a CenterTrainer moves the centers later.
-
-        Parameters
-        ----------
-        req : {'null', 'write', 'inplace', 'add'}
-            How to store the gradient.
-        head_gradient : View or Copy or None
-            The gradient of the output, (1,) or (N,); None for 1.
-        grad, data, label, centers : View or Copy
-            (N, d), (N, d), (N,) or (N, 1), (C, d).
-
-        Raises
-        ------
-        LabelError
-            Before anything is written.
+        `head_gradient` is the gradient of the output; None for 1. With a `key` the samples are
+        recorded instead; a CenterTrainer moves the centers later.
         """
         arguments = self.arguments
         batch, difference = self.batch, self.difference

@@ -2,8 +2,8 @@
    the passes.
 
    The usual case is handled here. Rare cases (float16, other types of labels, a key, a GPU, a shape
-   that is not fully known) and errors (an argument, a shape, a type, a label) go to Python's
-   callbacks, which handle all cases and report what is wrong. */
+   that is not fully known) and errors (an argument, a shape, a type) go to Python's callbacks, which
+   handle all cases and report what is wrong. */
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -15,11 +15,16 @@
 
 static int (*get_data)(void *array, void **memory);
 static int (*free_array)(void *array);
-typedef void (*Use)(void);
+static Creator python;     /* makes Python's callbacks for a node */
+static atomic_int enabled; /* whether new nodes run here, or in Python */
 
-static Creator python;      /* makes Python's callbacks for a node */
-static atomic_int enabled;  /* whether new nodes run here, or in Python */
-static _Atomic(Use) on_use; /* called when a node is made */
+typedef void (*Use)(void);
+typedef void (*Complain)(const void *labels, int type, int samples, int num_class, int use_ignore,
+                         double ignore_label);
+/* Functions of Python, called when a node is made, and to report a bad label; NULL at the end of
+   the process. */
+static _Atomic(Use) on_use;
+static _Atomic(Complain) on_bad_label;
 
 /* -- a node of a graph (a Prop) */
 
@@ -140,8 +145,10 @@ static int infer_shape(int size, int *dims, int **shapes, void *context) {
 
 static int is_feature_type(int type) { return type == FLOAT32 || type == FLOAT64; }
 
-static int is_label_type(int type) {
-  return type == FLOAT32 || type == FLOAT64 || type == INT32 || type == INT64;
+/* How many bytes a label of this type has; 0 if only Python knows the type. */
+static size_t label_size(int type) {
+  if (type == FLOAT32 || type == INT32) return 4;
+  return type == FLOAT64 || type == INT64 ? 8 : 0;
 }
 
 static int infer_type(int size, int *types, void *context) {
@@ -149,7 +156,7 @@ static int infer_type(int size, int *types, void *context) {
   const int label = types[1] < 0 && types[0] == FLOAT32 ? FLOAT32 : types[1];
   /* float32 holds all whole numbers up to 2^24. */
   const int tells_apart = label != FLOAT32 || prop->arguments.num_class <= (1 << 24) + 1;
-  if (!is_feature_type(types[0]) || !is_label_type(label) || !tells_apart) {
+  if (!is_feature_type(types[0]) || !label_size(label) || !tells_apart) {
     CallbackList *list = python_of(context);
     return list &&
            ((InferType)list->callbacks[INFER_TYPE])(size, types, list->contexts[INFER_TYPE]);
@@ -175,45 +182,22 @@ static int dependencies(const int *head_gradients, const int *inputs, const int 
 
 /* -- an operator: a node for one set of shapes and types */
 
-enum { INPUTS = 3 }; /* data, label, centers */
-
 typedef struct {
   Step *step;
   Prop *prop;
-  /* Python's operator, made when it is needed, and what it is made from. */
-  CallbackList python;
-  char device[32];
-  int dims[INPUTS], types[INPUTS];
-  unsigned shapes[INPUTS][2];
+  int samples, label_type;
   void *contexts[OPERATOR_CALLBACKS];
 } Operator;
-
-static int create_operator_in_python(Prop *prop, const char *device, int size, unsigned **shapes,
-                                     const int *dims, const int *types, CallbackList *list) {
-  CallbackList *of_prop = python_of(prop);
-  return of_prop && ((Create)of_prop->callbacks[CREATE])(device, size, shapes, dims, types, list,
-                                                         of_prop->contexts[CREATE]);
-}
 
 static void free_arrays(int size, void **arrays) {
   for (int i = 0; i < size; ++i) free_array(arrays[i]);
 }
 
-/* Calls Python's operator with the same arrays, which it frees. */
-static int compute_in_python(Operator *o, int which, int size, void **arrays, const int *tags,
-                             const int *reqs, int is_train) {
-  if (!o->python.callbacks) {
-    unsigned *shapes[INPUTS] = {o->shapes[0], o->shapes[1], o->shapes[2]};
-    CallbackList list = {0, NULL, NULL};
-    if (!create_operator_in_python(o->prop, o->device, INPUTS, shapes, o->dims, o->types, &list) ||
-        !list.callbacks) {
-      free_arrays(size, arrays);
-      return 0;
-    }
-    o->python = list;
-  }
-  return ((Compute)o->python.callbacks[which])(size, arrays, tags, reqs, is_train,
-                                               o->python.contexts[which]);
+static void complain(const Operator *o, const void *labels) {
+  const Arguments *p = &o->prop->arguments;
+  Complain function = on_bad_label;
+  if (function)
+    function(labels, o->label_type, o->samples, p->num_class, p->use_ignore, p->ignore_label);
 }
 
 /* Gets the memory of some arrays; returns 0 if MXNet reports an error. */
@@ -228,12 +212,16 @@ static int forward(int size, void **arrays, const int *tags, const int *reqs, in
                    void *context) {
   Operator *o = context;
   void *memory[4];
-  const int got = get_memory(4, arrays, memory);
-  if (!got) step_forget(o->step);
-  else if (!step_forward(o->step, is_train, reqs[0], memory[0], memory[1], memory[2], memory[3]))
-    return compute_in_python(o, FORWARD, size, arrays, tags, reqs, is_train);
+  int good = get_memory(4, arrays, memory);
+  (void)tags;
+  if (!good) {
+    step_forget(o->step);
+  } else {
+    good = step_forward(o->step, is_train, reqs[0], memory[0], memory[1], memory[2], memory[3]);
+    if (!good) complain(o, memory[1]);
+  }
   free_arrays(size, arrays);
-  return got;
+  return good;
 }
 
 /* Arrays: head gradient, data, label, output, gradients of data and label, centers. Arrays that
@@ -242,59 +230,52 @@ static int backward(int size, void **arrays, const int *tags, const int *reqs, i
                     void *context) {
   Operator *o = context;
   void *head_gradient = NULL, *inputs[2], *grads[2], *centers;
-  const int got = get_memory(2, arrays + 1, inputs) && get_memory(2, arrays + 4, grads) &&
-                  get_memory(1, arrays + 6, &centers) &&
-                  (!o->prop->arguments.need_top_grad || get_memory(1, arrays, &head_gradient));
-  if (got &&
-      !step_backward(o->step, reqs[0], head_gradient, grads[0], inputs[0], inputs[1], centers))
-    return compute_in_python(o, BACKWARD, size, arrays, tags, reqs, is_train);
-  if (got && o->shapes[1][0] && (reqs[1] == REQ_WRITE || reqs[1] == REQ_INPLACE)) {
-    const int wide = o->types[1] == FLOAT64 || o->types[1] == INT64;
-    memset(grads[1], 0, (size_t)o->shapes[1][0] * (wide ? 8 : 4));
+  int good = get_memory(2, arrays + 1, inputs) && get_memory(2, arrays + 4, grads) &&
+             get_memory(1, arrays + 6, &centers) &&
+             (!o->prop->arguments.need_top_grad || get_memory(1, arrays, &head_gradient));
+  (void)tags;
+  (void)is_train;
+  if (good) {
+    good = step_backward(o->step, reqs[0], head_gradient, grads[0], inputs[0], inputs[1], centers);
+    if (!good) complain(o, inputs[1]);
   }
+  if (good && o->samples && (reqs[1] == REQ_WRITE || reqs[1] == REQ_INPLACE))
+    memset(grads[1], 0, (size_t)o->samples * label_size(o->label_type));
   free_arrays(size, arrays);
-  return got;
+  return good;
 }
 
 static int operator_delete(void *context) {
   Operator *o = context;
-  if (o->python.callbacks)
-    ((Delete)o->python.callbacks[OPERATOR_DELETE])(o->python.contexts[OPERATOR_DELETE]);
-  if (o->step) step_free(o->step);
+  step_free(o->step);
   prop_release(o->prop);
   free(o);
   return 1;
 }
 
 /* An operator for these shapes and types; NULL if memory is short. */
-static Operator *operator_new(Prop *prop, const char *device, unsigned **shapes, const int *dims,
-                              const int *types) {
-  Operator *o = calloc(1, sizeof *o);
-  if (!o) return NULL;
-  o->prop = prop;
-  atomic_fetch_add(&prop->references, 1);
-  strcpy(o->device, device);
-  o->step = step_new(&prop->arguments, (int)shapes[0][0], (int)shapes[0][1], types[0], types[1]);
-  if (!o->step) {
-    operator_delete(o);
+static Operator *operator_new(Prop *prop, int samples, int features, const int *types) {
+  Operator *o = malloc(sizeof *o);
+  Step *step = step_new(&prop->arguments, samples, features, types[0], types[1]);
+  if (!o || !step) {
+    free(o);
+    if (step) step_free(step);
     return NULL;
   }
-  memcpy(o->dims, dims, sizeof o->dims);
-  memcpy(o->types, types, sizeof o->types);
-  for (int i = 0; i < INPUTS; ++i) memcpy(o->shapes[i], shapes[i], dims[i] * sizeof(unsigned));
+  *o = (Operator){.step = step, .prop = prop, .samples = samples, .label_type = types[1]};
   for (int i = 0; i < OPERATOR_CALLBACKS; ++i) o->contexts[i] = o;
+  atomic_fetch_add(&prop->references, 1);
   return o;
 }
 
 /* Whether infer_shape() and infer_type() give these shapes and types without Python. */
 static int is_usual(const Prop *prop, const char *device, int size, unsigned **shapes,
                     const int *dims, const int *types) {
-  return !strncmp(device, "cpu", 3) && strlen(device) < sizeof((Operator *)0)->device &&
-         size == INPUTS && dims[0] == 2 && dims[2] == 2 && shapes[0][1] > 0 &&
-         label_fits(dims[1], (int *)shapes[1], (int)shapes[0][0]) &&
+  return !strncmp(device, "cpu", 3) && size == 3 && dims[0] == 2 && dims[2] == 2 &&
+         shapes[0][1] > 0 && label_fits(dims[1], (int *)shapes[1], (int)shapes[0][0]) &&
          shapes[2][0] == (unsigned)prop->arguments.num_class && shapes[2][1] == shapes[0][1] &&
          (uint64_t)shapes[0][0] * shapes[0][1] <= MAX_ELEMENTS && is_feature_type(types[0]) &&
-         is_label_type(types[1]) && types[2] == types[0];
+         label_size(types[1]) && types[2] == types[0];
 }
 
 static int create(const char *device, int size, unsigned **shapes, const int *dims,
@@ -303,8 +284,12 @@ static int create(const char *device, int size, unsigned **shapes, const int *di
   Prop *prop = context;
   Operator *o = NULL;
   if (is_usual(prop, device, size, shapes, dims, types))
-    o = operator_new(prop, device, shapes, dims, types);
-  if (!o) return create_operator_in_python(prop, device, size, shapes, dims, types, list);
+    o = operator_new(prop, (int)shapes[0][0], (int)shapes[0][1], types);
+  if (!o) {
+    CallbackList *in_python = python_of(prop);
+    return in_python && ((Create)in_python->callbacks[CREATE])(device, size, shapes, dims, types,
+                                                               list, in_python->contexts[CREATE]);
+  }
   *list = (CallbackList){OPERATOR_CALLBACKS, callbacks, o->contexts};
   return 1;
 }
@@ -324,18 +309,26 @@ PUBLIC int center_loss_creator(const char *op_type, int size, const char **keys,
   return 1;
 }
 
-/* Before the creator is registered: two functions of MXNet, and Python's creator. */
-PUBLIC void center_loss_init(void *get, void *release, void *creator) {
+/* Before the creator is registered: two functions of MXNet, and those of Python. */
+PUBLIC void center_loss_init(void *get, void *release, Creator creator, Use use, Complain bad_label,
+                             Warn unfollowed, Warn overlapping) {
   get_data = (int (*)(void *, void **))get;
   free_array = (int (*)(void *))release;
-  python = (Creator)creator;
+  python = creator;
+  on_use = use;
+  on_bad_label = bad_label;
+  step_warn(unfollowed, overlapping);
+}
+
+/* Before the end of the process: Python is called no more. */
+PUBLIC void center_loss_be_silent(void) {
+  on_use = NULL;
+  on_bad_label = NULL;
+  step_warn(NULL, NULL);
 }
 
 /* Whether nodes that are made from now on run here. */
 PUBLIC void center_loss_enable(int on) { enabled = on; }
 
-/* What to call when a node is made; NULL for nothing. */
-PUBLIC void center_loss_on_use(void *function, int unused) {
-  (void)unused;
-  on_use = (Use)function;
-}
+/* Raised with each change of what native.py and this library call of each other. */
+PUBLIC void center_loss_interface_3(void) {}

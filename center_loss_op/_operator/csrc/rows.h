@@ -70,13 +70,13 @@ static void NAME(differences_and_losses)(Step *s, const T *data, const T *center
   s->total = 0;
   for (int i = 0; i < s->samples; ++i) {
     T *difference = (T *)s->difference + i * features;
-    if (i + AHEAD < s->samples && s->classes[i + AHEAD] != IGNORED)
-      prefetch(centers + s->classes[i + AHEAD] * features, features * sizeof(T));
-    if (s->classes[i] == IGNORED) {
+    if (i + AHEAD < s->samples && s->at[i + AHEAD].class != IGNORED)
+      prefetch(centers + s->at[i + AHEAD].class * features, features * sizeof(T));
+    if (s->at[i].class == IGNORED) {
       memset(difference, 0, features * sizeof(T));
       losses[i] = 0;
     } else {
-      const T *x = data + i * features, *c = centers + s->classes[i] * features;
+      const T *x = data + i * features, *c = centers + s->at[i].class * features;
       /* s->features is read again: a copy of it on the stack costs 4 ns per sample. */
       losses[i] = NAME(distance)(x, c, difference, s->features);
     }
@@ -102,11 +102,11 @@ static void NAME(group)(Step *s, const T *data) {
   const int all_finite = all_are_finite(s);
   group_begin(s);
   for (int i = 0; i < s->samples; ++i)
-    if (s->classes[i] != IGNORED &&
+    if (s->at[i].class != IGNORED &&
         (all_finite || NAME(is_finite)(data + i * features, features))) {
       group_add(s, i);
     } else {
-      s->members[i] = ALONE;
+      s->at[i].members = ALONE;
     }
 }
 
@@ -147,24 +147,24 @@ static void NAME(gradient_and_update)(Step *s, int req, const T *head_gradient, 
   T *sum = s->sum;
   if (move) NAME(group)(s, data);
   for (int i = 0; i < s->samples; ++i) {
-    if (!move || s->members[i] == ALONE) {
+    if (!move || s->at[i].members == ALONE) {
       NAME(store_gradient)(s, req, head_gradient, i, grad);
       continue;
     }
-    if (s->members[i] == FOLLOWS) continue;
-    if (i + AHEAD < s->samples && s->members[i + AHEAD] > 0)
-      prefetch(centers + s->classes[i + AHEAD] * features, features * sizeof(T));
-    T *center = centers + s->classes[i] * features;
-    T weight = (T)(s->arguments->alpha / (1.0 + s->members[i]));
+    if (s->at[i].members == FOLLOWS) continue;
+    if (i + AHEAD < s->samples && s->at[i + AHEAD].members > 0)
+      prefetch(centers + s->at[i + AHEAD].class * features, features * sizeof(T));
+    T *center = centers + s->at[i].class * features;
+    T weight = (T)(s->arguments->alpha / (1.0 + s->at[i].members));
     const T *row = (const T *)s->difference + i * features;
-    if (s->members[i] == 1 && !careful && (req == REQ_WRITE || req == REQ_INPLACE)) {
+    if (s->at[i].members == 1 && !careful && (req == REQ_WRITE || req == REQ_INPLACE)) {
       const T factor = NAME(gradient_weight)(s, head_gradient, i);
       NAME(store_and_add_multiples)(row, factor, grad + i * features, weight, center, features);
       continue;
     }
     memcpy(sum, row, features * sizeof(T));
     NAME(store_gradient)(s, req, head_gradient, i, grad);
-    for (int j = s->next[i]; j >= 0; j = s->next[j]) {
+    for (int j = s->at[i].next; j >= 0; j = s->at[j].next) {
       NAME(add_multiple)((const T *)s->difference + j * features, 1, sum, features);
       NAME(store_gradient)(s, req, head_gradient, j, grad);
     }

@@ -19,15 +19,6 @@
 #define CLONES
 #endif
 
-/* AddressSanitizer reports any access to the gaps between the parts of a step's memory. */
-#ifdef __SANITIZE_ADDRESS__
-#include <sanitizer/asan_interface.h>
-enum { GAP = 64 };
-#else
-#define ASAN_POISON_MEMORY_REGION(start, bytes) ((void)0)
-enum { GAP = 0 };
-#endif
-
 enum { IGNORED = -1 }; /* the class of a sample that does not count */
 /* `members` of a sample that moves no center, and of the second and later samples of a class. */
 enum { ALONE = 0, FOLLOWS = -1 };
@@ -36,6 +27,14 @@ enum { AHEAD = 4 };  /* how many samples ahead a center is fetched into the cach
 
 /* If the squares of all differences are finite, an update overflows only with an α above this. */
 static const double LARGE = 1e12;
+
+/* Of one sample. A class is a list of its samples, which begins at the first of them. */
+typedef struct {
+  int32_t class;   /* y_i, or IGNORED */
+  int32_t members; /* n_j at the first sample of a class, FOLLOWS at the others, or ALONE */
+  int32_t next;    /* the next sample of the class; −1 for none */
+  int32_t last;    /* at the first sample: the last one */
+} Sample;
 
 struct Step {
   const Arguments *arguments;
@@ -46,12 +45,10 @@ struct Step {
   double total;     /* Σ l_i */
   void *difference; /* x_i − c_{y_i}, (N, d) */
   void *losses;     /* l_i, (N,) */
-  int32_t *classes; /* y_i, or IGNORED */
-  /* The samples of each class: n_j at the first of them, and where the next one is. */
-  int32_t *members, *next, *last;
-  int32_t *table; /* a hash table of the first samples, 2^bits places; −1 if empty */
+  void *sum;        /* Σ of the class at hand, (d,) */
+  Sample *at;       /* (N,) */
+  int32_t *table;   /* a hash table of the first samples, 2^bits places; −1 if empty */
   int bits;
-  void *sum;           /* Σ of the class at hand, (d,) */
   const void *centers; /* if pending: the centers, */
   uint64_t began;      /* and how many moves of any centers came before the forward pass */
 };
@@ -64,8 +61,8 @@ static void prefetch(const void *memory, size_t bytes) {
 /* The first sample of the class of sample i: i itself, if no earlier one was added. */
 static int first_of_class(Step *s, int i) {
   uint32_t mask = (uint32_t)(((uint64_t)1 << s->bits) - 1);
-  uint32_t place = ((uint32_t)s->classes[i] * 2654435769u) >> (32 - s->bits);
-  while (s->table[place] >= 0 && s->classes[s->table[place]] != s->classes[i])
+  uint32_t place = ((uint32_t)s->at[i].class * 2654435769u) >> (32 - s->bits);
+  while (s->table[place] >= 0 && s->at[s->table[place]].class != s->at[i].class)
     place = (place + 1) & mask;
   if (s->table[place] < 0) s->table[place] = i;
   return s->table[place];
@@ -85,15 +82,15 @@ static void group_begin(Step *s) { memset(s->table, -1, sizeof(int32_t) << s->bi
 
 static void group_add(Step *s, int i) {
   int first = first_of_class(s, i);
-  s->next[i] = -1;
+  s->at[i].next = -1;
   if (first == i) {
-    s->members[i] = 1;
+    s->at[i].members = 1;
   } else {
-    s->members[i] = FOLLOWS;
-    ++s->members[first];
-    s->next[s->last[first]] = i;
+    s->at[i].members = FOLLOWS;
+    ++s->at[first].members;
+    s->at[s->at[first].last].next = i;
   }
-  s->last[first] = i;
+  s->at[first].last = i;
 }
 
 #define T float
@@ -130,12 +127,12 @@ static int read_labels(Step *s, const void *labels) {
   for (int i = 0; i < s->samples; ++i) {
     const double label = label_at(labels, s->label_type, i);
     if (ignores && label == ignore) {
-      s->classes[i] = IGNORED;
+      s->at[i].class = IGNORED;
       --s->count;
     } else {
       if (!(label >= 0 && label < p->num_class)) return 0;
-      s->classes[i] = (int32_t)label;
-      if (s->classes[i] != label) return 0;
+      s->at[i].class = (int32_t)label;
+      if (s->at[i].class != label) return 0;
     }
   }
   return 1;
@@ -198,7 +195,6 @@ __attribute__((constructor)) static void handle_forks(void) {
 /* What lately happened to some centers, for two warnings. One count for all centers would not do:
    a loss that trains well would reset it for one whose centers stand still. Another loss may get
    the memory of centers that were freed; the arguments tell most of them apart. */
-enum { WARNED = -1 }; /* a count once its warning was given */
 typedef struct {
   const void *centers;
   Arguments arguments;
@@ -224,32 +220,18 @@ static History *history_of(const Step *s) {
   return oldest;
 }
 
-typedef void (*Warn)(void);
-typedef struct {
-  _Atomic(Warn) function; /* NULL for none */
-  atomic_int limit;       /* how often in a row is too often */
-} Warning;
-static Warning on_unfollowed, on_overlapping;
+/* How many in a row are too many: as in step.py. */
+enum { MANY = 10 };
+static _Atomic(Warn) on_unfollowed, on_overlapping; /* log the warnings; NULL for none */
 
-PUBLIC void center_loss_on_unfollowed(Warn function, int limit) {
-  on_unfollowed.limit = limit;
-  on_unfollowed.function = function;
+void step_warn(Warn unfollowed, Warn overlapping) {
+  on_unfollowed = unfollowed;
+  on_overlapping = overlapping;
 }
 
-PUBLIC void center_loss_on_overlapping(Warn function, int limit) {
-  on_overlapping.limit = limit;
-  on_overlapping.function = function;
-}
-
-/* Returns what to call, without the lock; NULL for nothing. */
-static Warn count_one(Warning *warning, int *count) {
-  if (*count == WARNED || ++*count < warning->limit) return NULL;
-  *count = WARNED;
-  return warning->function;
-}
-
+/* Once there were MANY, the warning was given, and the count does not go back. */
 static void reset(int *count) {
-  if (*count != WARNED) *count = 0;
+  if (*count < MANY) *count = 0;
 }
 
 static void note_forward(Step *s, const void *centers) {
@@ -261,7 +243,7 @@ static void note_forward(Step *s, const void *centers) {
 
 static void note_unfollowed(const Step *s) {
   pthread_mutex_lock(&lock);
-  Warn warn = count_one(&on_unfollowed, &history_of(s)->unfollowed);
+  Warn warn = ++history_of(s)->unfollowed == MANY ? on_unfollowed : NULL;
   pthread_mutex_unlock(&lock);
   if (warn) warn();
 }
@@ -273,8 +255,8 @@ static Warn note_move(const Step *s) {
   History *mine = history_of(s);
   const int overtaken = mine->moved > s->began;
   reset(&mine->unfollowed);
-  if (overtaken) warn = count_one(&on_overlapping, &mine->overlapping);
-  else if (!mine->overtaken) reset(&mine->overlapping);
+  if (overtaken && ++mine->overlapping == MANY) warn = on_overlapping;
+  if (!overtaken && !mine->overtaken) reset(&mine->overlapping);
   mine->overtaken = overtaken;
   ++moves;
   for (int i = 0; i < KEPT; ++i)
@@ -283,52 +265,41 @@ static Warn note_move(const Step *s) {
   return warn;
 }
 
-/* The next part of a step's memory, on a cache line of its own; NULL without memory. */
-static void *take(char *memory, size_t *taken, size_t bytes) {
-  const size_t start = *taken;
-  *taken += ((bytes + 63) & ~(size_t)63) + GAP;
-  if (!memory) return NULL;
-  ASAN_POISON_MEMORY_REGION(memory + start + bytes, *taken - start - bytes);
-  return memory + start;
-}
-
-/* Gives all parts of a step their memory. Returns how many bytes they take, also without memory.
-   N·d is at most MAX_ELEMENTS, so no size overflows 64 bits. */
-static size_t take_all(Step *s, char *memory) {
-  const size_t samples = s->samples, features = s->features, indices = samples * sizeof(int32_t);
-  const size_t number = s->type == FLOAT32 ? sizeof(float) : sizeof(double);
-  size_t taken = 0;
-  take(memory, &taken, sizeof *s);
-  s->difference = take(memory, &taken, samples * features * number);
-  s->losses = take(memory, &taken, samples * number);
-  s->sum = take(memory, &taken, features * number);
-  s->classes = take(memory, &taken, indices);
-  s->members = take(memory, &taken, indices);
-  s->next = take(memory, &taken, indices);
-  s->last = take(memory, &taken, indices);
-  s->table = take(memory, &taken, sizeof(int32_t) << s->bits);
-  return taken;
+/* Memory that begins a cache line; NULL if it is short. */
+static void *lines(size_t count, size_t size) {
+  void *memory;
+  return posix_memalign(&memory, 64, count * size) ? NULL : memory;
 }
 
 Step *step_new(const Arguments *arguments, int samples, int features, int type, int label_type) {
+  const size_t number = type == FLOAT32 ? sizeof(float) : sizeof(double), n = samples;
   int bits = 4;
   while (((uint64_t)1 << bits) < 2 * (uint64_t)samples) ++bits;
-  if (bits > 31) return NULL;
-  Step step = {.arguments = arguments,
-               .samples = samples,
-               .features = features,
-               .type = type,
-               .label_type = label_type,
-               .bits = bits};
-  void *memory;
-  if (posix_memalign(&memory, 64, take_all(&step, NULL))) return NULL;
-  take_all(&step, memory);
-  *(Step *)memory = step;
-  return memory;
+  Step *s = bits > 31 ? NULL : malloc(sizeof *s);
+  if (!s) return NULL;
+  *s = (Step){.arguments = arguments,
+              .samples = samples,
+              .features = features,
+              .type = type,
+              .label_type = label_type,
+              .bits = bits,
+              .difference = lines(n * features, number), /* N·d is at most MAX_ELEMENTS */
+              .losses = lines(n, number),
+              .sum = lines(features, number),
+              .at = lines(n, sizeof(Sample)),
+              .table = lines((size_t)1 << bits, sizeof(int32_t))};
+  if (s->difference && s->losses && s->sum && s->at && s->table) return s;
+  step_free(s);
+  return NULL;
 }
 
 void step_free(Step *s) {
   if (s->pending) note_unfollowed(s);
+  free(s->difference);
+  free(s->losses);
+  free(s->sum);
+  free(s->at);
+  free(s->table);
   free(s);
 }
 

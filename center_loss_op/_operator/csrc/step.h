@@ -28,4 +28,9 @@ int step_backward(Step *step, int req, const void *head_gradient, void *grad, co
 /* Forgets the last forward pass: after one that failed, or that Python computed. */
 void step_forget(Step *step);
 
+/* What to call, once, after many training forward passes in a row that no backward pass followed,
+   and after many in a row that overlapped; NULL for nothing. */
+typedef void (*Warn)(void);
+void step_warn(Warn unfollowed, Warn overlapping);
+
 #endif
