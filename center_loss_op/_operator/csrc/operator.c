@@ -268,22 +268,14 @@ static Operator *operator_new(Prop *prop, int samples, int features, const int *
   return o;
 }
 
-/* Whether infer_shape() and infer_type() give these shapes and types without Python. */
-static int is_usual(const Prop *prop, const char *device, int size, unsigned **shapes,
-                    const int *dims, const int *types) {
-  return !strncmp(device, "cpu", 3) && size == 3 && dims[0] == 2 && dims[2] == 2 &&
-         shapes[0][1] > 0 && label_fits(dims[1], (int *)shapes[1], (int)shapes[0][0]) &&
-         shapes[2][0] == (unsigned)prop->arguments.num_class && shapes[2][1] == shapes[0][1] &&
-         (uint64_t)shapes[0][0] * shapes[0][1] <= MAX_ELEMENTS && is_feature_type(types[0]) &&
-         label_size(types[1]) && types[2] == types[0];
-}
-
+/* The shapes and types are those that infer_shape() and infer_type() gave, here or in Python. */
 static int create(const char *device, int size, unsigned **shapes, const int *dims,
                   const int *types, CallbackList *list, void *context) {
   static Callback callbacks[] = {(Callback)operator_delete, (Callback)forward, (Callback)backward};
   Prop *prop = context;
   Operator *o = NULL;
-  if (is_usual(prop, device, size, shapes, dims, types))
+  if (!strncmp(device, "cpu", 3) && shapes[0][1] > 0 && is_feature_type(types[0]) &&
+      label_size(types[1]))
     o = operator_new(prop, (int)shapes[0][0], (int)shapes[0][1], types);
   if (!o) {
     CallbackList *in_python = python_of(prop);
