@@ -19,4 +19,5 @@ export UBSAN_OPTIONS=print_stacktrace=1:${UBSAN_OPTIONS:-}
 [ $# -gt 0 ] || set -- tests/_operator/test_{step,labels,operator,non_finite,bad_input,native}.py \
     tests/test_update.py
 LD_PRELOAD="$("$cc" -print-file-name=libasan.so) $("$cc" -print-file-name=libubsan.so)" \
-    OMP_NUM_THREADS=1 "$python" -m pytest -s -m "not soak" -p no:cacheprovider "$@"
+    OMP_NUM_THREADS=1 "$python" -m pytest -s -m "not soak" -p no:cacheprovider \
+    -k "not [python and not [copies" "$@"   # which run no C

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from cases import batch
 from entries import array, block
-from mxnet import autograd, gluon
+from mxnet import autograd
 from numpy.testing import assert_allclose
 from oracle import center_loss
 
@@ -54,33 +54,19 @@ def test_one_warning(hybridize, log):
     assert 'mx.nd.concat' in log() and 'CenterTrainer' in log()
 
 
-@pytest.mark.usefixtures('backend')
-def test_one_context_that_is_given_twice(log):
-    loss = CenterLoss(4, 3, alpha=RANDOM.rand())
-    loss.initialize(ctx=[mx.cpu(0), mx.cpu(0)])
-    for _ in range(MANY_OVERLAPPING):
-        with autograd.record():     # the two parts of a batch
-            losses = [loss(part, label) for part, label in zip(
-                *(gluon.utils.split_and_load(values, loss.centers.list_ctx())
-                  for values in (features(), array(LABEL))))]
-        autograd.backward(losses)
-    mx.nd.waitall()
-    assert log().count(MESSAGE) == 1
-
-
 # -- none for other training
 
 
-@pytest.mark.parametrize('hybridize', [False, 'static'])
 @pytest.mark.usefixtures('backend')
-def test_no_warning_for_one_call_per_backward_pass(hybridize, log):
-    """With inference and abandoned forward passes between, and with the remedy."""
-    loss = made(hybridize)
+def test_no_warning_for_one_call_per_backward_pass(log):
+    """With inference and abandoned passes between; nor on two contexts, or for a trainer."""
+    loss, gathered, both = made(True), made(), CenterLoss(4, 3, alpha=RANDOM.rand())
+    contexts = [mx.cpu(0), mx.cpu(1)]
+    both.initialize(ctx=contexts)
+    trainer = CenterTrainer(gathered)
     for number in range(3 * MANY_OVERLAPPING):
         with autograd.record():
-            x = features()
-            views, labels = (mx.nd.concat(*[values] * 3, dim=0) for values in (x, array(LABEL)))
-            value = loss(views, labels)
+            value = loss(features(), array(LABEL))
         loss(array(DATA), array(LABEL)).wait_to_read()
         with autograd.predict_mode():
             loss(array(DATA), array(LABEL))
@@ -89,26 +75,15 @@ def test_no_warning_for_one_call_per_backward_pass(hybridize, log):
             with autograd.record():
                 loss(features(), array(LABEL))
         loss.update(array(DATA), array(LABEL))
-    mx.nd.waitall()
-    assert MESSAGE not in log()
 
-
-@pytest.mark.usefixtures('backend')
-def test_no_warning_for_several_contexts_or_a_trainer(log):
-    loss = CenterLoss(4, 3, alpha=RANDOM.rand())
-    contexts = [mx.cpu(0), mx.cpu(1)]
-    loss.initialize(ctx=contexts)
-    for _ in range(2 * MANY_OVERLAPPING):
         xs = [features().as_in_context(context) for context in contexts]
         for x in xs:
             x.attach_grad()
         with autograd.record():
-            losses = [loss(x, array(LABEL).as_in_context(x.context)) for x in xs]
+            losses = [both(x, array(LABEL).as_in_context(x.context)) for x in xs]
         autograd.backward(losses)
-    loss = made()
-    trainer = CenterTrainer(loss)
-    for _ in range(2 * MANY_OVERLAPPING):
-        step(loss, 4)
+
+        step(gathered, 4)
         trainer.step()
     mx.nd.waitall()
     assert MESSAGE not in log()
@@ -117,15 +92,14 @@ def test_no_warning_for_several_contexts_or_a_trainer(log):
 # -- what the centers are then
 
 
-@pytest.mark.parametrize('hybridize', [False, 'static'])
 @pytest.mark.usefixtures('backend')
-def test_each_call_moves_the_centers_by_a_step(hybridize):
+def test_each_call_moves_the_centers_by_a_step():
     """All steps start from the same centers. Their order, and so the rounding, is open."""
     other = batch(8, 3, 4, seed=5)[:2]
     want = (center_loss(DATA, LABEL, CENTERS).centers + center_loss(*other, CENTERS).centers
             - CENTERS)
-    for _ in range(20):
-        loss = block(CENTERS, hybridize)
+    for number in range(20):
+        loss = block(CENTERS, number % 2 and 'static')
         xs = [array(DATA), array(other[0])]
         for x in xs:
             x.attach_grad()

@@ -1,7 +1,7 @@
 """Centers of features that no gradient flows to: CenterLoss.update, and what is said without it."""
 import gc
 
-from center_loss_op._operator import step
+from center_loss_op._operator.step import MANY_WITHOUT_BACKWARD
 from center_loss_op.gluon import CenterLoss, CenterTrainer
 from center_loss_op.symbol import center_loss
 
@@ -16,14 +16,11 @@ from numpy.testing import assert_allclose
 RANDOM = np.random.RandomState(7)
 DATA = RANDOM.randn(6, 3).astype('float32')
 LABEL = np.array([0, 1, 1, 2, 0, 0], 'float32')
-STATIC = dict(static_alloc=True, static_shape=True)
 
 
-def made(hybridize=None, **arguments):
-    loss = CenterLoss(4, **arguments)
+def made(**arguments):
+    loss = CenterLoss(4, 3, **arguments)
     loss.initialize()
-    if hybridize:
-        loss.hybridize(**hybridize)
     return loss
 
 
@@ -32,7 +29,7 @@ def made(hybridize=None, **arguments):
 
 def test_numpy_arrays():
     with mx.util.np_shape(True), mx.util.np_array(True):
-        loss = made(in_units=3)
+        loss = made()
         loss.update(mx.np.array(DATA), mx.np.array(LABEL))
         want = oracle.center_loss(DATA, LABEL, np.zeros((4, 3))).centers
         assert_allclose(loss.centers.data().asnumpy(), want, rtol=1e-5)
@@ -50,7 +47,7 @@ def test_each_context_moves_its_own():
 
 def test_while_recording():
     """Nothing of it enters the loss that is being recorded."""
-    loss, x = made(in_units=3), array(DATA)
+    loss, x = made(), array(DATA)
     x.attach_grad()
     with autograd.record():
         value = (x * x).sum()
@@ -60,24 +57,7 @@ def test_while_recording():
     assert loss.centers.data().asnumpy().any()
 
 
-@pytest.mark.parametrize('samples', [1, 20])
-def test_start_and_limit_of_convergence(samples):
-    """With α = 1 a center at 0 becomes n / (1 + n) of the mean. A center is multiplied by
-    1 − α n / (1 + n) with each step to 0: above 2 (1 + n) / n it grows without end."""
-    loss = CenterLoss(1, 1, alpha=1)
-    loss.initialize()
-    loss.update(mx.nd.ones((samples, 1)), mx.nd.zeros(samples))
-    assert_allclose(loss.centers.data().asscalar(), samples / (1 + samples), rtol=1e-6)
-    limit = 2 * (1 + samples) / samples
-    for alpha, (low, high) in (limit * 0.95, (0, 0.1)), (limit * 1.05, (100, np.inf)):
-        loss.alpha = alpha
-        loss.centers.set_data(mx.nd.ones((1, 1)))
-        for _ in range(100):
-            loss.update(mx.nd.zeros((samples, 1)), mx.nd.zeros(samples))
-        assert low < abs(loss.centers.data().asscalar()) < high
-
-
-# -- what is said where nothing moves
+# -- what is said if nothing moves
 
 
 def frozen(loss, x, label):
@@ -89,86 +69,74 @@ def detached(loss, x, label):
     return loss((2 * x).detach(), label) + x.sum()
 
 
-def blocked(loss, x, label):
-    x.attach_grad()
-    return loss(mx.nd.BlockGrad(2 * x), label) + x.sum()
-
-
 def not_added(loss, x, label):
     x.attach_grad()
     loss(x, label)
     return x.sum()
 
 
-def train(loss, forward, steps):
+def trained(loss, x, label):
+    x.attach_grad()
+    return loss(x, label)
+
+
+def train(steps, *pairs):
+    """Steps of some (forward, loss) in turns."""
     for _ in range(steps):
-        x = array(DATA)
-        with autograd.record():
-            value = forward(loss, x, array(LABEL))
-        if forward is not frozen:
-            value.backward()
-    del value
+        for forward, loss in pairs:
+            x = array(DATA)
+            with autograd.record():
+                value = forward(loss, x, array(LABEL))
+            if forward is not frozen:
+                value.backward()
+            del value
     mx.nd.waitall()
     gc.collect()  # an operator is freed with the cycle that MXNet ties it into
 
 
 @pytest.mark.parametrize('forward, hybridize', [
-    (frozen, None), (frozen, STATIC), (detached, None), (blocked, STATIC), (not_added, None)])
-def test_one_warning_where_no_backward_pass_comes_by(forward, hybridize, log):
-    loss = made(hybridize, in_units=3, alpha=RANDOM.rand())  # arguments that no other test has
+    (frozen, False), (frozen, True), (detached, True), (not_added, False)])
+@pytest.mark.usefixtures('backend')
+def test_one_warning_if_no_backward_pass_comes(forward, hybridize, log):
+    loss = made(alpha=RANDOM.rand())  # arguments that no other test has
+    loss.hybridize(hybridize, static_alloc=True, static_shape=True)
     for _ in range(3):      # none for a few with backward passes between
-        train(loss, not_added, step.MANY_WITHOUT_BACKWARD // 2)
-        train(loss, lambda *args: (args[1].attach_grad(), loss(*args[1:]))[1], 1)
+        train(MANY_WITHOUT_BACKWARD // 2, (not_added, loss))
+        train(1, (trained, loss))
     assert not log()
     loss.centers.set_data(mx.nd.zeros((4, 3)))
-    train(loss, forward, 3 * step.MANY_WITHOUT_BACKWARD)
+    # Backward passes of another loss do not hide it, whatever its arguments.
+    train(3 * MANY_WITHOUT_BACKWARD, (forward, loss), (trained, made(alpha=loss.alpha)))
     assert not loss.centers.data().asnumpy().any()
     assert log().count('had no backward pass') == 1
     assert 'CenterLoss.update(embedding, label)' in log() and 'attach_grad' in log()
 
 
+@pytest.mark.usefixtures('backend')
 def test_no_warning_for_inference_or_frozen_centers(log):
-    loss = made(in_units=3, alpha=RANDOM.rand())
-    for _ in range(3 * step.MANY_WITHOUT_BACKWARD):
+    loss = made(alpha=RANDOM.rand())
+    for _ in range(3 * MANY_WITHOUT_BACKWARD):
         loss(array(DATA), array(LABEL)).wait_to_read()
-    train(made(in_units=3, alpha=0), frozen, 3 * step.MANY_WITHOUT_BACKWARD)
+    train(3 * MANY_WITHOUT_BACKWARD, (frozen, made(alpha=0)))
     assert not log()
 
 
-def fitted(log, embedding, **arguments):
+@pytest.mark.parametrize('way_out', [False, True])
+def test_fixed_parameters_of_a_module(way_out, log):
+    """The warning, and what it advises for a Module."""
     label = mx.sym.var('softmax_label')
-    scores = mx.sym.FullyConnected(embedding, num_hidden=4, name='scores')
-    net = mx.mod.Module(mx.sym.Group([
-        mx.sym.SoftmaxOutput(scores, label, name='softmax'),
-        center_loss(embedding, label, 4, alpha=RANDOM.rand(), name='c')]), **arguments)
-    net.fit(mx.io.NDArrayIter(DATA, LABEL), num_epoch=2 * step.MANY_WITHOUT_BACKWARD,
-            eval_metric=mx.metric.Accuracy(output_names=['softmax_output']))
-    return log()
-
-
-def embedding(**arguments):
-    return mx.sym.FullyConnected(mx.sym.var('data'), num_hidden=3, name='embedding', **arguments)
-
-
-def test_fixed_parameters_of_a_module(log):
-    text = fitted(log, embedding(), fixed_param_names=['embedding_weight', 'embedding_bias'])
-    assert text.count('had no backward pass') == 1 and 'fixed_param_names' in text
-
-
-def test_the_way_out_of_fixed_parameters(log):
-    """What the warning advises for a Module."""
-    label, features = mx.sym.var('softmax_label'), embedding()
-    net = mx.mod.Module(center_loss(features, label, 4, name='c'),
+    features = mx.sym.FullyConnected(mx.sym.var('data'), num_hidden=3, name='embedding')
+    net = mx.mod.Module(center_loss(features, label, 4, alpha=RANDOM.rand(), name='c'),
                         fixed_param_names=['embedding_weight', 'embedding_bias'])
     batches = mx.io.NDArrayIter(DATA, LABEL)
-    net.bind(batches.provide_data, batches.provide_label, inputs_need_grad=True)
-    net.fit(batches, num_epoch=2 * step.MANY_WITHOUT_BACKWARD, eval_metric=mx.metric.Loss())
-    assert net.get_params()[1]['c_center_bias'].asnumpy().any()
-    assert not log()
+    net.bind(batches.provide_data, batches.provide_label, inputs_need_grad=way_out)
+    net.fit(batches, num_epoch=2 * MANY_WITHOUT_BACKWARD, eval_metric=mx.metric.Loss())
+    assert net.get_params()[1]['c_center_bias'].asnumpy().any() == way_out
+    assert log().count('had no backward pass') == log().count('inputs_need_grad') == (not way_out)
 
 
 def test_a_trainer_whose_step_is_never_called(log):
-    loss = made(in_units=3)
+    loss = made()
     _trainer = CenterTrainer(loss)
     for _ in range(100):
         loss.update(array(DATA), array(LABEL))

@@ -16,15 +16,13 @@ def passed(copies, monkeypatch):
     """How many numbers have passed, by the function that passes them."""
     counts = {'asnumpy': 0, '_sync_copyfrom': 0}
 
-    def counted(name):
-        function = getattr(mx.nd.NDArray, name)
-
+    def counted(name, function):
         def count(self, *args):
             counts[name] += self.size
             return function(self, *args)
-        monkeypatch.setattr(mx.nd.NDArray, name, count)
+        return count
     for name in counts:
-        counted(name)
+        monkeypatch.setattr(mx.nd.NDArray, name, counted(name, getattr(mx.nd.NDArray, name)))
     return counts
 
 

@@ -1,4 +1,5 @@
 """What tests of the operator share: its arguments, one entry each, and random batches."""
+from fractions import Fraction
 from typing import Any, NamedTuple, Sequence, Tuple, Type
 
 import numpy as np
@@ -6,20 +7,10 @@ from hypothesis import strategies as st
 
 
 class Case(NamedTuple):
-    """What tests know of one argument.
-
-    Attributes
-    ----------
-    plain : object
-        A usual value that is not the default.
-    good : sequence of (given, parsed)
-        Numbers and texts, and the values that they stand for.
-    wanted : str
-        What an error says the argument must be.
-    bad : sequence of (given, exception)
-    usual, extreme : strategy or None
-        Values for random steps: those for which the oracle is right within the tolerance, and
-        those for which all arithmetics agree. None: the step does not depend on it.
+    """What tests know of one argument: a usual value that is not the default; numbers and texts,
+    and the values that they stand for; what an error says that it must be; bad values, and their
+    exceptions; and strategies for random steps: values for which the oracle is right within the
+    tolerance, and those for which all arithmetics agree (None if the step does not depend on it).
     """
     plain: Any
     good: Sequence[Tuple[Any, Any]]
@@ -44,11 +35,12 @@ ARGUMENTS = {
         .25, [(0, 0.0), ('0.5', 0.5), (1e30, 1e30), (np.float32(.5), .5)], _NUMBER,
         [(-0.1, ValueError), (float('nan'), ValueError), (float('inf'), ValueError),
          ('nan', ValueError), ('1e999', ValueError), ('fast', ValueError), (True, TypeError),
-         (None, TypeError), (1j, TypeError)],
+         (None, TypeError), (1j, TypeError), (10 ** 400, ValueError)],
         usual=_USUAL_NUMBERS, extreme=st.sampled_from([0, .5, 1e-3, 1.9, 1e13, 1e300])),
     'scale': Case(
         .25, [('0', 0.0), (3, 3.0), ('1e-3', 1e-3)], _NUMBER,
-        [(-1, ValueError), ('-1', ValueError), ('inf', ValueError), ((1,), TypeError)],
+        [(-1, ValueError), ('-1', ValueError), ('inf', ValueError), ((1,), TypeError),
+         (Fraction(10 ** 400), ValueError)],
         usual=_USUAL_NUMBERS, extreme=st.sampled_from([0, 1, .1, 1e-320])),
     'reduction': Case(
         'sum', [('sum', 'sum'), ('none', 'none'), ('mean', 'mean')], 'one of mean, sum, none',
@@ -63,7 +55,8 @@ ARGUMENTS = {
         usual=st.booleans(), extreme=st.booleans()),
     'ignore_label': Case(
         255, [(-1, -1.0), ('255', 255.0), (0.5, 0.5)], 'a finite number',
-        [('nan', ValueError), ('inf', ValueError), ('none', ValueError), (None, TypeError)],
+        [('nan', ValueError), ('inf', ValueError), ('none', ValueError), (None, TypeError),
+         (-10 ** 400, ValueError)],
         usual=st.sampled_from([-1, 0, 255, .5]),
         extreme=st.sampled_from([-1, 0, .5, 255, 1e300, 0.1])),
     'need_top_grad': Case(
@@ -104,23 +97,24 @@ def batch(samples, size, classes, dtype='float32', seed=0, used=None):
 
 # -- random steps
 
-_LABEL_TYPES = ['float32', 'float64', 'int32', 'int64', 'float16', 'uint8', 'int8']
-_SPOILED = [np.nan, np.inf, -np.inf, 1e30, 0]
+_BAD_LABELS = [-1, .5, np.nan, np.inf, -np.inf, -2. ** 31, 2. ** 31 - 1, 2. ** 62, 2. ** 63, 1e30]
 
 
 @st.composite
-def random_steps(draw):
+def random_steps(draw, kind='usual', dtypes=('float16', 'float32', 'float64'), label_types=(
+        'float32', 'float64', 'int32', 'int64', 'float16', 'uint8', 'int8')):
     """Features, labels, centers and arguments: most labels and numbers are good."""
-    arguments = draw(random_arguments('usual'))
+    arguments = draw(random_arguments(kind))
     classes = arguments['num_class']
-    samples, size = draw(st.integers(1, 12)), draw(st.sampled_from([1, 2, 3, 5, 31, 32, 33, 70]))
+    samples, size = draw(st.integers(1, 30)), draw(st.sampled_from([1, 2, 3, 5, 31, 32, 33, 70]))
     if draw(st.sampled_from([False] * 9 + [True])):
         samples, size = 300, 70
-    dtype = draw(st.sampled_from(['float16', 'float32', 'float64']))
+    dtype, label_type = draw(st.sampled_from(dtypes)), draw(st.sampled_from(label_types))
     random = np.random.RandomState(draw(st.integers(0, 999)))
     data, centers = random.randn(samples, size), random.randn(classes, size)
     for _ in range(draw(st.sampled_from([0, 0, 1, 3]))):
-        data[random.randint(samples), random.randint(size)] = draw(st.sampled_from(_SPOILED))
+        data[random.randint(samples), random.randint(size)] = draw(st.sampled_from(
+            [np.nan, np.inf, -np.inf, 1e30, 0] + [3e38] * (kind == 'extreme')))
     if draw(st.sampled_from([False] * 9 + [True])):
         centers[random.randint(classes)] = np.nan
     label = random.randint(0, classes, samples).astype(float)
@@ -128,15 +122,27 @@ def random_steps(draw):
         label[random.rand(samples) < .3] = arguments['ignore_label']
     if draw(st.sampled_from([False] * 3 + [True])):
         label[random.randint(samples)] = draw(st.sampled_from(
-            [-1, classes, classes + 200, .5, np.nan, np.inf, -2. ** 31, 1e30]))
-    label_type = draw(st.sampled_from(_LABEL_TYPES))
+            [classes, classes + 200, *_BAD_LABELS]))
     with np.errstate(over='ignore', invalid='ignore'):
-        if label_type[0] not in 'f':
-            label[~(np.abs(label) < 2 ** 15)] = -1
+        if label_type[0] != 'f':
+            largest = np.iinfo(label_type).max
+            label[~(np.abs(label) < largest)] = min(largest, 2 ** 62)
             label = label.astype('int64')
         label, data = label.astype(label_type), data.astype(dtype)
     shape = (samples, 1) if draw(st.booleans()) else (samples,)
     return data, label.reshape(shape), centers.astype(centers_dtype(dtype)), arguments
+
+
+def passes(seed):
+    """Passes in any order, with requests, the last one a backward pass.
+
+    (kind, request for the loss or the gradient, request for the gradient of the labels, whether the
+    gradient takes the memory of the features, a number to make the head gradient of)
+    """
+    random = np.random.RandomState(seed)
+    kinds = ['train', *random.choice(['train', 'infer', 'back', 'back'], random.randint(6)), 'back']
+    return [(kind, *random.choice(['write', 'inplace', 'add', 'null'], 2), random.rand() < .3,
+             random.randint(99)) for kind in kinds]
 
 
 def are_good(label, num_class, use_ignore=False, ignore_label=-1, **_):

@@ -100,7 +100,7 @@ static void NAME(store_loss)(const Step *s, int req, T *out) {
 static void NAME(group)(Step *s, const T *data) {
   const size_t features = s->features;
   const int all_finite = all_are_finite(s);
-  group_begin(s);
+  memset(s->table, -1, sizeof(int32_t) << s->bits);
   for (int i = 0; i < s->samples; ++i)
     if (s->at[i].class != IGNORED &&
         (all_finite || NAME(is_finite)(data + i * features, features))) {
@@ -112,9 +112,9 @@ static void NAME(group)(Step *s, const T *data) {
 
 /* The gradient of sample i, as a multiple of its difference: λ · r, times the head gradient. */
 static T NAME(gradient_weight)(const Step *s, const T *head_gradient, int i) {
-  T scale = (T)gradient_scale(s);
-  if (!head_gradient) return scale;
-  return head_gradient[s->arguments->reduction == NONE ? i : 0] * scale;
+  const Arguments *p = s->arguments;
+  const T scale = (T)(p->reduction == MEAN && s->count > 1 ? p->scale / s->count : p->scale);
+  return head_gradient ? head_gradient[p->reduction == NONE ? i : 0] * scale : scale;
 }
 
 static void NAME(store_gradient)(const Step *s, int req, const T *head_gradient, int i, T *grad) {

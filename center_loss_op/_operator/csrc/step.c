@@ -72,14 +72,6 @@ static int first_of_class(Step *s, int i) {
    fails if a square overflows, or if a center is not finite; then the features are looked at. */
 static int all_are_finite(const Step *s) { return isfinite(s->total); }
 
-/* λ · r: the gradient as a multiple of the difference, without the head gradient. */
-static double gradient_scale(const Step *s) {
-  const int mean = s->arguments->reduction == MEAN && s->count > 1;
-  return mean ? s->arguments->scale / s->count : s->arguments->scale;
-}
-
-static void group_begin(Step *s) { memset(s->table, -1, sizeof(int32_t) << s->bits); }
-
 static void group_add(Step *s, int i) {
   int first = first_of_class(s, i);
   s->at[i].next = -1;
