@@ -14,7 +14,7 @@ CENTERS = np.array([[0, 0], [1, 0], [2, 1]], 'float32')
 pytestmark = pytest.mark.usefixtures('backend')
 
 
-@pytest.mark.parametrize('dtype', ['bool', 'uint8', 'int8', 'int32', 'int64', 'float16', 'float64'])
+@pytest.mark.parametrize('dtype', ['bool', 'int32', 'float64'])
 def test_types(dtype):
     label = np.array([-0.0, 1, 1]).astype(dtype)
     got = imperative(DATA, label, CENTERS, num_class=3)
