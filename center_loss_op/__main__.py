@@ -56,3 +56,7 @@ def trained_step():
     if (value, gradient, centers) == ([10, 40], [[2, 4], [4, 8]], [[0, 0], [1, 2]]):
         return 'right'
     return f'WRONG: loss {value}, gradient {gradient}, centers {centers}'
+
+
+if __name__ == '__main__':
+    print('\n'.join(report()))
