@@ -8,7 +8,7 @@ import numpy as np
 
 from . import __version__
 from ._mxnet import CHANGES, done
-from ._mxnet.compat import MXNET as TESTED_MXNET
+from ._mxnet.compat import MXNET
 from ._operator import native
 from .gluon import CenterLoss
 
@@ -18,44 +18,27 @@ def report():
     features = [feature.name for feature in mx.runtime.feature_list() if feature.enabled]
     variables = ['%s=%s' % item for item in sorted(os.environ.items())
                  if item[0].startswith(('MXNET_', 'DMLC_', 'OMP_', 'KMP_'))]
-    yield 'center_loss_op  %s in %s' % (__version__, os.path.dirname(__file__))
-    yield 'Python          %s in %s' % (platform.python_version(), sys.executable)
-    yield 'NumPy           %s in %s' % (np.__version__, os.path.dirname(np.__file__))
-    yield 'MXNet           %s in %s' % (mx.__version__, os.path.dirname(mx.__file__))
-    yield 'MXNet has       %s' % ', '.join(features)
-    yield 'GPUs            %d' % mx.context.num_gpus()
-    yield 'platform        %s, %d processors' % (platform.platform(), os.cpu_count())
-    yield 'environment     %s' % (' '.join(variables) or 'no variable set')
-    yield 'a step is       %s' % trained_step()
-    yield 'a step runs in  %s' % native.which()
-    yield 'to change       %s' % (
-        'nothing' if mx.__version__ == TESTED_MXNET else
-        'MXNet %s is not the tested release: pip install mxnet==%s' % (mx.__version__,
-                                                                      TESTED_MXNET))
-    yield from changes()
-
-
-def changes():
-    """What the package changes in MXNet, Python, NumPy or the process, and why: lines."""
+    to_change = 'nothing'
+    if mx.__version__ != MXNET:
+        to_change = f'MXNet {mx.__version__} is not the tested release: pip install mxnet=={MXNET}'
+    yield f'center_loss_op  {__version__} in {os.path.dirname(__file__)}'
+    yield f'Python          {platform.python_version()} in {sys.executable}'
+    yield f'NumPy           {np.__version__} in {os.path.dirname(np.__file__)}'
+    yield f'MXNet           {mx.__version__} in {os.path.dirname(mx.__file__)}'
+    yield f'MXNet has       {", ".join(features)}'
+    yield f'GPUs            {mx.context.num_gpus()}'
+    yield f'platform        {platform.platform()}, {os.cpu_count()} processors'
+    yield f'environment     {" ".join(variables) or "no variable set"}'
+    yield f'a step is       {trained_step()}'
+    yield f'a step runs in  {native.which()}'
+    yield f'to change       {to_change}'
     yield ''
-    yield 'Changed by the import:'
+    yield 'The package changes:'
     for change in CHANGES:
-        if change.function and done(change) is not None:
-            yield f'- {change.what} ({done(change)})'
-            yield from _reason(change)
-    yield 'Not needed here:'
-    yield from (f'- {change.what}' for change in CHANGES
-                if change.function and done(change) is None)
-    yield 'Changed when the program uses them:'
-    for change in CHANGES:
-        if not change.function:
-            yield f'- {change.when}: {change.what}'
-            yield from _reason(change)
-
-
-def _reason(change):
-    yield f'    prevents: {change.prevents}'
-    yield f'    test:     {change.test}'
+        when = f'import: {done(change) or "not needed here"}' if change.function else change.when
+        yield f'- {change.what} ({when})'
+        yield f'    prevents: {change.prevents}'
+        yield f'    test:     {change.test}'
 
 
 def trained_step():
@@ -67,16 +50,12 @@ def trained_step():
     with mx.autograd.record():
         value = loss(embedding, label)
     value.backward()
-    centers = loss.centers.data().asnumpy()
+    value, gradient, centers = (array.asnumpy().round(5).tolist()
+                                for array in (value, embedding.grad, loss.centers.data()))
     # ½ ‖x‖²; x; and half the sum of both over 1 + 2.
-    right = (value.asnumpy().tolist() == [10, 40]
-             and embedding.grad.asnumpy().tolist() == [[2, 4], [4, 8]]
-             and np.allclose(centers, [[0, 0], [1, 2]]))
-    if right:
+    if (value, gradient, centers) == ([10, 40], [[2, 4], [4, 8]], [[0, 0], [1, 2]]):
         return 'right'
-    value, gradient = value.asnumpy(), embedding.grad.asnumpy()
-    return (f'WRONG: loss {value.tolist()}, gradient {gradient.tolist()}, '
-            f'centers {centers.tolist()}')
+    return f'WRONG: loss {value}, gradient {gradient}, centers {centers}'
 
 
 if __name__ == '__main__':

@@ -23,7 +23,7 @@ from ._operator.arguments import (
     non_negative_number,
 )
 from ._operator.decorrelation import decorrelation
-from ._operator.gather import Gatherer, open_store
+from ._operator.gathered import Gatherer
 from ._operator.labels import BFLOAT16
 
 __all__ = ['CenterLoss', 'CenterTrainer', 'DecorrelationLoss']
@@ -427,7 +427,7 @@ class CenterTrainer:
         self._loss = center_loss
         # Names alone may be equal. A loss keeps its key, which may be in the graph of a net.
         key = center_loss.key or '%s/%d' % (center_loss.centers.name, next(_numbers))
-        self._gatherer = Gatherer(key, open_store(kvstore), int_keys=True)
+        self._gatherer = Gatherer(key, kvstore, int_keys=True)
         center_loss.key = key
 
     def step(self) -> None:

@@ -1,9 +1,8 @@
 """A key-value store over Horovod, for several workers without servers.
 
-The store works like MXNet's 'dist_sync': both `CenterTrainer`s take it, and so do `gluon.Trainer`
-and Module, on any number of contexts per worker. It needs Horovod, built for MXNet. Importing this
+It needs Horovod, built for MXNet: docs/scaling.md has the commands, and a training. Importing this
 module also makes `mx.kv.create('horovod')` create this store; otherwise, MXNet 1.9.1 creates a
-store of a single worker. The import works without Horovod; creating a store then raises.
+store of a single worker.
 """
 import itertools
 
@@ -24,32 +23,19 @@ _numbers = itertools.count()
 class Horovod(mx.kvstore.KVStoreBase):
     """Sums over the workers that `horovodrun` (or `mpirun`) started.
 
-    Create it on every worker, in the same order relative to other stores. It calls `hvd.init()`
-    if the program did not. The optimizer runs in the workers. As with 'dist_sync', the results are
-    sums, not means: pass the global batch size to `step` of a `gluon.Trainer` with this store.
+    It works like MXNet's 'dist_sync': both `CenterTrainer`s take it, and so do `gluon.Trainer` and
+    Module, on any number of contexts per worker. The results are sums, not means: pass the global
+    batch size to `step` of a `gluon.Trainer`. The optimizer runs in the workers. Create the store
+    on every worker, in the same order relative to other stores. It calls `hvd.init()` if the
+    program did not.
 
     Raises
     ------
     ImportError
         Horovod is missing, or was built without MXNet.
-
-    Examples
-    --------
-    >>> from center_loss_op.gluon import CenterTrainer
-    >>> kv = Horovod()
-    >>> trainer = gluon.Trainer(net.collect_params(), 'sgd', kvstore=kv)
-    >>> center_trainer = CenterTrainer(center_loss, kv)
-    >>> for x, y in train_loader:
-    ...     with autograd.record():
-    ...         embedding, scores = net(x)
-    ...         loss = softmax_loss(scores, y) + center_loss(embedding, y)
-    ...     loss.backward()
-    ...     trainer.step(len(y) * kv.num_workers)
-    ...     center_trainer.step()
-
-    Horovod's own trainer, `hvd.DistributedTrainer(net.collect_params(), 'sgd')`, averages over the
-    workers: call `trainer.step(len(y))` then.
     """
+    # 'dist_sync' tells MXNet that the workers step together.
+    type = 'dist_sync_horovod'
 
     def __init__(self):
         if hvd is None:
@@ -60,21 +46,14 @@ class Horovod(mx.kvstore.KVStoreBase):
         if not hvd.is_initialized():
             hvd.init()
         # Horovod refuses two sums with one name at a time, so each store has its own names.
-        self._prefix = 'center_loss_op/%d/' % next(_numbers)
-
-    @property
-    def type(self):
-        """'dist_sync_horovod': 'dist_sync' tells MXNet that the workers step together."""
-        return 'dist_sync_horovod'
+        self._prefix = f'center_loss_op/{next(_numbers)}/'
 
     @property
     def rank(self):
-        """The number of this worker, from 0."""
         return hvd.rank()
 
     @property
     def num_workers(self):
-        """The number of workers."""
         return hvd.size()
 
     @staticmethod
@@ -83,14 +62,14 @@ class Horovod(mx.kvstore.KVStoreBase):
         return False
 
     def init(self, key, value):
-        """Do nothing; Module calls it with its initial values. Seed all workers alike."""
+        """Do nothing: Module calls it with its initial values."""
 
     def broadcast(self, key, value, out, priority=0):
         """Copy rank 0's `value` to `out` on all workers."""
         first, *others = _list(out)
         if self.rank == 0:
             first[:] = value
-        hvd.broadcast_(first, root_rank=0, name=self._prefix + str(key), priority=priority)
+        hvd.broadcast_(first, root_rank=0, name=f'{self._prefix}{key}', priority=priority)
         for other in others:
             other[:] = first
 
@@ -102,7 +81,7 @@ class Horovod(mx.kvstore.KVStoreBase):
             first[:] = mx.nd.add_n(*(one.as_in_context(first.context) for one in values))
         elif first is not values[0]:
             first[:] = values[0]
-        hvd.allreduce_(first, op=hvd.Sum, name=self._prefix + str(key), priority=priority)
+        hvd.allreduce_(first, op=hvd.Sum, name=f'{self._prefix}{key}', priority=priority)
         for other in others:
             other[:] = first
 

@@ -7,7 +7,7 @@ import mxnet as mx
 
 from ._mxnet.graph import center_losses
 from ._operator.arguments import Arguments, non_negative_number
-from ._operator.gather import Gatherer, check_name, open_store
+from ._operator.gathered import Gatherer, check_name
 
 __all__ = ['CenterTrainer']
 
@@ -15,10 +15,8 @@ __all__ = ['CenterTrainer']
 class CenterTrainer:
     """Keeps one set of centers for a Module on several devices or workers.
 
-    Without it, each context and each worker moves its own copy by its own samples. MXNet averages
-    the copies of the contexts when parameters are read, and never those of the workers. With it,
-    all copies move by equation 4 over the union of the samples of a step, and stay equal bit for
-    bit.
+    As :class:`center_loss_op.gluon.CenterTrainer` does for Gluon. Without it, MXNet averages the
+    copies of the contexts when parameters are read, and never those of the workers.
 
     Parameters
     ----------
@@ -30,28 +28,19 @@ class CenterTrainer:
         Key-value store for the contexts of one worker. If the Module has a distributed store (or
         Horovod's), the trainer uses that one.
     alpha : float or None, default None
-        α, the rate at which the centers move; None: that of the node.
-
-    Attributes
-    ----------
-    alpha : float or None
-        You can set it at any time. On one context, a schedule of α is the reason to use a
-        `CenterTrainer`.
+        α, the rate at which the centers move; None: that of the node. You can set the attribute
+        `alpha` at any time. On one context, a schedule of α is the reason to use a `CenterTrainer`.
 
     Raises
     ------
-    TypeError
-        `kvstore` is neither a name nor a store, or `alpha` is not a number.
-    ValueError
-        The store is asynchronous, the name is that of a distributed store or unknown to MXNet, or
-        `alpha` is impossible.
+    TypeError, ValueError
+        `kvstore` cannot gather, as in Gluon, or `alpha` is not a finite number >= 0.
 
     Notes
     -----
     Servers that run the optimizer cannot sum. So this sets ``MXNET_UPDATE_ON_KVSTORE=0`` in the
-    environment unless it is set already, because Module has no parameter for it: Module then runs
-    the optimizer in the workers. It also no longer sends rank 0's parameters to the other workers:
-    seed all of them alike.
+    environment unless it is set already. Module then runs the optimizer in the workers, and no
+    longer sends rank 0's parameters to the others: seed all of them alike.
 
     Examples
     --------
@@ -65,9 +54,9 @@ class CenterTrainer:
     def __init__(self, key: str, kvstore: Union[str, mx.kvstore.KVStoreBase] = 'device',
                  alpha: Optional[float] = None) -> None:
         self.alpha = alpha
-        self._gatherer = Gatherer(key, open_store(kvstore))
+        self._gatherer = Gatherer(key, kvstore)
         os.environ.setdefault('MXNET_UPDATE_ON_KVSTORE', '0')
-        # By Module, or by what FeedForward has instead: what `_attach` returns.
+        # The node with the key: by Module, or by what FeedForward has instead.
         self._nodes: MutableMapping[Any, Any] = weakref.WeakKeyDictionary()
 
     @property
@@ -80,13 +69,7 @@ class CenterTrainer:
         self._alpha = None if value is None else non_negative_number('alpha', value)
 
     def __call__(self, param: mx.model.BatchEndParam) -> None:
-        """As a `batch_end_callback` of `Module.fit` or `FeedForward.fit`.
-
-        Raises
-        ------
-        TypeError
-            Another function called it.
-        """
+        """As a `batch_end_callback` of `Module.fit` or `FeedForward.fit`; else TypeError."""
         variables = param.locals or {}
         # For a name that it does not know, MXNet makes a store of one worker, or none at all.
         kvstore = variables.get('kvstore')
@@ -105,61 +88,42 @@ class CenterTrainer:
     def step(self, module: Union[mx.mod.Module, mx.mod.BucketingModule]) -> None:
         """Move the centers by the samples of all backward passes since the last step.
 
-        Parameters
-        ----------
-        module : mxnet.module.Module or mxnet.module.BucketingModule
-            With parameters and optimizer.
-
-        Raises
-        ------
-        TypeError
-            `module` is of another class.
-        ValueError
-            The module has no center loss with this key, or several.
-        RuntimeError
-            There is a newer trainer with this key, or the store did not sum: see
-            :class:`center_loss_op._operator.gather.Gatherer`.
+        `module` has parameters and an optimizer, and one center loss with this key; else TypeError
+        or ValueError. RuntimeError as by :meth:`center_loss_op.gluon.CenterTrainer.step`.
         """
         # The buckets share their centers.
         current = module._curr_module if isinstance(module, mx.mod.BucketingModule) else module
         if not isinstance(current, mx.mod.Module):
             raise TypeError('module must be a mx.mod.Module or a bound mx.mod.BucketingModule, '
-                            'got %r' % (module,))
+                            f'got {module!r}')
         # Only the executors of a Module know its copies, and a new batch size replaces them.
         group = current._exec_group
         self._step(current, group.execs if group else [], current._kvstore)
         # If parameters were read since the last update, Module takes what it read for the newest.
         current._params_dirty = module._params_dirty = True
 
-    def _step(self, holder, executors, store):
-        """A step for `holder`, which has a symbol: a Module, or what FeedForward has."""
-        if holder not in self._nodes:
-            self._nodes[holder] = self._attach(holder.symbol, store)
-        if not executors:
-            raise ValueError('the module is not bound: call module.bind, or fit, before')
-        centers, alpha = self._nodes[holder]
-        copies = [executor.aux_dict[centers] for executor in executors]
-        self._gatherer.step(copies, alpha if self.alpha is None else self.alpha)
-
     def drop(self) -> None:
         """Forget the samples since the last step: those of a step that an exception has ended.
 
-        After a bad label it is not needed. After another exception between `backward()` and
-        :meth:`step`, call it where you catch the exception, only on the worker that has failed.
+        Call it where you catch the exception, only on the worker that failed; not for a bad label.
         """
         self._gatherer.drop()
 
-    def _attach(self, symbol, store):
-        """The name of the centers and α, from the node with this key."""
-        key = self._gatherer.key
-        mine = [loss for loss in center_losses(symbol)
-                if loss.attributes.get('key', '') == key]
-        if not mine:
-            raise ValueError('the module has no center loss with key=%r' % key)
-        if len(mine) > 1:
-            raise ValueError(f'{len(mine)} center losses have key={key!r}: '
-                             f'{", ".join(loss.name for loss in mine)}. Give each a key and a '
-                             'CenterTrainer of its own')
-        if getattr(store, 'type', '').startswith('dist'):
-            self._gatherer.use(store)
-        return mine[0].centers, Arguments.of_node(mine[0].attributes).alpha
+    def _step(self, holder, executors, store):
+        """A step for `holder`, which has a symbol: a Module, or what FeedForward has."""
+        if holder not in self._nodes:
+            key = self._gatherer.key
+            nodes = [loss for loss in center_losses(holder.symbol)
+                     if loss.attributes.get('key', '') == key]
+            if len(nodes) != 1:
+                raise ValueError(f'the module must have one center loss with key={key!r}, found '
+                                 f'{", ".join(loss.name for loss in nodes) or "none"}: give each '
+                                 'a key and a CenterTrainer of its own')
+            self._nodes[holder], = nodes
+            if getattr(store, 'type', '').startswith('dist'):
+                self._gatherer.use(store)
+        if not executors:
+            raise ValueError('the module is not bound: call module.bind, or fit, before')
+        node, alpha = self._nodes[holder], self.alpha
+        self._gatherer.step([executor.aux_dict[node.centers] for executor in executors],
+                            Arguments.of_node(node.attributes).alpha if alpha is None else alpha)

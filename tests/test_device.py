@@ -12,11 +12,14 @@ import re
 from center_loss_op import CenterLoss, center_loss, nearest_center
 from center_loss_op.gluon import CenterTrainer
 
+import hypothesis
 import mxnet as mx
 import numpy as np
 import oracle
 import pytest
 from cases import batch
+from entries import settle
+from hypothesis import strategies as st
 from mxnet import autograd
 from numpy.testing import assert_allclose
 
@@ -38,8 +41,8 @@ def fixture_contexts(request):
     return contexts[0], contexts[-1]
 
 
-def on(context, values, dtype=None):
-    return mx.nd.array(values, context, dtype or values.dtype)
+def on(context, values):
+    return mx.nd.array(values, context, values.dtype)
 
 
 def made(contexts, centers=CENTERS, **arguments):
@@ -60,48 +63,33 @@ def step(loss, context, data=DATA, label=LABEL, *weight):
     return value.asnumpy(), x.grad.asnumpy()
 
 
-@pytest.mark.parametrize('hybridize', [False, True])
-@pytest.mark.parametrize('dtype', ['float16', 'float32', 'float64'])
-def test_two_steps(contexts, dtype, hybridize):
-    data, label, centers = batch(7, 5, 9, dtype)
-    loss = made(contexts[:1], centers, alpha=.7, weight=.3)
-    if hybridize:
-        loss.hybridize()
+@hypothesis.given(st.data())
+@hypothesis.settings(max_examples=20)
+def test_any_step(contexts, data):
+    """Of any dtype, with ignored and bad labels, weights, and features that are not finite."""
+    draw = data.draw
+    dtype = draw(st.sampled_from(['float16', 'float32', 'float64']))
+    x, label, centers = batch(7, 5, 9, dtype, seed=draw(st.integers(0, 99)))
+    if draw(st.booleans()):
+        x[2, 1] = np.nan
+    arguments = dict(use_ignore=draw(st.booleans()), ignore_label=3, alpha=.7)
+    loss = made(contexts[:1], centers, weight=.3, **arguments)
+    loss.hybridize(draw(st.booleans()))
+    weight = np.arange(7, dtype=dtype) if draw(st.booleans()) else np.ones(7, dtype)
     rounding = {'float16': 1e-2, 'float32': 1e-5, 'float64': 1e-12}[dtype]
-    for _ in range(2):
-        value, grad = step(loss, contexts[0], data, label)
-        want = oracle.center_loss(data, label, centers, alpha=.7, scale=.3, reduction='none',
-                                  scale_output=True)
-        assert_allclose(value, want.loss, rounding)
-        assert_allclose(grad, want.grad, rounding, rounding)
-        centers = loss.centers.data(contexts[0]).asnumpy()
-        assert_allclose(centers, want.centers, rounding, rounding)
-
-
-def test_ignored_labels_and_weights(contexts):
-    label, weight = LABEL.copy(), np.arange(7, dtype='float32')
-    label[::3] = 255
-    loss = made(contexts[:1], use_ignore=True, ignore_label=255)
-    value, grad = step(loss, contexts[0], DATA, label, weight)
-    want = oracle.center_loss(DATA, label, CENTERS, weight, reduction='none', use_ignore=True,
-                              ignore_label=255, need_top_grad=True)
-    assert_allclose(value, weight * want.loss, 1e-5)
-    assert_allclose(grad, want.grad, 1e-5)
-    assert_allclose(loss.centers.data(contexts[0]).asnumpy(), want.centers, 1e-5)
-
-
-def test_features_that_are_not_finite_and_bad_labels(contexts):
-    data, label = DATA.copy(), LABEL.copy()
-    data[2, 1] = np.nan
-    loss = made(contexts[:1])
-    value, _ = step(loss, contexts[0], data)
-    assert np.isnan(value[2]) and np.isfinite(np.delete(value, 2)).all()
-    want = oracle.center_loss(data, LABEL, CENTERS).centers
-    assert_allclose(loss.centers.data(contexts[0]).asnumpy(), want, 1e-5)
-    label[4] = 9
-    with pytest.raises(mx.MXNetError):
-        step(loss, contexts[0], DATA, label)
-    assert_allclose(loss.centers.data(contexts[0]).asnumpy(), want, 1e-5)
+    for bad in draw(st.lists(st.booleans(), max_size=2)) + [False]:
+        if bad:
+            with pytest.raises(mx.MXNetError):
+                step(loss, contexts[0], x, np.where(np.arange(7) == 4, 9, label), weight)
+            settle()
+        else:
+            found = step(loss, contexts[0], x, label, weight)
+            want = oracle.center_loss(x, label, centers, weight, scale=.3, reduction='none',
+                                      scale_output=True, need_top_grad=True, **arguments)
+            assert_allclose(found[0], weight * want.loss, rounding, rounding)
+            assert_allclose(found[1], want.grad, rounding, rounding)
+            centers = want.centers
+        assert_allclose(loss.centers.data(contexts[0]).asnumpy(), centers, rounding, rounding)
 
 
 def test_a_graph_that_adds_to_a_gradient(contexts):
@@ -109,31 +97,24 @@ def test_a_graph_that_adds_to_a_gradient(contexts):
     arrays = {'data': on(contexts[0], DATA), 'label': on(contexts[0], LABEL)}
     executor = symbol.bind(contexts[0], arrays, {'data': mx.nd.ones((7, 5), contexts[0])},
                            {'data': 'add', 'label': 'null'}, [on(contexts[0], CENTERS)])
-    loss, = executor.forward(is_train=True)
+    executor.forward(is_train=True)
     executor.backward()
     want = oracle.center_loss(DATA, LABEL, CENTERS, scale=.3, reduction='none')
-    assert_allclose(loss.asnumpy(), want.loss, 1e-5)
     assert_allclose(executor.grad_dict['data'].asnumpy(), 1 + want.grad, 1e-5)
     assert_allclose(executor.aux_arrays[0].asnumpy(), want.centers, 1e-5)
 
 
-def test_update(contexts):
-    loss = made(contexts[:1], alpha=.9)
-    loss.update(on(contexts[0], DATA), on(contexts[0], LABEL))
-    assert_allclose(loss.centers.data(contexts[0]).asnumpy(),
-                    oracle.center_loss(DATA, LABEL, CENTERS, alpha=.9).centers, 1e-5)
-
-
-def test_a_trainer_of_two_contexts(contexts):
+def test_update_and_a_trainer_of_two_contexts(contexts):
     loss = made(contexts)
+    for context in dict.fromkeys(contexts):
+        loss.update(on(context, DATA), on(context, LABEL))
+    moved = oracle.center_loss(DATA, LABEL, CENTERS).centers
     trainer = CenterTrainer(loss)
-    halves = [(DATA[:3], LABEL[:3]), (DATA[3:], LABEL[3:])]
-    for context, (data, label) in zip(contexts, halves):
-        step(loss, context, data, label)
+    for context, rows in zip(contexts, (slice(3), slice(3, None))):
+        step(loss, context, DATA[rows], LABEL[rows])
     trainer.step()
-    want = oracle.center_loss(DATA, LABEL, CENTERS).centers
     copies = [copy.asnumpy() for copy in loss.centers.list_data()]
-    assert_allclose(copies[0], want, 1e-5)
+    assert_allclose(copies[0], oracle.center_loss(DATA, LABEL, moved).centers, 1e-5)
     np.testing.assert_array_equal(copies[0], copies[-1])
 
 

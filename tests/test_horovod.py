@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import horovod_worker
-import numpy as np
 import pytest
 
 try:
@@ -13,51 +12,31 @@ try:
 except ImportError:
     pytest.skip('needs Horovod, built for MXNet: `make horovod`', allow_module_level=True)
 
-HERE = os.path.dirname(os.path.abspath(__file__))
 # With as many threads as processors, workers would add up in another order than one process.
 ONE_THREAD = {**os.environ, 'OMP_NUM_THREADS': '1'}
 RUN = os.path.join(os.path.dirname(sys.executable), 'horovodrun')
 
 
-def command(workers, script, *arguments):
-    """What runs a Python script on so many workers of this machine."""
-    return [RUN, '--gloo', '-np', str(workers), '-H', 'localhost:%d' % workers, sys.executable,
-            os.path.join(HERE, 'helpers', script), *map(str, arguments)]
+def launch(workers, *arguments, timeout=120):
+    """Run the worker on so many processes of this machine: its CompletedProcess."""
+    return subprocess.run([RUN, '--gloo', '-np', str(workers), '-H', f'localhost:{workers}',
+                           sys.executable, horovod_worker.__file__, *map(str, arguments)],
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout,
+                          universal_newlines=True, check=False, env=ONE_THREAD)
 
 
-def launch(workers, script, *arguments, timeout=120):
-    """Run a script of this folder on so many workers: its CompletedProcess."""
-    return subprocess.run(command(workers, script, *arguments), stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, timeout=timeout, universal_newlines=True,
-                          check=False, env=ONE_THREAD)
-
-
-def results(folder, workers):
-    """What each worker has written: [{name: array}, ...]."""
-    found = []
-    for rank in range(workers):
-        with np.load(str(folder / ('%d.npz' % rank))) as arrays:
-            found.append(dict(arrays))
-    return found
+def ends(folder, workers):
+    """What became of workers that ran shielded: a dict with their code and output each."""
+    return [json.loads((folder / f'{rank}.json').read_text()) for rank in range(workers)]
 
 
 @pytest.mark.parametrize('way, workers, contexts', [
     ('store', 2, 2), ('store', 3, 1), ('trainer', 3, 1), ('module', 2, 2), ('module', 3, 1),
     ('optimizer', 3, 1)])
 def test_all_parameters_are_those_of_one_process(way, workers, contexts, tmp_path):
-    """Weights and the centers of two losses; the same bits in all copies."""
-    done = launch(workers, 'horovod_worker.py', way, tmp_path, '--contexts', contexts)
+    done = launch(workers, way, tmp_path, '--contexts', contexts)
     assert done.returncode == 0, done.stdout
-    alone = (horovod_worker.train_alone if way in ('store', 'trainer')
-             else horovod_worker.fit_alone)()
-    found = results(tmp_path, workers)
-    for name, (value,) in alone.items():
-        copies = np.concatenate([of_one.pop(name) for of_one in found])
-        assert len(copies) == workers * contexts
-        for copy in copies[1:]:
-            np.testing.assert_array_equal(copy.view(np.uint32), copies[0].view(np.uint32), name)
-        np.testing.assert_allclose(copies[0], value, rtol=2e-6, atol=1e-6, err_msg=name)
-    assert found == [{}] * workers
+    horovod_worker.check(way, tmp_path, workers, contexts)
 
 
 @pytest.mark.parametrize('fault, workers, says', [
@@ -65,10 +44,9 @@ def test_all_parameters_are_those_of_one_process(way, workers, contexts, tmp_pat
     ('mislabel', 3, 'must be a whole number from 0 to 4')])
 def test_a_worker_that_drops_out(fault, workers, says, tmp_path):
     """It and the others end, each by itself, and the others say why."""
-    done = launch(workers, 'horovod_worker.py', 'store', tmp_path, '--fault', fault, '--shielded')
+    done = launch(workers, 'store', tmp_path, '--fault', fault, '--shielded')
     assert done.returncode == 0, done.stdout
-    *others, last = [json.loads((tmp_path / ('%d.json' % rank)).read_text())
-                     for rank in range(workers)]
+    *others, last = ends(tmp_path, workers)
     assert last['code'] == {'die': -9, 'leave': 0}.get(fault, 1), last['output']
     assert says in last['output']
     for other in others:
@@ -77,7 +55,7 @@ def test_a_worker_that_drops_out(fault, workers, says, tmp_path):
 
 
 def test_horovodrun_ends_with_a_worker_that_dies(tmp_path):
-    done = launch(2, 'horovod_worker.py', 'store', tmp_path, '--fault', 'die', timeout=60)
+    done = launch(2, 'store', tmp_path, '--fault', 'die', timeout=60)
     assert done.returncode != 0
     assert 'Process name: 1\nExit code: 137' in done.stdout
 
@@ -146,10 +124,8 @@ def test_workers_end_with_operators_queued(times, tmp_path):
                 center_trainer.step()
         ''')
     for _ in range(times):
-        results = launch(2, 'horovod_worker.py', 'store', tmp_path, '--program', script,
-                         '--shielded')
-        assert results.returncode == 0, results.stdout
-        first, second = [json.loads((tmp_path / ('%d.json' % rank)).read_text())
-                         for rank in range(2)]
+        done = launch(2, 'store', tmp_path, '--program', script, '--shielded')
+        assert done.returncode == 0, done.stdout
+        first, second = ends(tmp_path, 2)
         assert first['code'] == 0, first
         assert second['code'] == 1 and 'Horovod has been shut down' in second['output']

@@ -23,7 +23,36 @@ def run(child, code, native, workers):
 
 @STEP
 def test_any_array_is_itself(child, native, workers):
-    assert run(child, 'import layouts; layouts.main()', native, workers) == ''
+    """Also beside another thread, when features are copied."""
+    other = 'import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()'
+    code = 'import layouts; layouts.main()'
+    assert run(child, code if native else f'{other}\n{code}', native, workers) == ''
+
+
+@pytest.mark.slow
+def test_threads_that_share_features(child):
+    """They hung within the first 23 rounds, 3 times of 3, while features got a fence."""
+    assert run(child, '''if True:
+        import threading
+        from center_loss_op.gluon import CenterLoss
+        import mxnet as mx
+        features, label, loss = mx.nd.ones((2, 1)), mx.nd.zeros(2), CenterLoss(1, 1)
+        loss.initialize()
+        def train():
+            for _ in range(60):
+                mine = features.detach()
+                mine.attach_grad()
+                with mx.autograd.record():
+                    value = loss(mine, label)
+                value.backward()
+        for _ in range(50):
+            threads = [threading.Thread(target=train) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            mx.nd.waitall()
+        print(abs(loss.centers.data().asnumpy().item() - 1) < 1e-5)''', 1, 1) == 'True\n'
 
 
 @STEP

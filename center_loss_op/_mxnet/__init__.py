@@ -65,7 +65,7 @@ CHANGES = [
            '_mxnet.layout:install'),
     Change('mxnet.gluon.block.HybridBlock.export: leaves out the key of a CenterTrainer',
            'a network in a Module moves the centers of the one that it was exported from',
-           'tests/_operator/test_gather.py::test_a_file_has_no_trainer',
+           'tests/_operator/test_gathered.py::test_a_file_has_no_trainer',
            '_mxnet.centers:install_in_export'),
     Change('mxnet.module.base_module.BaseModule.predict and '
            'mxnet.module.base_module.BaseModule.iter_predict: a loss of a whole batch has no '
@@ -105,11 +105,11 @@ CHANGES = [
            when='use of center loss in the main thread, unless an event loop handles SIGINT'),
     Change('store.broadcast of a key-value store: returns when it is done',
            'a late worker gets the sum of gradients for its parameters',
-           'tests/_operator/test_gather.py::test_all_parameters_of_two_workers',
+           'tests/_operator/test_gathered.py::test_all_parameters_of_two_workers',
            when='CenterTrainer(…, kvstore=a store of several workers)'),
     Change('os.environ: MXNET_UPDATE_ON_KVSTORE=0, unless it is set',
            'Module runs the optimizer on servers, which cannot sum the samples of the centers',
-           'tests/_operator/test_gather.py::test_a_server_that_runs_the_optimizer_is_named',
+           'tests/_operator/test_gathered.py::test_a_server_that_runs_the_optimizer_is_named',
            when='module.CenterTrainer(…)'),
     Change('horovod.mxnet.init(), unless it was called',
            'a store of Horovod that cannot communicate',

@@ -8,9 +8,11 @@ work by then: it would read freed memory, and move the centers there. An executo
 but `mx.nd.Custom` and `CachedOp`, which runs hybridized and imported blocks, do not.
 
 :func:`install` changes both. `mx.nd.Custom` puts its arrays into the plain layout, but for the
-labels, which it copies. A graph gets copies in front of center loss. Both get a copy behind it, for
-the gradient that comes back. An identity would not do: it is done in place, and keeps the layout.
+labels, which it copies, and the features while there are several threads. A graph gets copies in
+front of center loss. Both get a copy behind it, for the gradient that comes back. An identity would
+not do: it is done in place, and keeps the layout.
 """
+import threading
 from functools import wraps
 
 import mxnet as mx
@@ -21,7 +23,7 @@ from .graph import OP_TYPE, center_losses, content_of, symbol_of
 
 __all__ = ['install']
 
-LABEL = 1       # its place among the inputs
+FEATURES, LABEL = 0, 1      # their places among the inputs
 # Operators that copy, and their attributes in a graph: the fast one does not take labels of bool.
 _FAST = {'op': 'slice_axis', 'attrs': {'axis': '0', 'begin': '0', 'end': 'None'}}
 _OF_ANY_TYPE = {'op': 'tile', 'attrs': {'reps': '(1,)'}}
@@ -37,10 +39,14 @@ def _plain_custom(custom):
         for place, array in enumerate(data):
             if not isinstance(array, mx.nd.NDArray):
                 continue
-            if place == LABEL and array.stype == 'default' and array.size:
-                # Threads may share it. A fence counts as a write, and among the passes of several
-                # threads, which read labels and write centers, it can close a circle of waits.
+            # Threads may share it. A fence counts as a write, and among the passes of several
+            # threads, which read features and labels and write centers, it can close a circle of
+            # waits. A copy of the features costs another one of their gradient.
+            is_copied = array.stype == 'default' and array.size
+            if place == LABEL and is_copied:
                 data[place] = mx.nd.tile(array, reps=(1,))
+            elif place == FEATURES and is_copied and threading.active_count() > 1:
+                data[place] = mx.nd.slice_axis(array, axis=0, begin=0, end=None)
             else:
                 fence(array)
         output = custom(*data, **kwargs)

@@ -7,16 +7,21 @@ float64 for float64 features, else float32.
 """
 import logging
 import math
+import weakref
 
 import numpy as np
 
-from . import samples, turns
+from . import turns
 from .labels import Batch
 
-__all__ = ['MANY_OVERLAPPING', 'MANY_WITHOUT_BACKWARD', 'Step', 'update', 'warn_overlapping',
-           'warn_without_backward']
+__all__ = ['MANY_OVERLAPPING', 'MANY_WITHOUT_BACKWARD', 'RECORDED', 'Step', 'update',
+           'warn_overlapping', 'warn_without_backward']
 
 logger = logging.getLogger('center_loss_op')
+
+# By key: what takes the samples of its nodes, the `gathered.Recorded` of a CenterTrainer. They are
+# freed with it. Stays when this module is executed again.
+RECORDED = globals().get('RECORDED', weakref.WeakValueDictionary())
 
 # After so many training forwards in a row without a backward pass, warn: centers stand still.
 MANY_WITHOUT_BACKWARD = 10
@@ -212,8 +217,9 @@ class Step:
         try:
             batch, features, difference = self._read(data, label, centers)
         except Exception:
-            if is_train and arguments.key:
-                samples.count_forward(arguments.key, self.context, failed=True)
+            recorded = RECORDED.get(arguments.key)
+            if is_train and recorded:
+                recorded.count_forward(self.context, failed=True)
             raise
         losses = half_squares(difference)
         total = np.add.reduce(losses, keepdims=True)
@@ -227,8 +233,8 @@ class Step:
         self.pending = bool(arguments.alpha or arguments.key)
         self.address = centers.address
         if arguments.key:
-            counted = batch.counted()
-            self.samples = (samples.count_forward(arguments.key, self.context), *(
+            counted, recorded = batch.counted(), RECORDED.get(arguments.key)
+            self.samples = (recorded.count_forward(self.context) if recorded else 0, *(
                 each if counted is None else each[counted]
                 for each in (features.astype(difference.dtype), batch.classes)))
         elif arguments.alpha:
@@ -260,7 +266,12 @@ class Step:
         self.pending = False
         _without_backward.reset(arguments, self.address)
         if arguments.key:
-            samples.record(arguments.key, self.context, *self.samples)
+            recorded = RECORDED.get(arguments.key)
+            if recorded is None:
+                raise RuntimeError(f'nothing moves the centers of key={arguments.key!r}: create '
+                                   'its CenterTrainer before the first step and keep it, or leave '
+                                   '`key` away to let the operator move them')
+            recorded.record(self.context, *self.samples)
             self.samples = None
             return
         with turns.one_at_a_time(centers.address):

@@ -6,6 +6,7 @@ else keeps two backward passes over the same centers from running at once.
 Two training forward passes overlap if both use the same centers and both come before the first of
 their backward passes: the loss was called twice before one backward pass.
 """
+import contextlib
 import ctypes
 import threading
 import weakref
@@ -22,27 +23,21 @@ _waiting: MutableMapping[Any, Any] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 
 
-class _Claim:
-    """A claim on the centers as the steps in C make it, which may update the same centers.
-
-    It waits without Python's lock.
-    """
-    __slots__ = ('_address', '_node')
-
-    def __init__(self, address):
-        self._address = ctypes.c_void_p(address)
-        self._node = (ctypes.c_void_p * 2)()
-
-    def __enter__(self):
-        native.library().center_loss_claim(self._node, self._address)
-
-    def __exit__(self, *_):
-        native.library().center_loss_release(self._node)
-
-
+@contextlib.contextmanager
 def one_at_a_time(address):
     """A context in which no other step reads or moves the centers at this address."""
-    return _ONE_AT_A_TIME if native.library() is None else _Claim(address)
+    library = native.library()
+    if library is None:
+        with _ONE_AT_A_TIME:
+            yield
+        return
+    # As the steps in C do, which may move the same centers. It waits without Python's lock.
+    claim = (ctypes.c_void_p * 2)()
+    library.center_loss_claim(claim, ctypes.c_void_p(address))
+    try:
+        yield
+    finally:
+        library.center_loss_release(claim)
 
 
 def waits(step, address):
@@ -60,12 +55,8 @@ def forget(step):
 def moves(step):
     """Note that `step` moves its centers now.
 
-    Returns
-    -------
-    overtaken : bool
-        Another step has moved them since the forward pass of this one.
-    overtakes : bool
-        Another step, whose forward pass saw them as they are now, is still to move them.
+    Returns whether another step has moved them since its forward pass, and whether another one,
+    whose forward pass saw them as they are now, is still to move them.
     """
     with _lock:
         address, overtaken = _waiting.pop(step)

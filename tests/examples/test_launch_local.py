@@ -40,6 +40,22 @@ def test_bad_arguments(arguments, message):
     assert message in done.stderr
 
 
+@pytest.mark.parametrize('ends, code', [('sys.exit(3)', 3), ('os.kill(os.getpid(), 9)', 137)])
+def test_a_worker_that_fails_ends_all_others(ends, code, tmp_path):
+    """It is named, and the launcher ends as it did."""
+    worker = ('import os, sys, time\n'
+              'try:\n'
+              '    os.mkdir(sys.argv[1])\n'
+              'except FileExistsError:\n'
+              '    time.sleep(600)     # the other one\n' + ends)
+    done = subprocess.run([sys.executable, str(LAUNCHER), '-n', '2', sys.executable, '-c', worker,
+                           str(tmp_path / 'first')], stderr=subprocess.PIPE, timeout=120,
+                          universal_newlines=True, check=False)
+    assert done.returncode == code
+    assert re.fullmatch(rf'launch_local: worker \d failed with exit code {code}; ending the '
+                        r'others\n', done.stderr)
+
+
 def test_workers_end_with_the_same_network_and_centers(example):
     done = example('train_workers.py', '--epochs', 2,
                    launch=[sys.executable, LAUNCHER, '-n', '2'])

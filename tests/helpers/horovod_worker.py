@@ -184,23 +184,28 @@ WAYS = {'store': train_by_store, 'trainer': train_by_horovods_trainer,
         'module': fit_by_store, 'optimizer': fit_by_horovods_optimizer}
 
 
-def die(labels):
-    os.kill(os.getpid(), signal.SIGKILL)
+def check(way, folder, workers, contexts):
+    """Compare what the workers have written with one process, and one another bit for bit."""
+    alone = (train_alone if way in ('store', 'trainer') else fit_alone)()
+    found = [dict(np.load(str(folder / f'{rank}.npz'))) for rank in range(workers)]
+    for name, (value,) in alone.items():
+        copies = np.concatenate([of_one.pop(name) for of_one in found])
+        assert len(copies) == workers * contexts
+        for copy in copies[1:]:
+            np.testing.assert_array_equal(copy.view(np.uint32), copies[0].view(np.uint32), name)
+        np.testing.assert_allclose(copies[0], value, rtol=2e-6, atol=1e-6, err_msg=name)
+    assert found == [{}] * workers
 
 
-def leave(labels):
-    sys.exit(0)
-
-
-def fail(labels):
-    raise RuntimeError('a fault of its own')
-
-
-def mislabel(labels):
-    labels[-1] = CLASSES
-
-
-FAULTS = {'die': die, 'leave': leave, 'fail': fail, 'mislabel': mislabel}
+def befall(fault, labels):
+    """What befalls a worker."""
+    if fault == 'die':
+        os.kill(os.getpid(), signal.SIGKILL)
+    if fault == 'leave':
+        sys.exit(0)
+    if fault == 'fail':
+        raise RuntimeError('a fault of its own')
+    labels[-1] = CLASSES    # 'mislabel'
 
 
 def run_shielded(program, folder):
@@ -226,7 +231,7 @@ def main():
     parser.add_argument('folder')
     parser.add_argument('--contexts', type=int, default=1)
     parser.add_argument('--kv-store', default='horovod')
-    parser.add_argument('--fault', choices=FAULTS, help='what befalls the last worker')
+    parser.add_argument('--fault', help='what befalls the last worker')
     parser.add_argument('--shielded', action='store_true')
     parser.add_argument('--program', default=__file__, help='what to run shielded')
     args = parser.parse_args()
@@ -242,11 +247,11 @@ def main():
 
     def before_step(step, labels):
         if args.fault and step == FAULT_STEP and store.rank == store.num_workers - 1:
-            FAULTS[args.fault](labels)
+            befall(args.fault, labels)
 
     parameters = WAYS[args.way](store, [mx.cpu(i) for i in range(args.contexts)],
                                 [(part[0], part[-1] + 1) for part in mine], before_step)
-    np.savez(os.path.join(args.folder, '%d.npz' % store.rank),
+    np.savez(os.path.join(args.folder, f'{store.rank}.npz'),
              **{name: np.stack(copies) for name, copies in parameters.items()})
 
 
