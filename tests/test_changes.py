@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Prints the names of what an import changes. What Python does not show is recorded as it is called.
 COMPARE = '''
-import asyncio, atexit, builtins, ctypes, faulthandler, json, locale, logging, multiprocessing, os
-import signal, subprocess, sys, threading, types, warnings
+import asyncio, atexit, builtins, ctypes, json, logging, multiprocessing, os, signal, subprocess
+import sys, threading, types, warnings
 import onnx  # which MXNet's exporter imports
 import mxnet, mxnet.onnx, numpy
 
@@ -78,12 +78,7 @@ def state():
              and not name.endswith(('.__warningregistry__', '.__abstractmethods__'))}
     found['exit handlers'] = atexit._ncallbacks()
     found['threads'] = str(sorted(thread.name for thread in threading.enumerate()))
-    found['faulthandler'] = faulthandler.is_enabled()
-    found['locale'] = locale.setlocale(locale.LC_ALL)
-    found['folder'] = os.getcwd(), os.umask(os.umask(0o22))
     found['environment'] = str(sorted(os.environ.items()))
-    found['recursion'] = sys.getrecursionlimit(), sys.getswitchinterval()
-    found['start method'] = multiprocessing.get_start_method(True)
     found['warnings.filters'] = str(warnings.filters)
     found['logging.handlers'] = str(logging.getLogger().handlers), logging.root.level
     found['multiprocessing._config'] = str(multiprocessing.current_process()._config)
@@ -117,10 +112,7 @@ def named(change, changed):
     return {name for name in changed if name in words or name.rpartition('.')[0] in words}
 
 
-MXNET_FIRST = pytest.mark.skipif(RESTORED, reason='MXNet alone cannot be imported with this NumPy')
-
-
-@MXNET_FIRST
+@pytest.mark.skipif(RESTORED, reason='MXNet alone cannot be imported with this NumPy')
 def test_the_list_is_complete(child):
     changed = compared(child, 'import center_loss_op, center_loss_op.__main__')
     entries = [change for change in CHANGES if change.function and done(change) is not None]
@@ -129,7 +121,7 @@ def test_the_list_is_complete(child):
         assert named(change, changed), change.what
 
 
-@pytest.mark.parametrize('change', CHANGES, ids=lambda change: change.what[:40])
-def test_each_entry_names_a_test(change):
-    path, _, function = change.test.partition('::')
-    assert f'def {function}' in (ROOT / path).read_text(encoding='utf-8')
+def test_each_entry_names_a_test():
+    for change in CHANGES:
+        path, _, function = change.test.partition('::')
+        assert f'def {function}' in (ROOT / path).read_text(encoding='utf-8')

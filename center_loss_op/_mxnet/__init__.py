@@ -1,20 +1,18 @@
-"""What has to be done because of MXNet 1.9.1, and all that an import of the package changes.
-
-The list :data:`CHANGES` is everything that this package changes in MXNet, Python, NumPy or the
-process; ``python -m center_loss_op`` prints it. A module that owns a change of an import has a
-function for it, which returns what it did, or None if this system does not need the change.
-"""
+"""What has to be done because of MXNet 1.9.1, and all that an import of the package changes."""
 import importlib
-from typing import NamedTuple, Optional
+from typing import Dict, NamedTuple, Optional
 
 __all__ = ['CHANGES', 'Change', 'done', 'install']
+
+NO_HANG = 'tests/_mxnet/test_process.py::test_no_hang'
 
 
 class Change(NamedTuple):
     """What is changed, the fault that this prevents, and the test that shows the fault.
 
-    `function` ('module:function' of this package) makes the change at import; the others are made
-    `when` the program uses something.
+    `function` ('module:function') makes the change at import, together with others of its module,
+    and returns what it did, or None if this system does not need it. Changes without a function are
+    made `when` the program uses something.
     """
     what: str
     prevents: str
@@ -23,6 +21,7 @@ class Change(NamedTuple):
     when: str = 'import'
 
 
+# All that this package changes in MXNet, Python, NumPy or the process.
 CHANGES = [
     Change('names in NumPy that newer releases removed',
            'MXNet cannot be imported with NumPy 1.24 and later',
@@ -44,29 +43,29 @@ CHANGES = [
            'centers that are read after a step can have the values before it, and a read that was '
            'queued before a step the values after it',
            'tests/_mxnet/test_reading.py::test_reads_before_a_step',
-           '_mxnet.centers:install_in_executors'),
-    Change('mxnet.gluon.block.SymbolBlock.__init__: the centers get the class Centers, and their '
-           'losses lose the key of a CenterTrainer',
-           'centers of an imported network that are read after a step can have the values before '
-           'it',
-           'tests/_mxnet/test_reading.py::test_reads_of_files_after_a_step',
            '_mxnet.centers:install'),
     Change('mxnet.base._LIB.MXAutogradBackwardEx: fences around it, if a Gluon block with center '
            'loss was used',
            'an array of the centers that was read before a backward pass is wrong after it, and an '
            'update is lost if a convolution had the centers as its weight meanwhile',
            'tests/_mxnet/test_reading.py::test_reads_before_a_step',
-           '_mxnet.centers:install_around_backward'),
+           '_mxnet.centers:install'),
+    Change('mxnet.gluon.block.SymbolBlock.__init__: the centers get the class Centers, and their '
+           'losses lose the key of a CenterTrainer',
+           'centers of an imported network that are read after a step can have the values before '
+           'it',
+           'tests/_mxnet/test_reading.py::test_reads_of_files_after_a_step',
+           '_mxnet.centers:install'),
+    Change('mxnet.gluon.block.HybridBlock.export: leaves out the key of a CenterTrainer',
+           'a network in a Module moves the centers of the one that it was exported from',
+           'tests/_operator/test_gathered.py::test_a_file_has_no_trainer',
+           '_mxnet.centers:install'),
     Change('mxnet.ndarray.Custom, mxnet.ndarray.op.Custom and '
            'mxnet._ctypes.ndarray.CachedOp.__init__: center loss gets plain arrays',
            "arrays in oneDNN's layout, such as a reshaped result of a convolution, are read after "
            'they were freed',
            'tests/test_layout.py::test_any_array_is_itself',
            '_mxnet.layout:install'),
-    Change('mxnet.gluon.block.HybridBlock.export: leaves out the key of a CenterTrainer',
-           'a network in a Module moves the centers of the one that it was exported from',
-           'tests/_operator/test_gathered.py::test_a_file_has_no_trainer',
-           '_mxnet.centers:install_in_export'),
     Change('mxnet.module.base_module.BaseModule.predict and '
            'mxnet.module.base_module.BaseModule.iter_predict: a loss of a whole batch has no '
            'padding to cut off',
@@ -76,20 +75,11 @@ CHANGES = [
     Change('mxnet.base._LIB.MXNotifyShutdown, which MXNet calls at exit: waits for the engine '
            'first, and leaves executors that are alive to the operating system (Executor.__del__)',
            'a process that ends while operators are queued hangs, or crashes on the pooled engine',
-           'tests/_mxnet/test_process.py::test_no_hang',
-           '_mxnet.process:install_at_exit'),
-    Change('os.register_at_fork: wait for the engine before a fork, and restart its threads',
-           'a fork while operators are queued hangs',
-           'tests/_mxnet/test_process.py::test_no_hang',
-           '_mxnet.process:install_before_forks'),
-    Change('sys.addaudithook: the same before a program is started by a plain fork',
-           'subprocess with user=, group= or extra_groups= hangs, and any on Python 3.8 and 3.9',
-           'tests/_mxnet/test_process.py::test_no_hang',
-           '_mxnet.process:install_before_programs'),
-    Change('multiprocessing.util.spawnv_passfds: the same before a child process is spawned',
-           'the start of a child process hangs on Python 3.8 and 3.9',
-           'tests/_mxnet/test_process.py::test_no_hang',
-           '_mxnet.process:install_before_spawns'),
+           NO_HANG, '_mxnet.process:install'),
+    Change('os.register_at_fork, sys.addaudithook for subprocess, and before Python 3.10 '
+           'multiprocessing.util.spawnv_passfds: wait for the engine, and restart its threads',
+           'a fork, or a program that is started by a plain fork, hangs while operators are queued',
+           NO_HANG, '_mxnet.process:install'),
     Change("mxnet.operator._registry: the operator 'centerloss'; for the step in C handlers of "
            'forks (pthread_atfork) and an exit handler (atexit.register), after which it calls no '
            'Python',
@@ -117,8 +107,8 @@ CHANGES = [
            when='horovod.Horovod()'),
 ]
 
-# What the functions returned: by function. Stays when this module is executed again.
-_done = globals().get('_done', {})
+# What the functions returned. Stays when this module is executed again.
+_done: Dict[str, Optional[str]] = globals().get('_done', {})
 
 
 def install():
@@ -126,8 +116,8 @@ def install():
     package = __package__.rpartition('.')[0]
     for change in CHANGES:
         if change.function and change.function not in _done:
-            module, function = change.function.split(':')
-            module = importlib.import_module(f'{package}.{module}')
+            name, function = change.function.split(':')
+            module = importlib.import_module(f'{package}.{name}')
             _done[change.function] = getattr(module, function)()
 
 

@@ -8,15 +8,16 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import math
 import multiprocessing
 import platform
 import sys
 import types
 import warnings
 
-__all__ = ['LIBRARIES', 'MXNET', 'NAMES', 'NUMPYS', 'PACKAGES', 'PYTHONS', 'RESTORED', 'check',
+__all__ = ['MXNET', 'NAMES', 'NUMPYS', 'PACKAGES', 'PYTHONS', 'RESTORED', 'check',
            'install_in_children', 'install_numpy_names', 'install_onnx_mapping',
-           'install_text_of_attributes', 'lacking', 'restore']
+           'install_text_of_attributes']
 
 # -- what a machine must have before MXNet can be loaded
 
@@ -34,81 +35,68 @@ PACKAGES = {'libgomp.so.1': ('libgomp1', 'libgomp'),
 
 def check():
     """Raise ImportError, one line, where MXNet cannot be loaded: what to do."""
-    looks = [_python, _numpy]
-    if 'mxnet' not in sys.modules:
-        looks += [_mxnet, _distutils, _libraries]
-    for look in looks:  # in this order: NumPy itself fails on a Python that is too old
-        line = look()
-        if line:
-            raise ImportError('center_loss_op ' + line)
+    for line in _lacking():
+        raise ImportError(f'center_loss_op {line}')
 
 
-def lacking():
-    """What must be there before anything is installed, but is not: a list of lines."""
-    return ['center_loss_op ' + line for line in (_python(), _venv(), _libraries()) if line]
+def _lacking():
+    """What is to be done first comes first: NumPy itself fails on a Python that is too old."""
+    yield from _python()
+    yield from _numpy()
+    if 'mxnet' in sys.modules:
+        return
+    if not _finds('mxnet'):
+        # Its metadata forbids NumPy 2, and there is no other for Python 3.13.
+        options = '--no-deps ' if sys.version_info >= (3, 13) else ''
+        yield f'needs MXNet: run pip install {options}mxnet=={MXNET}'
+    if not _finds('distutils'):
+        yield ('needs distutils for MXNet, but Python %d.%d has none and setuptools is missing: '
+               'run pip install setuptools' % sys.version_info[:2])
+    yield from _libraries()
 
 
 def _python():
     python = sys.version_info[:2]
-    if PYTHONS[0] <= python <= PYTHONS[1]:
-        return None
-    return ('runs on Python %d.%d to %d.%d, this is Python %d.%d: use an environment with one of '
-            'these' % (PYTHONS[0] + PYTHONS[1] + python))
+    if not PYTHONS[0] <= python <= PYTHONS[1]:
+        first, last, this = ('%d.%d' % version for version in (*PYTHONS, python))
+        yield (f'runs on Python {first} to {last}, this is Python {this}: use an environment with '
+               'one of these')
 
 
 def _numpy():
-    if importlib.util.find_spec('numpy') is None:
-        return "needs NumPy: run pip install 'numpy%s'" % _numpy_range()
+    first, last = '%d.%d' % NUMPYS[0], NUMPYS[1][0]
+    install = f"run pip install 'numpy>={first},<{last + 1}'"
+    if not _finds('numpy'):
+        yield f'needs NumPy: {install}'
+        return
     import numpy
     version = tuple(map(int, numpy.__version__.split('.')[:2]))
-    if NUMPYS[0] <= version and version[:1] <= NUMPYS[1]:
-        return None
-    return "runs on NumPy %d.%d to %d, found NumPy %s: run pip install 'numpy%s'" % (
-        NUMPYS[0] + NUMPYS[1] + (numpy.__version__, _numpy_range()))
-
-
-def _numpy_range():
-    return '>=%d.%d,<%d' % (NUMPYS[0] + (NUMPYS[1][0] + 1,))
-
-
-def _mxnet():
-    if importlib.util.find_spec('mxnet') is not None:
-        return None
-    # Its metadata forbids NumPy 2, and there is no other for Python 3.13.
-    options = '--no-deps ' if sys.version_info >= (3, 13) else ''
-    return 'needs MXNet: run pip install %smxnet==%s' % (options, MXNET)
-
-
-def _distutils():
-    if importlib.util.find_spec('distutils') is not None:
-        return None
-    return ('needs distutils for MXNet, but Python %d.%d has none and setuptools is missing: run '
-            'pip install setuptools' % sys.version_info[:2])
+    if not NUMPYS[0] <= version < (last + 1,):
+        yield f'runs on NumPy {first} to {last}, found NumPy {numpy.__version__}: {install}'
 
 
 def _venv():
-    if importlib.util.find_spec('venv') and importlib.util.find_spec('ensurepip'):
-        return None
-    return 'needs venv and ensurepip to be installed: run apt install python3-venv'
+    if not (_finds('venv') and _finds('ensurepip')):
+        yield 'needs venv and ensurepip to be installed: run apt install python3-venv'
 
 
 def _libraries():
-    if not sys.platform.startswith('linux'):
-        return None
     missing = [name for name in LIBRARIES if not _loads(name)]
-    if not missing:
-        return None
-    debian, fedora = zip(*(PACKAGES[name] for name in missing))
-    return 'needs %s for MXNet: run apt install %s (Fedora: dnf install %s)' % (
-        ' and '.join(missing), ' '.join(debian), ' '.join(fedora))
+    if missing and sys.platform.startswith('linux'):
+        debian, fedora = (' '.join(names) for names in zip(*map(PACKAGES.get, missing)))
+        yield (f"needs {' and '.join(missing)} for MXNet: run apt install {debian} "
+               f'(Fedora: dnf install {fedora})')
+
+
+def _finds(module):
+    return importlib.util.find_spec(module) is not None
 
 
 def _loads(library):
     try:
-        ctypes.CDLL(library)
+        return ctypes.CDLL(library)
     except OSError:
-        return False
-    return True
+        return None
 
 
 # -- the names that MXNet reads in NumPy, and that NumPy has removed since MXNet's release.
@@ -118,16 +106,13 @@ def _loads(library):
 
 def _renamed(new):
     """The function `numpy.<new>`, looked up when it is called: not every NumPy has it."""
-    def function(*args, **kwargs):
-        return getattr(sys.modules['numpy'], new)(*args, **kwargs)
-    function.__doc__ = 'numpy.%s, under its former name.' % new
-    return function
+    return lambda *args, **kwargs: getattr(sys.modules['numpy'], new)(*args, **kwargs)
 
 
-def _in1d(ar1, ar2, assume_unique=False, invert=False):
+def _in1d(ar1, ar2, *args, **kwargs):
     """Which elements of `ar1` are in `ar2`, flat: numpy.isin keeps the shape."""
     import numpy
-    return numpy.isin(numpy.asarray(ar1).ravel(), ar2, assume_unique, invert)
+    return numpy.isin(numpy.ravel(ar1), ar2, *args, **kwargs)
 
 
 def _msort(a):
@@ -137,68 +122,48 @@ def _msort(a):
 
 
 def _financial(name):
-    """A function that only raises, as in NumPy 1.20 to 1.26: MXNet copies it to mx.np."""
+    """A function that only raises, as in NumPy 1.20 to 1.26."""
     def function(*args, **kwargs):
-        raise RuntimeError('NumPy 1.20 removed the function %s; the package numpy-financial '
-                           'has it' % name)
+        raise RuntimeError(f'NumPy 1.20 removed the function {name}; the package numpy-financial '
+                           'has it')
     return function
 
 
 NAMES = {
     # Aliases of Python's types: gone in NumPy 1.24; 2.0 has a `bool` again, NumPy's own.
-    'bool': bool,
-    'int': int,
-    # Gone in NumPy 2.0. Numbers:
-    'Inf': float('inf'),
-    'PINF': float('inf'),
-    'NINF': float('-inf'),
-    'NaN': float('nan'),
-    'NAN': float('nan'),
-    'PZERO': 0.0,
-    'NZERO': -0.0,
-    # functions:
-    'alltrue': _renamed('all'),
-    'sometrue': _renamed('any'),
-    'product': _renamed('prod'),
-    'round_': _renamed('round'),
-    'msort': _msort,
-    # helpers for Python 2:
+    'bool': bool, 'int': int,
+    # Gone in NumPy 2.0: numbers, functions, helpers for Python 2.
+    'Inf': math.inf, 'PINF': math.inf, 'NINF': -math.inf, 'NaN': math.nan, 'NAN': math.nan,
+    'PZERO': 0.0, 'NZERO': -0.0,
+    'alltrue': _renamed('all'), 'sometrue': _renamed('any'),
+    'product': _renamed('prod'), 'round_': _renamed('round'), 'msort': _msort,
     'compat': types.SimpleNamespace(basestring=str),
     # Gone in NumPy 2.4.
-    'in1d': _in1d,
-    'trapz': _renamed('trapezoid'),
+    'in1d': _in1d, 'trapz': _renamed('trapezoid'),
     # Without a function since NumPy 1.20, gone in 2.0. MXNet copies them to mx.np.
     **{name: _financial(name) for name in ('mirr', 'npv', 'pmt', 'ppmt', 'pv', 'rate')},
 }
 
-
-# The names that this process lacked. Stays when this module is executed again.
+# The names that this process lacked.
 RESTORED = globals().get('RESTORED', [])
 
 
-def restore():
-    """Give NumPy those of `NAMES` that it lacks, and return these names."""
+def install_numpy_names():
+    """Give NumPy those of `NAMES` that it lacks; None if it has all."""
     import numpy
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # NumPy warns about names that it is going to remove
-        missing = [name for name in NAMES if not hasattr(numpy, name)]
-    for name in missing:
+        RESTORED.extend(name for name in NAMES if not hasattr(numpy, name))
+    for name in RESTORED:
         setattr(numpy, name, NAMES[name])
-    RESTORED.extend(missing)
-    return missing
-
-
-def install_numpy_names():
-    """Restore the names; None if NumPy has all of them."""
-    restore()
     return ', '.join(RESTORED) or None
 
 
 # -- ONNX, child processes, and the arguments of operators
 
 
-class _OnnxMapping(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds ``onnx.mapping``, which MXNet's exporter reads, if ONNX no longer has it."""
+class _OnnxMapping(importlib.abc.Loader):
+    """Finds ``onnx.mapping``, which MXNet's exporter reads, with its two dictionaries."""
 
     def find_spec(self, fullname, path=None, target=None):
         if fullname != 'onnx.mapping':
@@ -206,7 +171,6 @@ class _OnnxMapping(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return importlib.machinery.ModuleSpec(fullname, self)
 
     def exec_module(self, module):
-        """Add the two dictionaries between ONNX's element types and NumPy's."""
         from onnx import TensorProto, helper
         module.TENSOR_TYPE_TO_NP_TYPE = {
             number: helper.tensor_dtype_to_np_dtype(number)
@@ -218,17 +182,15 @@ class _OnnxMapping(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 def install_onnx_mapping():
     """Add a finder of modules, the last one: a module that ONNX has is found before it."""
-    if not any(type(finder).__name__ == _OnnxMapping.__name__ for finder in sys.meta_path):
-        sys.meta_path.append(_OnnxMapping())
+    sys.meta_path.append(_OnnxMapping())
     return 'added'
 
 
 class _Inherited:
-    """Makes a child process import this package before MXNet.
+    """Makes a child process import this package before MXNet, because a child unpickles it.
 
-    A child that is not forked unpickles its task. The task begins with the settings that
-    multiprocessing hands down from process to process, and unpickling this object imports this
-    module. The target and its arguments, which may need MXNet, come after the settings.
+    The settings that multiprocessing hands down from process to process come before the target and
+    its arguments, which may need MXNet.
     """
 
     def __reduce__(self):
@@ -239,7 +201,8 @@ def install_in_children():
     """Add an object to the settings that child processes inherit."""
     if not RESTORED:
         return None
-    multiprocessing.current_process()._config[__package__] = _Inherited()
+    settings = multiprocessing.current_process()._config  # type: ignore[attr-defined]
+    settings[__package__] = _Inherited()
     return 'added'
 
 
@@ -258,7 +221,7 @@ def install_text_of_attributes():
     try:
         from mxnet._ctypes import ndarray, symbol
     except OSError as error:  # from the loader: a library that `check` does not look for
-        raise ImportError('center_loss_op cannot load MXNet: %s' % error) from error
+        raise ImportError(f'center_loss_op cannot load MXNet: {error}') from error
     if sys.modules['numpy'].__version__ < '2':
         return None
     ndarray.str = symbol.str = _attribute
@@ -266,4 +229,5 @@ def install_text_of_attributes():
 
 
 if __name__ == '__main__':
-    sys.exit('\n'.join(lacking()) or None)
+    lines = [f'center_loss_op {line}' for line in (*_python(), *_venv(), *_libraries())]
+    sys.exit('\n'.join(lines) or None)

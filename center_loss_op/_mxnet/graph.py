@@ -1,16 +1,25 @@
 """Center losses in a symbol graph: which nodes they are, and graphs that are changed as JSON."""
-import collections
 import json
 import re
+from typing import Dict, NamedTuple
 
 import mxnet as mx
 
-__all__ = ['OP_TYPE', 'center_losses', 'content_of', 'symbol_of', 'without_keys']
+__all__ = ['OP_TYPE', 'center_losses', 'content_of', 'is_center_loss', 'symbol_of', 'without_keys']
 
 OP_TYPE = 'centerloss'
 
-# A center loss node: its name, the name of its centers, its arguments as text.
-Node = collections.namedtuple('Node', 'name centers attributes')
+
+class Node(NamedTuple):
+    """A center loss node: its name, the name of its centers, its arguments as text."""
+    name: str
+    centers: str
+    attributes: Dict[str, str]
+
+
+def is_center_loss(node):
+    """Whether a node of a graph's JSON is a center loss."""
+    return node['op'] == 'Custom' and node['attrs']['op_type'] == OP_TYPE
 
 
 def center_losses(symbol):
@@ -18,36 +27,20 @@ def center_losses(symbol):
     if not symbol.list_auxiliary_states():  # spares a large graph its JSON
         return []
     nodes = content_of(symbol)['nodes']
-    found = []
-    for node in nodes:
-        attributes = dict(node.get('attrs', {}))
-        if node['op'] == 'Custom' and attributes.pop('op_type') == OP_TYPE:
-            centers = nodes[node['inputs'][-1][0]]['name']
-            found.append(Node(node['name'], centers, attributes))
-    return found
+    return [Node(node['name'], nodes[node['inputs'][-1][0]]['name'],
+                 {name: text for name, text in node['attrs'].items() if name != 'op_type'})
+            for node in nodes if is_center_loss(node)]
 
 
-def without_keys(symbol, centers=None):
-    """A graph whose center losses have no `key`, as if no CenterTrainer moved the centers.
-
-    Parameters
-    ----------
-    symbol : Symbol
-    centers : set of str, optional
-        Only the losses with these centers.
-
-    Returns
-    -------
-    Symbol
-        `symbol` itself if there is no key.
-    """
+def without_keys(symbol, names):
+    """The graph, in which no CenterTrainer moves these centers: their losses have no `key`."""
     keyed = {loss.name for loss in center_losses(symbol)
-             if loss.attributes.get('key') and (centers is None or loss.centers in centers)}
+             if loss.attributes.get('key') and loss.centers in names}
     if not keyed:
         return symbol
     graph = content_of(symbol)
     for node in graph['nodes']:
-        if node['op'] == 'Custom' and node['name'] in keyed:
+        if is_center_loss(node) and node['name'] in keyed:
             del node['attrs']['key']
     return symbol_of(graph)
 
@@ -59,10 +52,7 @@ def content_of(symbol):
 
 
 def symbol_of(graph):
-    """The symbol of a graph, the content of its JSON.
-
-    MXNet reads few escapes: n, r, t, quote and backslash.
-    """
-    def plain(escape):
+    """The symbol of a graph, the content of its JSON."""
+    def plain(escape):  # MXNet reads n, r, t, quote and backslash
         return escape[0] if escape[1] in 'nrt"\\' else json.loads(f'"{escape[0]}"')
     return mx.sym.load_json(re.sub(r'\\(u....|.)', plain, json.dumps(graph, ensure_ascii=False)))

@@ -2,9 +2,9 @@
 
 MXNet calls a custom operator's Python callbacks in the middle of `mx.nd.Custom`. An exception that
 is raised there is dropped, and MXNet goes on with pointers that nobody has set: one interrupt in
-six to seventeen crashed a tight eager loop, with an empty operator, too. Python drops exceptions
-that are raised in `__del__`, which runs each time that an array goes away. And if an interrupt came
-where `autograd.record()` begins or ends, recording stayed on for good.
+six to seventeen crashed a tight eager loop. Python drops exceptions in `__del__`, which runs each
+time that an array goes away. And where `autograd.record()` begins or ends, an exception would leave
+recording on for good.
 """
 import signal
 import sys
@@ -57,10 +57,8 @@ class _Handler:
 def defer_sigint():
     """Install the handler of SIGINT, if it is needed and not installed.
 
-    Called with every use of center loss: when a node is made, when Gluon gets the centers for a
-    forward pass, with the backward pass of an executor. A notebook sets Python's own handler again
-    for each cell, so nothing remembers that the handler was installed once. The call takes 0.4 us
-    then. An event loop that handles SIGINT itself keeps its handler.
+    Called with every use of center loss, because a notebook sets Python's own handler again for
+    each cell. An event loop that handles SIGINT itself keeps its handler.
     """
     before = getsignal(signal.SIGINT)
     if getattr(before, 'defers_sigint', False):
@@ -78,12 +76,10 @@ def defer_sigint():
 
 def _in_event_loop():
     """Whether this thread runs an event loop of asyncio or trio."""
-    # Both functions raise RuntimeError outside of a loop.
     for module, function in ('asyncio', 'get_running_loop'), ('trio.lowlevel', 'current_task'):
-        if module in sys.modules:
-            try:
-                getattr(sys.modules[module], function)()
-                return True
-            except RuntimeError:
-                pass
+        try:
+            getattr(sys.modules[module], function)()
+            return True
+        except (KeyError, RuntimeError):  # not imported, no loop
+            pass
     return False

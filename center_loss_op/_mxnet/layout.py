@@ -1,16 +1,13 @@
 """Center loss gets plain arrays, whatever layout MXNet keeps them in.
 
-On the CPU, MXNet computes convolutions and more with oneDNN, and leaves their results in a layout
-of that library. `reshape`, a slice or an index of such an array is a view of it, and an inference
-puts its weights into such a layout, too. For an operator that is not oneDNN's, MXNet makes copies
-in the plain layout, calls the operator and frees the copies. A custom operator has only queued its
-work by then: it would read freed memory, and move the centers there. An executor keeps the copies,
-but `mx.nd.Custom` and `CachedOp`, which runs hybridized and imported blocks, do not.
-
-:func:`install` changes both. `mx.nd.Custom` puts its arrays into the plain layout, but for the
-labels, which it copies, and the features while there are several threads. A graph gets copies in
-front of center loss. Both get a copy behind it, for the gradient that comes back. An identity would
-not do: it is done in place, and keeps the layout.
+On the CPU, oneDNN leaves results of convolutions and more, and the weights of an inference, in a
+layout of its own; `reshape`, a slice or an index of such an array is a view of it. For an operator
+that is not oneDNN's, MXNet makes plain copies, calls the operator and frees the copies. A custom
+operator has only queued its work by then: it would read freed memory, and move the centers there.
+An executor keeps the copies; `mx.nd.Custom` and `CachedOp`, which runs hybridized and imported
+blocks, do not. So a graph gets copies in front of center loss, and behind it, for the gradient that
+comes back. `mx.nd.Custom` puts its arrays into the plain layout, but copies labels, and features
+while there are several threads. An identity would not do: it is done in place, and keeps the layout.
 """
 import threading
 from functools import wraps
@@ -19,7 +16,7 @@ import mxnet as mx
 from mxnet.ndarray import op
 
 from .centers import fence
-from .graph import OP_TYPE, center_losses, content_of, symbol_of
+from .graph import OP_TYPE, center_losses, content_of, is_center_loss, symbol_of
 
 __all__ = ['install']
 
@@ -32,10 +29,10 @@ _OF_ANY_TYPE = {'op': 'tile', 'attrs': {'reps': '(1,)'}}
 def _plain_custom(custom):
     """`mx.nd.Custom`, with plain arrays for center loss."""
     @wraps(custom)
-    def plain_custom(*data, **kwargs):
+    def plain_custom(*given, **kwargs):
         if kwargs.get('op_type') != OP_TYPE:
-            return custom(*data, **kwargs)
-        data = list(data)
+            return custom(*given, **kwargs)
+        data = list(given)
         for place, array in enumerate(data):
             if not isinstance(array, mx.nd.NDArray):
                 continue
@@ -53,36 +50,30 @@ def _plain_custom(custom):
         if mx.autograd.is_recording() and str(kwargs.get('need_top_grad')) in ('True', 'true', '1'):
             output = mx.nd.slice_axis(output, axis=0, begin=0, end=None)
         return output
-    plain_custom.is_plain = True
     return plain_custom
 
 
 def _plain_graph(symbol):
     """A graph with copies in front of each center loss, and behind it."""
     graph = content_of(symbol)
-    nodes, places = [], []      # those of the new graph; where each node of the old one is there
-
-    def add(name, inputs, **node):
-        nodes.append({'name': name, 'inputs': inputs, **node})
-        return len(nodes) - 1
+    nodes = graph['nodes']
+    losses = {number: node for number, node in enumerate(nodes) if is_center_loss(node)}
 
     def copied(name, entry, operator):
-        return [add(f'{name}_copy', [entry], **operator), 0, 0]
+        nodes.append({'name': f'{name}_copy', 'inputs': [entry], **operator})
+        return [len(nodes) - 1, 0, 0]
 
-    for node in graph['nodes']:
-        name = node['name']
-        inputs = [[places[index], *rest] for index, *rest in node['inputs']]
-        is_center_loss = node['op'] == 'Custom' and node['attrs']['op_type'] == OP_TYPE
-        if is_center_loss:
-            inputs[:2] = [copied(f'{name}_data', inputs[0], _FAST),
-                          copied(f'{name}_label', inputs[1], _OF_ANY_TYPE)]
-        places.append(add(**{**node, 'inputs': inputs}))
-        if is_center_loss:
-            places[-1] = copied(name, [places[-1], 0, 0], _FAST)[0]
+    behind = {number: copied(node['name'], [number, 0, 0], _FAST)
+              for number, node in losses.items()}
+    for node in nodes[:-len(behind)]:
+        node['inputs'] = [behind.get(entry[0], entry) for entry in node['inputs']]
+    for node in losses.values():
+        name, (data, label, centers) = node['name'], node['inputs']
+        node['inputs'] = [copied(f'{name}_data', data, _FAST),
+                          copied(f'{name}_label', label, _OF_ANY_TYPE), centers]
     plain = symbol_of({
-        'nodes': nodes, 'arg_nodes': [i for i, node in enumerate(nodes) if node['op'] == 'null'],
-        'heads': [[places[index], *rest] for index, *rest in graph['heads']],
-        'attrs': graph['attrs']})
+        'nodes': nodes, 'arg_nodes': graph['arg_nodes'], 'attrs': graph['attrs'],
+        'heads': [behind.get(entry[0], entry) for entry in graph['heads']]})
     return plain.as_np_ndarray() if isinstance(symbol, mx.sym.numpy._Symbol) else plain
 
 
@@ -91,14 +82,11 @@ def _plain_cached_op(init):
     @wraps(init)
     def plain_init(self, sym, *args, **kwargs):
         init(self, _plain_graph(sym) if center_losses(sym) else sym, *args, **kwargs)
-    plain_init.is_plain = True
     return plain_init
 
 
 def install():
     """Replace `mx.nd.Custom` and `CachedOp.__init__`."""
-    if not hasattr(mx.nd.Custom, 'is_plain'):
-        mx.nd.Custom = op.Custom = _plain_custom(mx.nd.Custom)
-    if not hasattr(mx.nd.CachedOp.__init__, 'is_plain'):
-        mx.nd.CachedOp.__init__ = _plain_cached_op(mx.nd.CachedOp.__init__)
+    mx.nd.Custom = op.Custom = _plain_custom(mx.nd.Custom)
+    mx.nd.CachedOp.__init__ = _plain_cached_op(mx.nd.CachedOp.__init__)
     return 'replaced'

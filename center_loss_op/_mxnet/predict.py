@@ -1,7 +1,6 @@
 """`Module.predict` of a center loss whose output is one number, with reduction 'mean' or 'sum'.
 
-MXNet cuts the padding of the last batch off each output. A loss of the whole batch has nothing to
-cut off, and MXNet fails: "_copyto inferring shapes failed".
+MXNet cuts the padding of the last batch off each output, and fails if it has one number.
 """
 from contextlib import contextmanager
 from functools import wraps
@@ -48,19 +47,16 @@ def _numbers_stay_whole(module):
 def install():
     """Replace `BaseModule.predict` and `BaseModule.iter_predict`."""
     base = mx.mod.BaseModule
-    if hasattr(base.predict, 'keeps_numbers'):
-        return 'replaced'
-    of_mxnet, of_each_batch = base.predict, base.iter_predict
+    of_all, of_each_batch = base.predict, base.iter_predict
 
-    @wraps(of_mxnet)
+    @wraps(of_all)
     def predict(self, *args, **kwargs):
         with _numbers_stay_whole(self):
-            return of_mxnet(self, *args, **kwargs)
+            return of_all(self, *args, **kwargs)
 
     @wraps(of_each_batch)
     def iter_predict(self, *args, **kwargs):
         with _numbers_stay_whole(self):
             yield from of_each_batch(self, *args, **kwargs)
-    predict.keeps_numbers = True
     base.predict, base.iter_predict = predict, iter_predict
     return 'replaced'

@@ -1,13 +1,12 @@
 """Processes that end, fork or start others while operators are queued: none hangs.
 
-Each case is a program of its own with a time limit. The default run tries each once; `-m soak`
-has 429 ends and 192 forks.
+Each case is a program of its own with a time limit; `-m soak` repeats them.
 """
 from center_loss_op._mxnet.compat import RESTORED
 
 import pytest
 
-LIMIT = 300  # seconds; a run takes two or three on an idle machine
+LIMIT = 600  # seconds; a run takes two or three on an idle machine
 
 HEAD = '''
 import os, subprocess, sys, threading
@@ -49,7 +48,6 @@ ENDS = {
     'return': 'steps()',
     'inference': 'infer()',
     'exception': 'steps(); raise SystemError("meant")',
-    'exit': 'steps(); sys.exit(0)',
     'exit in a thread': '''
 def run():
     steps()
@@ -57,7 +55,6 @@ def run():
 threading.Thread(target=run).start()
 steps()
 ''',
-    'exit beside threads': 'threads(steps); steps()',
     'daemon thread': 'threading.Thread(target=steps, args=(10,), daemon=True).start(); steps()',
     'threads that infer': 'threads(infer); infer()',
     'bad label': 'label[:] = 99; steps()',
@@ -73,21 +70,16 @@ for _ in range(5):
 
 FORKS = {
     'fork': '''
-steps()
-child = os.fork()
-if child == 0:
-    os._exit(0 if good() else 1)
-steps()
-assert os.waitpid(child, 0)[1] == 0
-assert good()
-''',
-    'fork of an idle parent': '''
-assert good()
-child = os.fork()
-if child == 0:
-    os._exit(0 if good() else 1)
-assert os.waitpid(child, 0)[1] == 0
-assert good()
+for busy in True, False:
+    if busy:
+        steps()
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if good() else 1)
+    if busy:
+        steps()
+    assert os.waitpid(child, 0)[1] == 0
+    assert good()
 ''',
     'process': '''
 import multiprocessing
@@ -108,25 +100,13 @@ for _ in range(2):
         steps(1)
 assert good()
 ''',
+    # Python forks for the last two without its handlers of forks.
     'subprocess': '''
-for _ in range(5):
-    steps()
-    subprocess.run([sys.executable, '-c', ''], check=True)
-assert good()
-''',
-    # Python forks for these without its handlers of forks.
-    'subprocess of other groups': '''
-for _ in range(5):
-    steps()
-    subprocess.run([sys.executable, '-c', ''], check=True,
-                   **({'extra_groups': []} if sys.version_info >= (3, 9) else {}))
-assert good()
-''',
-    'subprocess of another user': '''
-for _ in range(5):
-    steps()
-    subprocess.run([sys.executable, '-c', ''], check=True,
-                   **({'user': os.getuid()} if sys.version_info >= (3, 9) else {}))
+for options in {}, {'extra_groups': []}, {'user': os.getuid()}:
+    for _ in range(5):
+        steps()
+        subprocess.run([sys.executable, '-c', ''], check=True,
+                       **(options if sys.version_info >= (3, 9) else {}))
 assert good()
 ''',
     'spawned process': '''
@@ -139,11 +119,6 @@ for _ in range(3):
     assert process.exitcode == 0
 assert good()
 ''',
-    'threads': '''
-for thread in threads(steps, 10):
-    thread.join()
-assert good()
-''',
     'threads that share the centers': '''
 expected = infer().asnumpy()
 started = threads(lambda: results.append(infer().asnumpy()))
@@ -151,20 +126,6 @@ for thread in started:
     thread.join()
 assert len(results) == 4 and all((one == expected).all() for one in results)
 assert (centers.asnumpy() == 0).all()
-''',
-    'executors': '''
-node = mx.sym.Custom(mx.sym.Variable('data'), mx.sym.Variable('label'), op_type='centerloss',
-                     num_class=10)
-executors = [node.simple_bind(mx.cpu(), data=(256, 512), label=(256,)) for _ in range(4)]
-for _ in range(10):
-    for executor in executors:
-        executor.forward(is_train=True)
-        executor.backward()
-mx.nd.waitall()
-first = executors[0].aux_dict.values()
-for executor in executors[1:]:
-    for one, other in zip(first, executor.aux_dict.values()):
-        assert (one.asnumpy() == other.asnumpy()).all()
 ''',
 }
 
@@ -197,7 +158,7 @@ def test_no_hang(name, child):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('settings', ['naive engine', 'one worker', 'pooled engine'])
-@pytest.mark.parametrize('name', ['return', 'bad label', 'module', 'fork', 'threads'])
+@pytest.mark.parametrize('name', ['return', 'bad label', 'module', 'fork'])
 def test_no_hang_on_other_engines(name, settings, child):
     check(child, name, settings)
 

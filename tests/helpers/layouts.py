@@ -1,6 +1,4 @@
-"""Steps with arrays in oneDNN's layout, against the oracle; a program of its own, which may crash.
-
-    python layouts.py       prints a line for each way whose numbers are wrong
+"""Steps with arrays in oneDNN's layout, against the oracle: prints a line for each that is wrong.
 
 Features, labels, weights of samples, and the gradient of the loss are views of results of a
 convolution, or arrays of the same layout; an inference takes the centers as weights.
@@ -137,27 +135,26 @@ def ways():
     """Name, what computes the loss of maps, a label and a weight, the centers, a trainer."""
     for kind, make in (('CenterLoss', lambda: CenterLoss(C, D)), ('operator', Operator),
                        ('CenterTrainer', lambda: CenterLoss(C, D))):
-        for how, flags in HYBRIDIZED.items():
-            for name, view in VIEWS.items():
-                for whole in False, True:
-                    loss = make()
-                    net = Whole(loss, view)
-                    net.initialize()
-                    if flags is not None:
-                        (net if whole else loss).hybridize(**flags)
-                    yield (f'{kind}, {"whole network " if whole else ""}{how}, {name}',
-                           through(net), lambda loss=loss: loss.centers,
-                           CenterTrainer(loss) if kind == 'CenterTrainer' else None)
+        for number, (how, flags) in enumerate(HYBRIDIZED.items()):
+            for whole in False, True:
+                # Each view with each kind and each way to run, not every combination.
+                name = list(VIEWS)[(number + whole + len(kind)) % len(VIEWS)]
+                loss = make()
+                net = Whole(loss, VIEWS[name])
+                net.initialize()
+                if flags is not None:
+                    (net if whole else loss).hybridize(**flags)
+                yield (f'{kind}, {"whole network " if whole else ""}{how}, {name}',
+                       through(net), lambda loss=loss: loss.centers,
+                       CenterTrainer(loss) if kind == 'CenterTrainer' else None)
     for name, view in VIEWS.items():
         net = of_symbols(view)
         net.initialize(mx.init.Zero())
         yield f'symbols in a block, {name}', through(net), centers_of(net), None
-        loss = CenterLoss(C, D)
-        net = Whole(loss, view)
-        net.initialize()
-        inputs = maps(np.zeros((N, D))), maps(np.zeros(N)), nd.ones(N), ONE, *LIKE
-        net = imported(net, inputs)
-        yield f'imported, {name}', through(net), centers_of(net), None
+    net = Whole(CenterLoss(C, D), view)
+    net.initialize()
+    net = imported(net, (maps(np.zeros((N, D))), maps(np.zeros(N)), nd.ones(N), ONE, *LIKE))
+    yield 'imported', through(net), centers_of(net), None
 
 
 def centers_of(net):
