@@ -24,7 +24,7 @@ def report():
     yield 'MXNet           %s in %s' % (mx.__version__, os.path.dirname(mx.__file__))
     yield 'MXNet has       %s' % ', '.join(features)
     yield 'GPUs            %d' % mx.context.num_gpus()
-    yield 'platform        %s, %d processors' % (platform.platform(), os.cpu_count())
+    yield f'platform        {platform.platform()}, {os.cpu_count()} processors'
     yield 'environment     %s' % (' '.join(variables) or 'no variable set')
     yield 'a step is       %s' % trained_step()
     yield 'a step runs in  %s' % native.which()

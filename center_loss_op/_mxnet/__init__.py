@@ -126,8 +126,8 @@ def install():
     package = __package__.rpartition('.')[0]
     for change in CHANGES:
         if change.function and change.function not in _done:
-            module, function = change.function.split(':')
-            module = importlib.import_module(f'{package}.{module}')
+            name, function = change.function.split(':')
+            module = importlib.import_module(f'{package}.{name}')
             _done[change.function] = getattr(module, function)()
 
 

@@ -78,7 +78,7 @@ def _fenced(backward):
         backward(self, *args, **kwargs)
         for centers in _centers_of[self]:
             fence(centers)
-    fenced_backward.is_fenced = True
+    fenced_backward.is_fenced = True  # type: ignore[attr-defined]
     return fenced_backward
 
 
@@ -90,7 +90,7 @@ def install_in_executors():
 
 
 # Centers that were read, by the identity of the state that both views share.
-_read: MutableMapping[int, Any] = weakref.WeakValueDictionary()
+_read: 'weakref.WeakValueDictionary[int, Any]' = weakref.WeakValueDictionary()
 
 
 class Centers(mx.gluon.Parameter):
@@ -104,7 +104,7 @@ class Centers(mx.gluon.Parameter):
     The centers of float16 features stay float32, whichever way they are cast or loaded. Users of an
     imported network, which has no :class:`CenterLoss`, read these, too.
     """
-    _views = None
+    _views: Any = None
 
     @property
     def as_read(self):
@@ -189,7 +189,7 @@ def install_around_backward():
         status = backward(*args)
         _fence_all()
         return status
-    fenced_backward.is_fenced = True
+    fenced_backward.is_fenced = True  # type: ignore[attr-defined]
     _LIB.MXAutogradBackwardEx = fenced_backward
     return 'replaced'
 
@@ -223,7 +223,7 @@ def _with_centers(init):
                     parameter._differentiable = False   # so grad_req stays 'null' when all are set
                     own.add(loss.centers)
         self._cached_graph = inputs, without_keys(graph, own)
-    init_with_centers.knows_centers = True
+    init_with_centers.knows_centers = True  # type: ignore[attr-defined]
     return init_with_centers
 
 
@@ -238,7 +238,7 @@ def _without_keys(export):
             return export(self, *args, **kwargs)
         finally:
             self._cached_graph = graph
-    export_without_keys.knows_centers = True
+    export_without_keys.knows_centers = True  # type: ignore[attr-defined]
     return export_without_keys
 
 

@@ -239,7 +239,8 @@ def install_in_children():
     """Add an object to the settings that child processes inherit."""
     if not RESTORED:
         return None
-    multiprocessing.current_process()._config[__package__] = _Inherited()
+    settings = multiprocessing.current_process()._config  # type: ignore[attr-defined]
+    settings[__package__] = _Inherited()
     return 'added'
 
 

@@ -12,6 +12,7 @@ labels, which it copies. A graph gets copies in front of center loss. Both get a
 the gradient that comes back. An identity would not do: it is done in place, and keeps the layout.
 """
 from functools import wraps
+from typing import List
 
 import mxnet as mx
 from mxnet.ndarray import op
@@ -30,10 +31,10 @@ _OF_ANY_TYPE = {'op': 'tile', 'attrs': {'reps': '(1,)'}}
 def _plain_custom(custom):
     """`mx.nd.Custom`, with plain arrays for center loss."""
     @wraps(custom)
-    def plain_custom(*data, **kwargs):
+    def plain_custom(*given, **kwargs):
         if kwargs.get('op_type') != OP_TYPE:
-            return custom(*data, **kwargs)
-        data = list(data)
+            return custom(*given, **kwargs)
+        data = list(given)
         for place, array in enumerate(data):
             if not isinstance(array, mx.nd.NDArray):
                 continue
@@ -47,14 +48,15 @@ def _plain_custom(custom):
         if mx.autograd.is_recording() and str(kwargs.get('need_top_grad')) in ('True', 'true', '1'):
             output = mx.nd.slice_axis(output, axis=0, begin=0, end=None)
         return output
-    plain_custom.is_plain = True
+    plain_custom.is_plain = True  # type: ignore[attr-defined]
     return plain_custom
 
 
 def _plain_graph(symbol):
     """A graph with copies in front of each center loss, and behind it."""
     graph = content_of(symbol)
-    nodes, places = [], []      # those of the new graph; where each node of the old one is there
+    nodes: List[dict] = []      # of the new graph
+    places: List[int] = []      # where each node of the old one is there
 
     def add(name, inputs, **node):
         nodes.append({'name': name, 'inputs': inputs, **node})
@@ -85,7 +87,7 @@ def _plain_cached_op(init):
     @wraps(init)
     def plain_init(self, sym, *args, **kwargs):
         init(self, _plain_graph(sym) if center_losses(sym) else sym, *args, **kwargs)
-    plain_init.is_plain = True
+    plain_init.is_plain = True  # type: ignore[attr-defined]
     return plain_init
 
 

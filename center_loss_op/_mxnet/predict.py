@@ -61,6 +61,6 @@ def install():
     def iter_predict(self, *args, **kwargs):
         with _numbers_stay_whole(self):
             yield from of_each_batch(self, *args, **kwargs)
-    predict.keeps_numbers = True
+    predict.keeps_numbers = True  # type: ignore[attr-defined]
     base.predict, base.iter_predict = predict, iter_predict
     return 'replaced'

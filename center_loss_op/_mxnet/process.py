@@ -75,7 +75,7 @@ def install_at_exit():
             # for Python's lock, and Python ends a thread that asks so late.
             Executor.__del__ = lambda self: None
             return result
-        wait_and_shut_down.waits = True
+        wait_and_shut_down.waits = True  # type: ignore[attr-defined]
         _LIB.MXNotifyShutdown = wait_and_shut_down
     return 'replaced'
 
@@ -109,8 +109,8 @@ def install_before_spawns():
         def wait_and_spawn(*args):
             wait_for_engine()
             return spawn(*args)
-        wait_and_spawn.waits = True
-        util.spawnv_passfds = wait_and_spawn
+        wait_and_spawn.waits = True  # type: ignore[attr-defined]
+        util.spawnv_passfds = wait_and_spawn  # type: ignore[assignment]
     return 'replaced'
 
 

@@ -8,15 +8,16 @@ import inspect
 import math
 import numbers
 import textwrap
+import warnings
 from dataclasses import MISSING, dataclass, field, fields
 from functools import lru_cache, wraps
-from typing import Any, Callable, Collection, Optional, TypeVar, cast
+from typing import Any, Callable, Collection, Dict, Optional, TypeVar, cast
 
 import numpy as np
 
 __all__ = ['FORMULAS', 'Arguments', 'check_data_type', 'check_elements', 'check_shapes',
            'class_count', 'complete_docstring', 'explained', 'flag', 'more_than_two_axes',
-           'non_negative_int', 'non_negative_number']
+           'non_negative_int', 'non_negative_number', 'warn_once']
 
 F = TypeVar('F', bound=Callable[..., Any])
 
@@ -218,7 +219,8 @@ def _of_node(attributes):
     for name, argument in arguments.items():
         if name not in attributes and argument.default is MISSING:
             raise TypeError('missing argument %r' % name)
-    return Arguments(**{name: Text(value) for name, value in attributes.items()})
+    texts: Dict[str, Any] = {name: Text(value) for name, value in attributes.items()}
+    return Arguments(**texts)
 
 
 def complete_docstring(documented, function=None, **renamed):
@@ -243,7 +245,7 @@ def complete_docstring(documented, function=None, **renamed):
         argument = arguments.get(renamed.get(name, name))
         if argument is None:
             continue
-        kind = argument.metadata['kind'] or argument.type.__name__
+        kind = argument.metadata['kind'] or getattr(argument.type, '__name__', '')
         if parameter.default is None:
             kind += ', optional'
         elif parameter.default is not parameter.empty:
@@ -280,6 +282,12 @@ def _hint(name, allowed):
             if names[0] == 'in_units':
                 return _FOUND_OUT
     return ''
+
+
+@lru_cache(maxsize=None)
+def warn_once(text: str, stacklevel: int) -> None:
+    """Warn of an old spelling, once per text."""
+    warnings.warn(text, FutureWarning, stacklevel)
 
 
 def unknown_argument(name: str, allowed: Collection[str]) -> TypeError:

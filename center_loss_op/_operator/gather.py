@@ -13,6 +13,7 @@ workers of a step, and its traffic grows with the batch, not with the number of 
 import itertools
 import logging
 import os
+from typing import Any, Optional
 
 import mxnet as mx
 import numpy as np
@@ -145,8 +146,9 @@ class Gatherer:
         self._int_keys = int_keys
         self._room = 0              # how many samples a slot can hold
         self._steps = 0
-        self._most = 1              # the most backward passes, one after another, of any step
-        self._store = None
+        # The most backward passes, one after another, of any step.
+        self._most: Optional[int] = 1
+        self._store: Any = None
         self.use(store)
         self._recorded = Recorded()
         with LOCK:

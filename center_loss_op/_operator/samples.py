@@ -3,6 +3,7 @@ import collections
 import logging
 import threading
 import weakref
+from typing import Any, Counter
 
 __all__ = ['RECORDED', 'Recorded', 'count_forward', 'record']
 
@@ -23,7 +24,8 @@ class Recorded:
     """
 
     def __init__(self):
-        self.forwards = collections.Counter()   # by context: how many there were,
+        # By context: how many forward passes there were,
+        self.forwards: Counter[Any] = collections.Counter()
         self.failed = {}                        # the number of the last that failed since the step,
         # and the passes that have had a backward: (number, forwards until then, features, classes)
         self.passes = {}
