@@ -1,15 +1,19 @@
 """Center loss for the Module API: one set of centers on several devices and workers."""
+import itertools
 import os
 import weakref
-from typing import Any, MutableMapping, Optional, Union
+from typing import Any, MutableMapping, Optional, Sequence, Tuple, Union
 
 import mxnet as mx
 
-from ._mxnet.graph import center_losses
+from ._mxnet.graph import OP_TYPE, center_losses
 from ._operator.arguments import Arguments, non_negative_number
 from ._operator.gather import Gatherer, check_name, open_store
 
 __all__ = ['CenterTrainer']
+
+# Numbers the nodes that were given a trainer. All workers create theirs in the same order.
+_numbers = itertools.count()
 
 
 class CenterTrainer:
@@ -22,10 +26,11 @@ class CenterTrainer:
 
     Parameters
     ----------
-    key : str
-        The `key` given to :func:`center_loss_op.symbol.center_loss`, for one node of the Module.
-        Create the trainer before the first step. If several trainers have the same key, the newest
-        moves the centers, and :meth:`step` of an older one raises RuntimeError.
+    key : Symbol or str
+        The node that :func:`center_loss_op.symbol.center_loss` returned, or the argument `key` of
+        nodes of ``mx.sym.Custom``, for a BucketingModule. Create the trainer before the module is
+        bound. If a node has several trainers, the newest moves the centers, and :meth:`step` of an
+        older one raises RuntimeError.
     kvstore : str or KVStore, default 'device'
         Key-value store for the contexts of one worker. If the Module has a distributed store (or
         Horovod's), the trainer uses that one.
@@ -43,6 +48,7 @@ class CenterTrainer:
     TypeError
         `kvstore` is neither a name nor a store, or `alpha` is not a number.
     ValueError
+        `key` is another Symbol than a center loss. Or
         The store is asynchronous, the name is that of a distributed store or unknown to MXNet, or
         `alpha` is impossible.
 
@@ -56,16 +62,18 @@ class CenterTrainer:
     Examples
     --------
     >>> from center_loss_op.symbol import center_loss
-    >>> loss = center_loss(embedding, label, num_class=10, key='faces')
+    >>> loss = center_loss(embedding, label, num_class=10, scale=0.1)
     >>> mod = mx.mod.Module(mx.sym.Group([softmax, loss]), context=[mx.cpu(0), mx.cpu(1)])
-    >>> mod.fit(train_iter, batch_end_callback=CenterTrainer('faces'), num_epoch=10,
+    >>> mod.fit(train_iter, batch_end_callback=CenterTrainer(loss), num_epoch=10,
     ...         eval_metric=mx.metric.Accuracy(output_names=['softmax_output']))
     """
 
-    def __init__(self, key: str, kvstore: Union[str, mx.kvstore.KVStoreBase] = 'device',
+    def __init__(self, key: Union[str, mx.sym.Symbol],
+                 kvstore: Union[str, mx.kvstore.KVStoreBase] = 'device',
                  alpha: Optional[float] = None) -> None:
         self.alpha = alpha
-        self._gatherer = Gatherer(key, open_store(kvstore))
+        self._gatherer = Gatherer(_key_of(key) if isinstance(key, mx.sym.Symbol) else key,
+                                  open_store(kvstore))
         os.environ.setdefault('MXNET_UPDATE_ON_KVSTORE', '0')
         # By Module, or by what FeedForward has instead: what `_attach` returns.
         self._nodes: MutableMapping[Any, Any] = weakref.WeakKeyDictionary()
@@ -131,7 +139,7 @@ class CenterTrainer:
         # If parameters were read since the last update, Module takes what it read for the newest.
         current._params_dirty = module._params_dirty = True
 
-    def _step(self, holder, executors, store):
+    def _step(self, holder: Any, executors: Sequence[Any], store: Any) -> None:
         """A step for `holder`, which has a symbol: a Module, or what FeedForward has."""
         if holder not in self._nodes:
             self._nodes[holder] = self._attach(holder.symbol, store)
@@ -149,7 +157,7 @@ class CenterTrainer:
         """
         self._gatherer.drop()
 
-    def _attach(self, symbol, store):
+    def _attach(self, symbol: mx.sym.Symbol, store: Any) -> Tuple[str, float]:
         """The name of the centers and α, from the node with this key."""
         key = self._gatherer.key
         mine = [loss for loss in center_losses(symbol)
@@ -163,3 +171,12 @@ class CenterTrainer:
         if getattr(store, 'type', '').startswith('dist'):
             self._gatherer.use(store)
         return mine[0].centers, Arguments.of_node(mine[0].attributes).alpha
+
+
+def _key_of(loss: mx.sym.Symbol) -> str:
+    """The key of a center loss node, which gets one here if it has none."""
+    if len(loss.list_outputs()) != 1 or loss.attr('op_type') != OP_TYPE:
+        raise ValueError(f'key must be what symbol.center_loss returned, got {loss!r}')
+    key = loss.attr('key') or f'{loss.name}/{next(_numbers)}'
+    loss._set_attr(key=key)
+    return key
