@@ -13,7 +13,7 @@ from cases import batch
 from entries import Inside, array, block, run_block
 from hypothesis import strategies as st
 from mxnet import autograd, gluon
-from numpy.testing import assert_allclose, assert_array_equal
+from numpy.testing import assert_allclose
 from oracle import center_loss, tolerance
 
 DATA, LABEL, CENTERS = batch(6, 3, 4)
@@ -160,22 +160,6 @@ def test_any_training(tmp_path, training):
         net.do(action, random.randint(100))
 
 
-@pytest.mark.parametrize('stype', ['csr', 'row_sparse'])
-@pytest.mark.parametrize('name', ['embedding', 'label', 'sample_weight'])
-def test_sparse_arrays_are_refused(name, stype):
-    inputs = {'embedding': array(DATA), 'label': array(LABEL[:, None]),
-              'sample_weight': mx.nd.ones((6, 1))}
-    inputs[name] = inputs[name].tostype(stype)
-    loss = block(CENTERS, False)
-    for call in (loss, loss.update)[:2 - (name == 'sample_weight')]:
-        with pytest.raises(TypeError, match=f'{name} must be dense, got a {stype} array'):
-            call(*list(inputs.values())[:3 - (call == loss.update)])
-    if name != 'sample_weight':
-        with pytest.raises(mx.MXNetError, match=f'Provided = {stype}'):
-            mx.nd.Custom(inputs['embedding'], inputs['label'], array(CENTERS),
-                         op_type='centerloss', num_class=4)
-
-
 def test_two_blocks_share_their_centers():
     first = block(CENTERS)
     second = CenterLoss(4, in_units=3, params=first.params)
@@ -210,31 +194,6 @@ def test_initializer(initializer, test):
 
 
 # -- saved and loaded
-
-
-@pytest.mark.parametrize('arguments', [{}, {'weight': .1, 'alpha': .2, 'use_ignore': True}])
-def test_export_and_import(tmp_path, arguments):
-    """The exported graph trains on: its centers are an auxiliary state and move."""
-    loss = block(CENTERS, 'static', **arguments)
-    run_block(loss, DATA, LABEL)
-    loss.export(str(tmp_path / 'loss'), epoch=3)
-    state = mx.nd.load(str(tmp_path / 'loss-0003.params'))
-    assert [name.split(':')[0] for name in state] == ['aux']
-    names = mx.sym.load(str(tmp_path / 'loss-symbol.json')).list_arguments()
-    loaded = gluon.SymbolBlock.imports(str(tmp_path / 'loss-symbol.json'), names,
-                                       str(tmp_path / 'loss-0003.params'))
-    for _ in range(2):
-        want = run_block(loss, DATA, LABEL)
-        data = array(DATA)
-        data.attach_grad()
-        with autograd.record():
-            out = loaded(data, array(LABEL))
-        out.backward()
-        mx.nd.waitall()
-        assert_array_equal(out.asnumpy(), want.loss)
-        assert_array_equal(data.grad.asnumpy(), want.grad)
-        centers, = loaded.collect_params().values()
-        assert_array_equal(centers.data().asnumpy(), want.centers)
 
 
 def test_symbolic_call():
@@ -306,6 +265,9 @@ def test_too_many_elements():
     (0, DATA, TypeError, r'embedding must be an NDArray .*, got array\(\['),
     (1, [0, 1], TypeError, r'label must be an NDArray .*, got \[0, 1\]'),
     (0, array(DATA)[:0], ValueError, 'at least one sample'),
+    (0, array(DATA).tostype('csr'), TypeError, 'embedding must be dense, got a csr array'),
+    (1, array(LABEL[:, None]).tostype('row_sparse'), TypeError, 'label must be dense'),
+    (2, mx.nd.ones((6, 1)).tostype('csr'), TypeError, 'sample_weight must be dense'),
     (2, [1] * 6, TypeError, r'sample_weight must be an NDArray .*, got \[1'),
     (2, .5, TypeError, 'got 0.5. The argument weight weighs all samples'),
     (2, mx.nd.ones(1), ValueError, r'sample_weight .* embedding of shape \(6, 3\), got shape \(1,'),

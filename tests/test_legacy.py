@@ -7,7 +7,6 @@ from center_loss_op.symbol import center_loss
 
 import mxnet as mx
 import pytest
-from parameter_files import array_file
 from ported import RATE, Naive, network, nodes_of, ported
 
 
@@ -74,24 +73,6 @@ def test_a_ported_checkpoint_goes_on(naive, form, dialect, tmp_path):
         symbol, arg_params, aux_params = load(prefix + '-new', 5)
         assert symbol.list_auxiliary_states() == ['center_loss_center_bias']
         naive.check(arg_params, aux_params)
-
-
-def test_a_symbol_of_other_operators_is_left_alone(tmp_path):
-    symbol = mx.sym.BatchNorm(mx.sym.Variable('data'), name='norm')
-    symbol.save(str(tmp_path / 'norm.json'))
-    assert legacy.load_symbol(str(tmp_path / 'norm.json')).tojson() == symbol.tojson()
-
-
-@pytest.mark.parametrize('version', [0, 1, 2])
-def test_arrays_of_older_versions_load(tmp_path, version):
-    """A file of the centers alone, in each format that MXNet has had."""
-    symbol = center_loss(mx.sym.var('data'), mx.sym.var('label'), num_class=2, name='center_loss')
-    symbol.save(str(tmp_path / 'old-symbol.json'))
-    name = b'aux:center_loss_center_bias'
-    (tmp_path / 'old-0001.params').write_bytes(
-        array_file(version=version, key=len(name), name=name))
-    _, _, aux_params = legacy.load_checkpoint(str(tmp_path / 'old'), 1)
-    assert aux_params['center_loss_center_bias'].asnumpy().tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
 def test_a_missing_file(naive, tmp_path):

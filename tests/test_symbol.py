@@ -14,9 +14,8 @@ import numpy as np
 import oracle
 import pytest
 from cases import batch, random_arguments
-from entries import bind, run
 from hypothesis import strategies as st
-from numpy.testing import assert_allclose, assert_array_equal
+from numpy.testing import assert_allclose
 
 DATA, LABEL, CENTERS = batch(6, 3, 4)
 
@@ -223,45 +222,7 @@ def test_the_initializer_of_the_variable(order, initializer):
         assert values.shape == (50, 20) and 2.5 < values.std() < 3.5
 
 
-def test_custom_takes_a_variable_as_the_ported_operator_did():
-    centers = mx.sym.var('mine', stype='default')
-    ported = mx.sym.Custom(data=mx.sym.var('data'), label=mx.sym.var('label'), num_class=4,
-                           center_bias=centers, op_type='centerloss')
-    got = run(bind(ported, DATA, LABEL, CENTERS))
-    for value, expected in zip(got, oracle.center_loss(DATA, LABEL, CENTERS)):
-        assert_allclose(value, expected, rtol=1e-5)
-    assert ported.list_auxiliary_states() == ['mine']
-
-
 # -- Module
-
-
-def trained(epochs, prefix=None, net=None, **fit):
-    """A Module with a linear embedding of two numbers, a classifier and both losses."""
-    mx.random.seed(1)
-    np.random.seed(1)
-    label = mx.sym.var('softmax_label')
-    embedding = mx.sym.FullyConnected(mx.sym.var('data'), num_hidden=2, name='embedding')
-    scores = mx.sym.FullyConnected(embedding, num_hidden=4, no_bias=True, name='classifier')
-    net = net or mx.mod.Module(mx.sym.Group([
-        mx.sym.SoftmaxOutput(scores, label, normalization='batch', name='softmax'),
-        center_loss(embedding, label, num_class=4, scale=.1, name='center')]))
-    save = prefix and mx.callback.module_checkpoint(net, prefix, save_optimizer_states=True)
-    net.fit(mx.io.NDArrayIter(*batch(48, 5, 4)[:2], batch_size=16), num_epoch=epochs,
-            eval_metric=mx.metric.Loss(output_names=['center_output'], label_names=[]),
-            optimizer_params={'learning_rate': .1, 'momentum': .9}, epoch_end_callback=save,
-            batch_end_callback=lambda _: mx.nd.waitall(), **fit)
-    return {name: value.asnumpy() for part in net.get_params() for name, value in part.items()}
-
-
-def test_module_checkpoint(tmp_path):
-    """Two epochs, saved, loaded, two more: the same as four, to the last bit."""
-    want = trained(4)
-    trained(2, prefix=str(tmp_path / 'net'))
-    net = mx.mod.Module.load(str(tmp_path / 'net'), 2, load_optimizer_states=True)
-    for name, value in trained(4, net=net, begin_epoch=2).items():
-        assert_array_equal(value, want[name], err_msg=name)
-    assert want['center_center_bias'].any()
 
 
 @pytest.mark.parametrize('reduction', ['mean', 'sum', 'none'])
