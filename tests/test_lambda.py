@@ -8,7 +8,7 @@ from center_loss_op.symbol import center_loss
 import mxnet as mx
 import numpy as np
 import pytest
-from entries import array, bind, imperative, run
+from entries import array, imperative
 from mxnet import autograd, gluon
 from numpy.testing import assert_allclose
 
@@ -55,17 +55,6 @@ def test_table_of_normalizations(normalization, summed, averaged):
     for center, weight in (({}, summed), ({'reduction': 'none'}, summed),
                            ({'reduction': 'sum'}, summed), ({'reduction': 'mean'}, averaged)):
         assert_allclose(gradient(normalization, center) - alone, share * weight * pull, atol=1e-5)
-
-
-@pytest.mark.parametrize('around, pull', [
-    (lambda loss: 0.1 * loss(), 1), (lambda loss: mx.sym.MakeLoss(loss(), grad_scale=0.1), 1),
-    (lambda loss: mx.sym.MakeLoss(0.1 * loss(need_top_grad=True)), 0.1),
-    (lambda loss: mx.sym.MakeLoss(loss(need_top_grad=True, scale=0.5), grad_scale=0.2), 0.1)])
-def test_factors_around_a_loss_layer(around, pull):
-    symbol = around(lambda **arguments: center_loss(mx.sym.var('data'), mx.sym.var('label'),
-                                                    CLASSES, name='c', **arguments))
-    got = run(bind(symbol, FEATURES, LABEL, CENTERS)).grad
-    assert_allclose(got, pull * (FEATURES - CENTERS[LABEL.astype(int)]), rtol=1e-4, atol=1e-6)
 
 
 # -- the README's graph and its loop: one step of SGD with rate 1 from the same weights
