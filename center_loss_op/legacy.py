@@ -46,13 +46,9 @@ def load_symbol(fname: str) -> mx.sym.Symbol:
             ported = []
     if not ported:
         return mx.sym.load(fname)
-    dropped = set()
     for node in ported:
         inputs = dict(zip(_PORTED_INPUTS, node['inputs']))
-        dropped |= {inputs.pop(role)[0] for role in ('diff_bias', 'sum_bias')}
-        node['inputs'] = list(inputs.values())
-    # MXNet's symbol has no variable that no node reads.
-    graph['arg_nodes'] = [index for index in graph['arg_nodes'] if index not in dropped]
+        node['inputs'] = [inputs[role] for role in ('data', 'label', 'center_bias')]
     return symbol_of(graph)
 
 
