@@ -1,25 +1,12 @@
 """Center loss (Wen et al., ECCV 2016) for Apache MXNet.
 
-Importing this package registers the operator ``centerloss``. With NumPy 1.24 or newer, import it
-before ``mxnet``, which cannot be imported without it (see :mod:`center_loss_op._mxnet`). All that
-an import changes in the process is listed there, too.
+In Gluon: :class:`CenterLoss`, :class:`DecorrelationLoss`, :class:`gluon.CenterTrainer`. In a
+symbol graph: :func:`center_loss`, :func:`decorrelation_loss`, :class:`module.CenterTrainer`. In
+both: :func:`nearest_center`, :class:`horovod.Horovod`, and :mod:`legacy` for files of the ported
+implementation.
 
-In Gluon:
-
-- ``CenterLoss`` pulls the embedding of each sample towards the center of its class.
-- ``DecorrelationLoss`` keeps the features from becoming redundant.
-- ``gluon.CenterTrainer`` keeps the centers of several devices or workers identical.
-
-In a symbol graph:
-
-- ``center_loss`` and ``decorrelation_loss`` are the same losses as nodes.
-- ``module.CenterTrainer`` is the same trainer, for a Module.
-
-In both:
-
-- ``nearest_center`` assigns samples to classes, and can reject strangers.
-- ``horovod.Horovod`` is a store for workers that Horovod has started.
-- ``legacy.load_checkpoint`` and ``legacy.load_symbol`` load files of pangyupo's operator.
+An import registers the operator ``centerloss``; :mod:`center_loss_op._mxnet` lists what else it
+changes. With NumPy 1.24 or newer, import this package before ``mxnet``.
 """
 from ._mxnet import compat, install
 

@@ -5,6 +5,7 @@ module also makes `mx.kv.create('horovod')` create this store; otherwise, MXNet 
 store of a single worker.
 """
 import itertools
+from typing import Any, List, Optional, Sequence, Union
 
 import mxnet as mx
 
@@ -14,6 +15,8 @@ except ImportError as error:
     hvd, _why_not = None, error
 
 __all__ = ['Horovod']
+
+Arrays = Union[mx.nd.NDArray, Sequence[mx.nd.NDArray]]
 
 # Numbers the stores of this process. All workers create their stores in the same order.
 _numbers = itertools.count()
@@ -37,7 +40,7 @@ class Horovod(mx.kvstore.KVStoreBase):
     # 'dist_sync' tells MXNet that the workers step together.
     type = 'dist_sync_horovod'
 
-    def __init__(self):
+    def __init__(self) -> None:
         if hvd is None:
             raise ImportError(
                 f'Horovod cannot be imported ({_why_not}): build it for MXNet, with '
@@ -49,22 +52,25 @@ class Horovod(mx.kvstore.KVStoreBase):
         self._prefix = f'center_loss_op/{next(_numbers)}/'
 
     @property
-    def rank(self):
+    def rank(self) -> int:
+        """The number of this worker, from 0."""
         return hvd.rank()
 
     @property
-    def num_workers(self):
+    def num_workers(self) -> int:
+        """The number of workers."""
         return hvd.size()
 
     @staticmethod
-    def is_capable(capability):
+    def is_capable(capability: str) -> bool:
         """False: there are no servers that could run an optimizer."""
         return False
 
-    def init(self, key, value):
-        """Do nothing: Module calls it with its initial values."""
+    def init(self, key: Union[int, str], value: Arrays) -> None:
+        """Do nothing; Module calls it with its initial values. Seed all workers alike."""
 
-    def broadcast(self, key, value, out, priority=0):
+    def broadcast(self, key: Union[int, str], value: Arrays, out: Arrays, priority: int = 0
+                  ) -> None:
         """Copy rank 0's `value` to `out` on all workers."""
         first, *others = _list(out)
         if self.rank == 0:
@@ -73,7 +79,8 @@ class Horovod(mx.kvstore.KVStoreBase):
         for other in others:
             other[:] = first
 
-    def pushpull(self, key, value, out=None, priority=0):
+    def pushpull(self, key: Union[int, str], value: Arrays, out: Optional[Arrays] = None,
+                 priority: int = 0) -> None:
         """Write the sum of `value` over all contexts and workers to `out`, or back to `value`."""
         values = _list(value)
         first, *others = values if out is None else _list(out)
@@ -86,5 +93,5 @@ class Horovod(mx.kvstore.KVStoreBase):
             other[:] = first
 
 
-def _list(arrays):
-    return arrays if isinstance(arrays, (list, tuple)) else [arrays]
+def _list(arrays: Arrays) -> List[Any]:
+    return list(arrays) if isinstance(arrays, (list, tuple)) else [arrays]

@@ -5,7 +5,7 @@ and `<name>_sum_bias`, which are working memory. Its graphs list all three as in
 but the operator of this package has only the centers.
 """
 import json
-from typing import Dict, Tuple
+from typing import Any, Dict, Tuple
 
 import mxnet as mx
 
@@ -26,7 +26,7 @@ def load_symbol(fname: str) -> mx.sym.Symbol:
     Parameters
     ----------
     fname : str
-        The JSON file, for example ``'<prefix>-symbol.json'``.
+        The JSON file, ``'<prefix>-symbol.json'``.
 
     Returns
     -------
@@ -35,10 +35,8 @@ def load_symbol(fname: str) -> mx.sym.Symbol:
 
     Raises
     ------
-    OSError
-        The file cannot be read.
-    MXNetError
-        MXNet can build no symbol from it.
+    OSError, MXNetError
+        The file cannot be read, or holds no symbol.
     """
     with open(fname, encoding='utf-8') as file:
         try:
@@ -48,38 +46,31 @@ def load_symbol(fname: str) -> mx.sym.Symbol:
             ported = []
     if not ported:
         return mx.sym.load(fname)
-    dropped = set()
     for node in ported:
         inputs = dict(zip(_PORTED_INPUTS, node['inputs']))
-        dropped |= {inputs.pop(role)[0] for role in ('diff_bias', 'sum_bias')}
-        node['inputs'] = list(inputs.values())
-    # MXNet's symbol has no variable that no node reads.
-    graph['arg_nodes'] = [index for index in graph['arg_nodes'] if index not in dropped]
+        node['inputs'] = [inputs[role] for role in ('data', 'label', 'center_bias')]
     return symbol_of(graph)
 
 
-def _is_ported(node):
+def _is_ported(node: Dict[str, Any]) -> bool:
     return (any(node.get(key, {}).get('op_type') == OP_TYPE for key in _ATTRIBUTES)
             and len(node['inputs']) == len(_PORTED_INPUTS))
 
 
 def load_checkpoint(prefix: str, epoch: int) -> Tuple[mx.sym.Symbol, NDArrays, NDArrays]:
-    """Load a checkpoint of the ported implementation, or any other.
-
-    Takes and returns what `mx.model.load_checkpoint` does. You can pass the result to Module or
-    FeedForward, go on training, and save it.
+    """Load a checkpoint of the ported implementation, or any other, to train on and to save.
 
     Parameters
     ----------
     prefix : str
-        Prefix of the files ``<prefix>-symbol.json`` and ``<prefix>-<epoch>.params``.
     epoch : int
+        Of the files ``<prefix>-symbol.json`` and ``<prefix>-<epoch>.params``.
 
     Returns
     -------
     symbol : Symbol
     arg_params, aux_params : dict of str to NDArray
-        The centers keep their name. The working memory of the ported operator is left out.
+        Without the working memory of the ported operator.
 
     Raises
     ------
@@ -90,9 +81,6 @@ def load_checkpoint(prefix: str, epoch: int) -> Tuple[mx.sym.Symbol, NDArrays, N
     --------
     >>> from center_loss_op import legacy
     >>> symbol, arg_params, aux_params = legacy.load_checkpoint('center_loss', 20)
-    >>> module = mx.mod.Module(symbol)
-    >>> module.fit(train_iter, arg_params=arg_params, aux_params=aux_params, begin_epoch=20,
-    ...            num_epoch=22, eval_metric=mx.metric.Accuracy(output_names=['softmax_output']))
     """
     symbol = load_symbol(f'{prefix}-symbol.json')
     arg_params, aux_params = mx.model.load_params(prefix, epoch)

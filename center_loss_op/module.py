@@ -1,15 +1,19 @@
 """Center loss for the Module API: one set of centers on several devices and workers."""
+import itertools
 import os
 import weakref
-from typing import Any, MutableMapping, Optional, Union
+from typing import Any, MutableMapping, Optional, Sequence, Union
 
 import mxnet as mx
 
-from ._mxnet.graph import center_losses
+from ._mxnet.graph import OP_TYPE, center_losses
 from ._operator.arguments import Arguments, non_negative_number
 from ._operator.gathered import Gatherer, check_name
 
 __all__ = ['CenterTrainer']
+
+# Numbers the nodes that were given a trainer. All workers create theirs in the same order.
+_numbers = itertools.count()
 
 
 class CenterTrainer:
@@ -20,10 +24,11 @@ class CenterTrainer:
 
     Parameters
     ----------
-    key : str
-        The `key` given to :func:`center_loss_op.symbol.center_loss`, for one node of the Module.
-        Create the trainer before the first step. If several trainers have the same key, the newest
-        moves the centers, and :meth:`step` of an older one raises RuntimeError.
+    key : Symbol or str
+        The node that :func:`center_loss_op.symbol.center_loss` returned, or the argument `key` of
+        nodes of ``mx.sym.Custom``, for a BucketingModule. Create the trainer before the module is
+        bound. If a node has several trainers, the newest moves the centers, and :meth:`step` of an
+        older one raises RuntimeError.
     kvstore : str or KVStore, default 'device'
         Key-value store for the contexts of one worker. If the Module has a distributed store (or
         Horovod's), the trainer uses that one.
@@ -34,7 +39,8 @@ class CenterTrainer:
     Raises
     ------
     TypeError, ValueError
-        `kvstore` cannot gather, as in Gluon, or `alpha` is not a finite number >= 0.
+        `kvstore` cannot gather, as in Gluon, `key` is another Symbol than a center loss, or `alpha`
+        is not a finite number >= 0.
 
     Notes
     -----
@@ -45,16 +51,17 @@ class CenterTrainer:
     Examples
     --------
     >>> from center_loss_op.symbol import center_loss
-    >>> loss = center_loss(embedding, label, num_class=10, key='faces')
+    >>> loss = center_loss(embedding, label, num_class=10, scale=0.1)
     >>> mod = mx.mod.Module(mx.sym.Group([softmax, loss]), context=[mx.cpu(0), mx.cpu(1)])
-    >>> mod.fit(train_iter, batch_end_callback=CenterTrainer('faces'), num_epoch=10,
+    >>> mod.fit(train_iter, batch_end_callback=CenterTrainer(loss), num_epoch=10,
     ...         eval_metric=mx.metric.Accuracy(output_names=['softmax_output']))
     """
 
-    def __init__(self, key: str, kvstore: Union[str, mx.kvstore.KVStoreBase] = 'device',
+    def __init__(self, key: Union[str, mx.sym.Symbol],
+                 kvstore: Union[str, mx.kvstore.KVStoreBase] = 'device',
                  alpha: Optional[float] = None) -> None:
         self.alpha = alpha
-        self._gatherer = Gatherer(key, kvstore)
+        self._gatherer = Gatherer(_key_of(key) if isinstance(key, mx.sym.Symbol) else key, kvstore)
         os.environ.setdefault('MXNET_UPDATE_ON_KVSTORE', '0')
         # The node with the key: by Module, or by what FeedForward has instead.
         self._nodes: MutableMapping[Any, Any] = weakref.WeakKeyDictionary()
@@ -109,7 +116,7 @@ class CenterTrainer:
         """
         self._gatherer.drop()
 
-    def _step(self, holder, executors, store):
+    def _step(self, holder: Any, executors: Sequence[Any], store: Any) -> None:
         """A step for `holder`, which has a symbol: a Module, or what FeedForward has."""
         if holder not in self._nodes:
             key = self._gatherer.key
@@ -127,3 +134,12 @@ class CenterTrainer:
         node, alpha = self._nodes[holder], self.alpha
         self._gatherer.step([executor.aux_dict[node.centers] for executor in executors],
                             Arguments.of_node(node.attributes).alpha if alpha is None else alpha)
+
+
+def _key_of(loss: mx.sym.Symbol) -> str:
+    """The key of a center loss node, which gets one here if it has none."""
+    if len(loss.list_outputs()) != 1 or loss.attr('op_type') != OP_TYPE:
+        raise ValueError(f'key must be what symbol.center_loss returned, got {loss!r}')
+    key = loss.attr('key') or f'{loss.name}/{next(_numbers)}'
+    loss._set_attr(key=key)
+    return key

@@ -1,7 +1,7 @@
 """Classify features by the nearest center."""
 import math
 import numbers
-from typing import Sequence, Tuple, Union
+from typing import Any, Optional, Sequence, Tuple, Union
 
 import mxnet as mx
 import numpy as np
@@ -15,6 +15,7 @@ __all__ = ['nearest_center']
 _BLOCK = 1 << 19
 
 Array = Union[mx.nd.NDArray, mx.sym.Symbol]
+Two = Tuple[Any, Any]   # labels and distances
 # The types that MXNet makes after npx.set_np(): subclasses of the others, with other operators.
 _NUMPY = (mx.np.ndarray, mx.sym.numpy._Symbol)
 
@@ -25,47 +26,37 @@ def nearest_center(embedding: Array, centers: Array, threshold: float = math.inf
 
     Parameters
     ----------
-    embedding : NDArray or Symbol
-        The features, (N, d), of any floating type; N may be 0. An array of `mx.nd` or `mx.np`; a
-        sparse one is made dense.
-    centers : NDArray or Symbol
-        (C, d), of any floating type; an NDArray on the context of the features. If two centers
-        are equally near, the first is taken. A center that is not finite is never the nearest.
+    embedding, centers : NDArray or Symbol
+        (N, d) and (C, d), of any floating types, both of one kind and on one context. A center that
+        is not finite is never the nearest.
     threshold : float, default infinity
         A feature at this distance or farther is labelled −1, and so is a feature with a NaN.
     exclude : int, or sequence or array of int, or of C bool, optional
-        Classes that are never the nearest, for example classes that are not in the training set,
-        whose centers stay at 0. In a graph, give numbers, not bools.
+        Classes that are never the nearest, for example those of no training sample, whose centers
+        stay at 0. In a graph, give numbers.
 
     Returns
     -------
     label : NDArray or Symbol
-        (N,), int32, from 0 to C − 1, or −1; an array of `mx.np` if the embedding is one.
+        (N,), int32, from 0 to C − 1, the first of equally near ones, or −1.
     distance : NDArray or Symbol
-        (N,), to the nearest center, whatever the threshold. float64 for float64 features or
-        centers outside of a graph, and float32 otherwise. Infinity if there is no valid center.
+        (N,), whatever the threshold; infinity if no center counts. float64 if an NDArray of the
+        inputs is, else float32.
 
     Raises
     ------
-    TypeError
-        The inputs are not two NDArrays or two Symbols, they hold integers, or the threshold is not
-        a number.
-    ValueError
-        The shapes do not fit, the threshold is negative or NaN, or `exclude` holds a class that
-        does not exist.
+    TypeError, ValueError
+        For inputs, a threshold or classes of a wrong type, shape or value.
 
     Notes
     -----
-    Arrays on the CPU are searched in blocks, and the label is right for every finite input. With
-    Symbols (in a hybridized or exported graph) it is one product of N · C in float64, and C must
-    be at most 2²⁴; MXNet knows only when it binds the graph whether an excluded class exists.
+    On a CPU, arrays are searched in blocks, and the label is right for every finite input. A graph
+    has one product of N · C in float64, and holds at most 2²⁴ centers.
 
     Examples
     --------
     >>> embedding, scores = net(x)
-    >>> centers = center_loss.centers.data()
-    >>> never_seen = (centers.asnumpy() == 0).all(axis=1)
-    >>> label, distance = nearest_center(embedding, centers, threshold=2.5, exclude=never_seen)
+    >>> label, distance = nearest_center(embedding, center_loss.centers.data(), threshold=2.5)
     """
     if isinstance(threshold, bool) or not isinstance(threshold, numbers.Real):
         raise TypeError(f'threshold must be a number >= 0, got {threshold!r}')
@@ -87,7 +78,7 @@ def nearest_center(embedding: Array, centers: Array, threshold: float = math.inf
     return found
 
 
-def _numbers(exclude, classes=None):
+def _numbers(exclude: Any, classes: Optional[int] = None) -> np.ndarray:
     """The classes to exclude as numbers; in a graph, `classes` is not known yet, and None."""
     if exclude is None:
         exclude = ()
@@ -107,7 +98,7 @@ def _numbers(exclude, classes=None):
     return given.astype(np.intp)
 
 
-def _of_arrays(embedding, centers, threshold, exclude):
+def _of_arrays(embedding: Any, centers: Any, threshold: float, exclude: Any) -> Two:
     if (embedding.ndim != 2 or centers.ndim != 2 or embedding.shape[1] != centers.shape[1]
             or 0 in centers.shape):
         hint = more_than_two_axes('embedding', embedding.shape)
@@ -135,14 +126,15 @@ def _of_arrays(embedding, centers, threshold, exclude):
     return mx.nd.array(label, context, np.int32), mx.nd.array(distance, context, dtype)
 
 
-def _plain(array):
+def _plain(array: mx.nd.NDArray) -> mx.nd.NDArray:
     """A dense array of float64, or of float32 for any shorter type."""
     if array.stype != 'default':
         array = array.tostype('default')
     return array.astype(np.float64 if array.dtype == np.float64 else np.float32, copy=False)
 
 
-def _by_product(F, embedding, centers, threshold, exclude, dtype):
+def _by_product(F: Any, embedding: Array, centers: Array, threshold: float, exclude: np.ndarray,
+                dtype: Any) -> Two:
     """By ‖x − c‖² = ‖x‖² − 2 (x·c − ½‖c‖²) in float64, with operators that ONNX also has."""
     embedding, centers = F.cast(embedding, 'float64'), F.cast(centers, 'float64')
     number = F.contrib.arange_like(centers, axis=0)
@@ -163,7 +155,7 @@ def _by_product(F, embedding, centers, threshold, exclude, dtype):
     return known * (F.cast(F.take(row, best), 'int32') + 1) - 1, F.cast(distance, dtype)
 
 
-def _set_to_zero(F, counts, exclude):
+def _set_to_zero(F: Any, counts: Array, exclude: np.ndarray) -> Array:
     """`counts` with zeros at the places `exclude`, by the same few operators for any places.
 
     Cuts `counts` and zeros into runs of kept and of excluded classes, and joins the right ones.
@@ -179,7 +171,7 @@ def _set_to_zero(F, counts, exclude):
     return F.slice_axis(F.concat(*runs, dim=0), axis=0, begin=0, end=-1)
 
 
-def _in_blocks(embedding, centers, exclude):
+def _in_blocks(embedding: np.ndarray, centers: mx.nd.NDArray, exclude: np.ndarray) -> Two:
     """The label and the distance (float64) of each sample; the threshold is not looked at."""
     label, distance = np.full(len(embedding), -1), np.full(len(embedding), np.inf)
     distance[np.isnan(embedding).any(axis=1)] = np.nan
@@ -191,11 +183,8 @@ def _in_blocks(embedding, centers, exclude):
     samples_at_once = min(pairs, max(1, _BLOCK // at_once))
     for begin in range(0, len(centers), at_once):
         c = centers[begin:begin + at_once].asnumpy()
-        valid = allowed[begin:begin + at_once]
-        if not (valid.all() and np.isfinite(c.sum(axis=1)).all()):
-            valid = valid & np.isfinite(c).all(axis=1)
-            c = c[valid]
-        classes = begin + valid.nonzero()[0]
+        valid = allowed[begin:begin + at_once] & np.isfinite(c).all(axis=1)
+        c, classes = c[valid], begin + valid.nonzero()[0]
         for first in range(0, len(rows) if len(c) else 0, samples_at_once):
             some = rows[first:first + samples_at_once]
             x = embedding[some]
@@ -212,7 +201,7 @@ def _in_blocks(embedding, centers, exclude):
     return label, distance
 
 
-def _candidates(x, c):
+def _candidates(x: np.ndarray, c: np.ndarray) -> Two:
     """Pairs (i, j), sorted: the nearest c_j of each x_i is among them, which are few.
 
     The score ½‖c_j‖² − x_i·c_j orders the centers by distance. A center that is nearer than the one
@@ -233,7 +222,7 @@ def _candidates(x, c):
     return (scores <= (scores[np.arange(len(x)), best] + slack)[:, None]).nonzero()
 
 
-def _distances(a, b):
+def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """‖a_i − b_i‖ in float64; no square overflows."""
     difference = a.astype(np.float64) - b
     exponent = np.frexp(np.abs(difference).max(axis=1))[1]

@@ -1,6 +1,6 @@
-"""Decorrelation, compared with a slow one in float64 and with the gradient by differences."""
+"""Decorrelation, compared with NumPy's covariance and with the gradient by differences."""
 from center_loss_op.gluon import DecorrelationLoss
-from center_loss_op.symbol import center_loss, decorrelation_loss
+from center_loss_op.symbol import decorrelation_loss
 
 import mxnet as mx
 import numpy as np
@@ -12,17 +12,9 @@ X = np.random.RandomState(3).normal(size=(7, 4)) @ np.random.RandomState(4).norm
 
 
 def slow(x):
-    """P, one pair of features at a time."""
-    x = np.asarray(x, np.float64)
-    samples, size = x.shape
-    mean = [sum(x[i, j] for i in range(samples)) / samples for j in range(size)]
-    total = 0.
-    for j in range(size):
-        for k in range(size):
-            if j != k:
-                total += (sum((x[i, j] - mean[j]) * (x[i, k] - mean[k]) for i in range(samples))
-                          / samples) ** 2
-    return total / (2 * size)
+    """P of NumPy's covariance."""
+    covariance = np.atleast_2d(np.cov(x.T, bias=True))
+    return np.square(covariance - np.diag(np.diag(covariance))).sum() / (2 * x.shape[1])
 
 
 def slope(x, step=1e-5):
@@ -33,12 +25,6 @@ def slope(x, step=1e-5):
         away[place] = step
         result[place] = (slow(x + away) - slow(x - away)) / (2 * step)
     return result
-
-
-def test_the_oracle_is_numpys_covariance():
-    covariance = np.cov(X.T, bias=True)
-    others = covariance - np.diag(np.diag(covariance))
-    assert_allclose(slow(X), np.square(others).sum() / 8)
 
 
 @pytest.mark.parametrize('hybridize', [False, True])
@@ -85,17 +71,6 @@ def test_a_graph_names_what_is_wrong_with_a_shape(shape):
             decorrelation_loss(mx.sym.var('data')).simple_bind(mx.cpu(), data=shape)
 
 
-def test_mxnet_prints_and_plots_the_graph(capsys):
-    embedding = mx.sym.FullyConnected(mx.sym.var('data'), num_hidden=4, name='embedding')
-    net = mx.sym.Group([center_loss(embedding, mx.sym.var('label'), 3, name='center'),
-                        decorrelation_loss(embedding, 0.3, True, name='apart')])
-    mx.viz.print_summary(net, {'data': (8, 5)})
-    printed = capsys.readouterr().out
-    assert 'center(Custom)' in printed and 'apart(' in printed and 'Total params: 24' in printed
-    graphviz = pytest.importorskip('graphviz')
-    assert isinstance(mx.viz.plot_network(net, shape={'data': (8, 5)}), graphviz.Digraph)
-
-
 def test_a_part_of_a_larger_loss_heeds_the_factors_around_it():
     heads = np.arange(1, len(X) + 1, dtype=np.float32)
     grads = []
@@ -121,7 +96,7 @@ def test_numpy_arrays_of_mxnet():
     (lambda: DecorrelationLoss(weight=-1), ValueError,
      'weight must be a finite number >= 0, got -1'),
     (lambda: DecorrelationLoss(batch_axis=1), ValueError, 'batch_axis must be 0, got 1'),
-    (lambda: DecorrelationLoss()(X), TypeError, 'embedding must be an NDArray .*got ndarray'),
+    (lambda: DecorrelationLoss()(X), TypeError, r'embedding must be an NDArray .*got array\(\['),
     (lambda: DecorrelationLoss()(mx.nd.zeros((2, 3, 4))), ValueError, r'got shape \(2, 3, 4\)'),
     (lambda: DecorrelationLoss()(mx.nd.zeros((2, 3), dtype='int32')), TypeError,
      'embedding must be float16, float32 or float64, got int32'),

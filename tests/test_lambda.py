@@ -7,9 +7,8 @@ from center_loss_op.symbol import center_loss
 
 import mxnet as mx
 import numpy as np
-import oracle
 import pytest
-from entries import array, bind, imperative, run
+from entries import array, imperative
 from mxnet import autograd, gluon
 from numpy.testing import assert_allclose
 
@@ -58,17 +57,6 @@ def test_table_of_normalizations(normalization, summed, averaged):
         assert_allclose(gradient(normalization, center) - alone, share * weight * pull, atol=1e-5)
 
 
-@pytest.mark.parametrize('around, pull', [
-    (lambda loss: 0.1 * loss(), 1), (lambda loss: mx.sym.MakeLoss(loss(), grad_scale=0.1), 1),
-    (lambda loss: mx.sym.MakeLoss(0.1 * loss(need_top_grad=True)), 0.1),
-    (lambda loss: mx.sym.MakeLoss(loss(need_top_grad=True, scale=0.5), grad_scale=0.2), 0.1)])
-def test_factors_around_a_loss_layer(around, pull):
-    symbol = around(lambda **arguments: center_loss(mx.sym.var('data'), mx.sym.var('label'),
-                                                    CLASSES, name='c', **arguments))
-    got = run(bind(symbol, FEATURES, LABEL, CENTERS)).grad
-    assert_allclose(got, pull * (FEATURES - CENTERS[LABEL.astype(int)]), rtol=1e-4, atol=1e-6)
-
-
 # -- the README's graph and its loop: one step of SGD with rate 1 from the same weights
 
 
@@ -78,17 +66,17 @@ def weights():
             'scores_weight': random.randn(CLASSES, D)}
 
 
-def step_of_module(scale, batch_size=N, **optimizer):
+def step_of_module(scale):
     label = mx.sym.var('softmax_label')
     embedding = mx.sym.FullyConnected(mx.sym.var('data'), num_hidden=D, name='embedding')
     scores = mx.sym.FullyConnected(embedding, num_hidden=CLASSES, no_bias=True, name='scores')
     softmax = mx.sym.SoftmaxOutput(scores, label, name='softmax')
     center = center_loss(embedding, label, num_class=CLASSES, scale=scale, name='center_loss')
     module = mx.mod.Module(mx.sym.Group([softmax, center]))
-    module.fit(mx.io.NDArrayIter(DATA, LABEL, batch_size), num_epoch=1, initializer=mx.init.Zero(),
+    module.fit(mx.io.NDArrayIter(DATA, LABEL, N), num_epoch=1, initializer=mx.init.Zero(),
                arg_params={name: array(value.astype('float32'))
                            for name, value in weights().items()}, allow_missing=True,
-               optimizer_params={'learning_rate': 1, **optimizer},
+               optimizer_params={'learning_rate': 1},
                eval_metric=mx.metric.Accuracy(output_names=['softmax_output']))
     return module.get_params()[0]['embedding_weight'].asnumpy() - weights()['embedding_weight']
 
@@ -135,14 +123,22 @@ def test_table_of_loops(total):
 # -- other implementations, written down from their formulas: the step of features and centers
 
 
-def squares(features, centers, label):
-    """‖d‖² and d of each sample, Σ (c − x) and n of each class."""
-    d = features.astype(float) - centers[label]
-    sums, counts = np.zeros_like(centers, float), np.zeros((len(centers), 1))
-    for i, j in enumerate(label):
-        sums[j] -= d[i]
-        counts[j] += 1
-    return d, sums, counts
+# Each: the step of the features and of the centers, with d = x − c of each sample, `sums`, the
+# Σ (c − x) of each class, n samples of each class and N in all; then λ and α here.
+PORTS = {
+    'caffe': (lambda d, sums, n, N, w, rate: (w * d / N, -rate * sums / (1 + n)),
+              lambda w, n, N: w, lambda rate, w, n, N: rate),
+    'jxgu1016': (lambda d, sums, n, N, w, rate: (w * d / N, -rate * sums / (1 + n) / N),
+                 lambda w, n, N: w, lambda rate, w, n, N: rate / N),
+    # The gradient of the centers is divided by the weight again.
+    'kaiyangzhou': (lambda d, sums, n, N, w, rate: (w * 2 * d / N, -rate * 2 * sums / N),
+                    lambda w, n, N: 2 * w, lambda rate, w, n, N: 2 * rate * (1 + n) / N),
+    'shownx': (lambda d, sums, n, N, w, rate: (w * d / n / N, -rate * w * sums / n / N),
+               lambda w, n, N: w / n, lambda rate, w, n, N: rate * w * (1 + n) / (N * n)),
+    'encodets': (lambda d, sums, n, N, w, rate: (w * d, -rate * sums / (1 + n)),
+                 lambda w, n, N: w * N, lambda rate, w, n, N: rate),
+    'facenet': (lambda d, sums, n, N, w, rate: (w * 2 * d / d.size, -(1 - rate) * sums),
+                lambda w, n, N: 2 * w / 3, lambda rate, w, n, N: (1 - rate) * (1 + n))}
 
 
 def balanced(n):
@@ -152,61 +148,17 @@ def balanced(n):
     return features, label.astype('float32'), RANDOM.randn(CLASSES, 3).astype('float32')
 
 
-def caffe(d, sums, n, samples, weight, rate):
-    return weight * d / samples, -rate * sums / (1 + n)
-
-
-def jxgu1016(d, sums, n, samples, weight, rate):
-    return weight * d / samples, -rate * sums / (1 + n) / samples
-
-
-def kaiyangzhou(d, sums, n, samples, weight, rate):
-    # The gradient of the centers is divided by the weight again.
-    return weight * 2 * d / samples, -rate * 2 * sums / samples
-
-
-def shownx(d, sums, n, samples, weight, rate):
-    return weight * d / n[0] / samples, -rate * weight * sums / n[0] / samples
-
-
-def encodets(d, sums, n, samples, weight, rate):
-    return weight * d, -rate * sums / (1 + n)
-
-
-def facenet(d, sums, n, samples, weight, rate):
-    return weight * 2 * d / d.size, -(1 - rate) * sums
-
-
-@pytest.mark.parametrize('port, scale, alpha', [
-    (caffe, lambda w, n, samples: w, lambda rate, w, n, samples: rate),
-    (jxgu1016, lambda w, n, samples: w, lambda rate, w, n, samples: rate / samples),
-    (kaiyangzhou, lambda w, n, samples: 2 * w,
-     lambda rate, w, n, samples: 2 * rate * (1 + n) / samples),
-    (shownx, lambda w, n, samples: w / n,
-     lambda rate, w, n, samples: rate * w * (1 + n) / (samples * n)),
-    (encodets, lambda w, n, samples: w * samples, lambda rate, w, n, samples: rate),
-    (facenet, lambda w, n, samples: 2 * w / 3, lambda rate, w, n, samples: (1 - rate) * (1 + n))])
-def test_table_of_ports(port, scale, alpha):
-    n = 4
+@pytest.mark.parametrize('port', PORTS)
+def test_table_of_ports(port):
+    n, weight, rate = 4, 0.3, 0.5
     features, label, centers = balanced(n)
-    samples, weight, rate = len(label), 0.3, 0.5
-    gradient_there, move_there = port(*squares(features, centers, label.astype(int)), samples,
-                                      weight, rate)
+    samples = len(label)
+    difference = features.astype(float) - np.repeat(centers, n, axis=0)
+    sums = -difference.reshape(CLASSES, n, 3).sum(axis=1)
+    step, scale, alpha = PORTS[port]
+    gradient_there, move_there = step(difference, sums, n, samples, weight, rate)
     got = imperative(features, label, centers, num_class=CLASSES, reduction='none',
                      scale=scale(weight, n, samples), alpha=alpha(rate, weight, n, samples))
     # Here the optimizer divides a sum by the batch; there the losses are means.
     assert_allclose(got.grad / samples, gradient_there, rtol=1e-4, atol=1e-7)
     assert_allclose(got.centers - centers, move_there, rtol=1e-3, atol=1e-6)
-
-
-def test_pangyupo():
-    """Its own form is exact; beside a sum, λ is N times smaller."""
-    features, label, centers = balanced(3)
-    want = oracle.center_loss(features, label, centers, alpha=0.4, scale=0.3)
-    its_own = imperative(features, label, centers, num_class=CLASSES, alpha=0.4, scale=0.3,
-                         batchsize=len(label))
-    as_here = imperative(features, label, centers, num_class=CLASSES, alpha=0.4,
-                         scale=0.3 / len(label), reduction='none')
-    for got in its_own, as_here:
-        assert_allclose(got.grad, want.grad, rtol=1e-4, atol=1e-8)
-        assert_allclose(got.centers, want.centers, rtol=1e-5)

@@ -1,7 +1,11 @@
 """The symbol builder, and the Module API around it."""
 import itertools
-import logging
+import warnings
 
+from center_loss_op._mxnet.graph import center_losses
+from center_loss_op._operator.arguments import warn_once
+from center_loss_op.gluon import CenterLoss
+from center_loss_op.module import CenterTrainer
 from center_loss_op.symbol import center_loss
 
 import hypothesis
@@ -10,9 +14,8 @@ import numpy as np
 import oracle
 import pytest
 from cases import batch, random_arguments
-from entries import bind, run
 from hypothesis import strategies as st
-from numpy.testing import assert_allclose, assert_array_equal
+from numpy.testing import assert_allclose
 
 DATA, LABEL, CENTERS = batch(6, 3, 4)
 
@@ -25,6 +28,7 @@ def node(**arguments):
 # -- at random: one or two losses in a Module, with centers of their own or shared
 
 
+@pytest.mark.filterwarnings('ignore:the argument scale_output')
 @hypothesis.given(st.lists(random_arguments('usual'), min_size=1, max_size=2), st.booleans(),
                   st.lists(st.tuples(st.integers(1, 9), st.booleans()), min_size=1, max_size=4))
 def test_any_module(losses, shared, batches):
@@ -101,24 +105,61 @@ def test_shapes_that_are_not_known_at_first(shapes, wanted, loss_first):
     assert sorted(found[1]) == [(6,), (6, 3)] and found[2] == [(4, 3)]
 
 
-@pytest.mark.parametrize('arguments, error', [
-    ({'data': mx.nd.zeros((2, 2)), 'label': mx.sym.var('label')}, 'data must be a Symbol, got'),
-    ({'data': mx.sym.var('data'), 'label': None}, 'label must be a Symbol, got None'),
-    ({'data': mx.sym.var('data'), 'label': [1, 2]}, r'label must be a Symbol, got \[1, 2\]')])
-def test_inputs_that_are_no_symbols(arguments, error):
-    with pytest.raises(TypeError, match=error):
-        center_loss(num_class=3, **arguments)
+@pytest.mark.parametrize('name, given, error, text', [
+    ('data', mx.nd.zeros((2, 2)), TypeError, 'must be a Symbol, got'),
+    ('label', None, TypeError, 'must be a Symbol, got None'),
+    ('center_bias', 'centers', TypeError, "must be a Symbol, got 'centers'"),
+    ('center_bias', mx.sym.identity(mx.sym.var('x')), ValueError, 'must be a variable'),
+    ('center_bias', mx.sym.zeros((4, 3)), ValueError, 'must be a variable'),
+    ('center_bias', mx.sym.Group([mx.sym.var('x'), mx.sym.var('y')]), ValueError,
+     'must be a variable'),
+    ('center_bias', mx.sym.var('x', stype='row_sparse'), ValueError, "must have stype='default'")])
+def test_bad_inputs(name, given, error, text):
+    with pytest.raises(error, match=f'{name} {text}'):
+        center_loss(**{'data': mx.sym.var('data'), 'label': mx.sym.var('label'), 'num_class': 4,
+                       name: given})
 
 
-def test_one_label_variable_serves_both_losses():
-    label = mx.sym.var('softmax_label')
-    scores = mx.sym.FullyConnected(mx.sym.var('data'), num_hidden=4, name='fc')
-    both = mx.sym.Group([mx.sym.SoftmaxOutput(scores, label, name='softmax'),
-                         center_loss(scores, label, num_class=4, name='center')])
-    assert both.list_arguments() == ['data', 'fc_weight', 'fc_bias', 'softmax_label']
-    executor = both.simple_bind(mx.cpu(), data=(6, 3))
-    assert executor.arg_dict['softmax_label'].shape == (6,)
-    assert executor.aux_dict['center_center_bias'].shape == (4, 4)
+def test_old_spellings():
+    """Each works as before, and warns once."""
+    loss = CenterLoss(4)
+    warn_once.cache_clear()
+    for name, value in ('key', 'faces'), ('scale_output', True):
+        with pytest.warns(FutureWarning, match=f'the argument {name} of center_loss') as caught:
+            old = [node(name='old', **{name: value}) for _ in range(2)]
+        assert [warning.filename for warning in caught] == [__file__]
+        new = mx.sym.Custom(mx.sym.var('data'), mx.sym.var('label'), num_class=4, name='old',
+                            op_type='centerloss', reduction='none', **{name: value})
+        assert old[0].tojson() == old[1].tojson() == new.tojson()
+    with pytest.warns(FutureWarning, match='CenterLoss.key is deprecated') as caught:
+        assert loss.key == loss.key == ''
+    assert [warning.filename for warning in caught] == [__file__]
+    with pytest.raises(TypeError, match="unexpected keyword argument 'keys'"):
+        node(keys='faces')
+
+
+def test_a_trainer_marks_its_node():
+    """No warning; its key is that of the node."""
+    loss = node(name='loss')
+    graph = mx.sym.Group([mx.sym.BlockGrad(loss), loss])
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        first, second = CenterTrainer(loss), CenterTrainer(loss)
+    found, = center_losses(graph)
+    assert found.attributes['key'].startswith('loss/')
+    net = mx.mod.Module(loss, label_names=['label'])
+    net.bind([('data', (6, 3))], [('label', (6,))], inputs_need_grad=True)
+    net.init_params(mx.init.Zero())
+    net.init_optimizer()
+    net.forward_backward(mx.io.DataBatch([mx.nd.array(DATA)], [mx.nd.array(LABEL)]))
+    second.step(net)
+    assert_allclose(net.get_params()[1]['loss_center_bias'].asnumpy(),
+                    oracle.center_loss(DATA, LABEL, np.zeros((4, 3))).centers, rtol=1e-5)
+    with pytest.raises(RuntimeError, match='newer CenterTrainer'):
+        first.step(net)
+    for other in graph, mx.sym.var('x'), mx.sym.identity(loss):
+        with pytest.raises(ValueError, match='key must be what symbol.center_loss returned'):
+            CenterTrainer(other)
 
 
 # -- a variable for the centers
@@ -181,131 +222,7 @@ def test_the_initializer_of_the_variable(order, initializer):
         assert values.shape == (50, 20) and 2.5 < values.std() < 3.5
 
 
-def test_a_variable_trains_and_loads_in_a_module(tmp_path):
-    embedding = mx.sym.FullyConnected(mx.sym.var('data'), num_hidden=3, no_bias=True, name='fc')
-    losses = with_variable(['term', 'other', 'loss'], init=mx.init.One())
-    net = mx.mod.Module(losses(data=embedding), label_names=['label', 'other_label'])
-    data = mx.io.NDArrayIter(DATA, {'label': LABEL % 2, 'other_label': 2 + LABEL % 2}, 6)
-    net.fit(data, num_epoch=2, arg_params={'fc_weight': mx.nd.array(np.eye(3))},
-            optimizer_params={'learning_rate': 0},
-            eval_metric=mx.metric.Loss(output_names=['loss_output'], label_names=[]))
-    net.save_checkpoint(str(tmp_path / 'net'), 2)
-    _, _, aux_params = mx.model.load_checkpoint(str(tmp_path / 'net'), 2)
-    want = np.ones((4, 3))
-    for _ in range(2):
-        moved = oracle.center_loss(DATA, LABEL % 2, want).centers
-        other = oracle.center_loss(2 * DATA, 2 + LABEL % 2, want, alpha=.3).centers
-        want = np.concatenate([moved[:2], other[2:]])
-    assert_allclose(aux_params['centers'].asnumpy(), want, rtol=1e-5)
-
-
-@pytest.mark.parametrize('given, error, text', [
-    (mx.nd.zeros((4, 3)), TypeError, 'center_bias must be a Symbol, got '),
-    ('centers', TypeError, "center_bias must be a Symbol, got 'centers'"),
-    (mx.sym.identity(mx.sym.var('x')), ValueError, 'center_bias must be a variable'),
-    (mx.sym.zeros((4, 3)), ValueError, 'center_bias must be a variable'),
-    (mx.sym.Group([mx.sym.var('x'), mx.sym.var('y')]), ValueError, 'must be a variable'),
-    (mx.sym.var('x', stype='row_sparse'), ValueError, "center_bias must have stype='default'")])
-def test_centers_that_are_no_variable(given, error, text):
-    with pytest.raises(error, match=text):
-        node(center_bias=given)
-
-
-def test_custom_takes_a_variable_as_the_ported_operator_did():
-    centers = mx.sym.var('mine', stype='default')
-    ported = mx.sym.Custom(data=mx.sym.var('data'), label=mx.sym.var('label'), num_class=4,
-                           center_bias=centers, op_type='centerloss')
-    got = run(bind(ported, DATA, LABEL, CENTERS))
-    for value, expected in zip(got, oracle.center_loss(DATA, LABEL, CENTERS)):
-        assert_allclose(value, expected, rtol=1e-5)
-    assert ported.list_auxiliary_states() == ['mine']
-
-
 # -- Module
-
-
-def network(**arguments):
-    """A linear embedding of two numbers, a classifier, both losses."""
-    label = mx.sym.var('softmax_label')
-    embedding = mx.sym.FullyConnected(mx.sym.var('data'), num_hidden=2, name='embedding')
-    scores = mx.sym.FullyConnected(embedding, num_hidden=3, no_bias=True, name='classifier')
-    return mx.sym.Group([
-        mx.sym.SoftmaxOutput(scores, label, normalization='batch', name='softmax'),
-        center_loss(embedding, label, num_class=3, name='center', **arguments)])
-
-
-def blobs(samples=96, seed=0):
-    """Three classes in five dimensions, as an iterator in batches of 16."""
-    random = np.random.RandomState(seed)
-    label = random.randint(0, 3, samples)
-    data = np.eye(3, 5)[label] * 3 + random.randn(samples, 5) * .3
-    return mx.io.NDArrayIter(data, label, batch_size=16)
-
-
-def module(epochs, prefix=None, seed=1, **fit):
-    """A trained module."""
-    mx.random.seed(seed)
-    np.random.seed(seed)
-    net = mx.mod.Module(network(scale=.1), logger=logging.getLogger('quiet'))
-    metrics = mx.metric.CompositeEvalMetric([
-        mx.metric.Accuracy(output_names=['softmax_output'], label_names=['softmax_label']),
-        mx.metric.Loss(output_names=['center_output'], label_names=[])])
-    net.fit(blobs(), eval_metric=metrics, num_epoch=epochs, initializer=mx.init.Xavier(),
-            optimizer_params={'learning_rate': .1, 'momentum': .9},
-            batch_end_callback=lambda _: mx.nd.waitall(),
-            epoch_end_callback=prefix and mx.callback.module_checkpoint(
-                net, prefix, save_optimizer_states=True), **fit)
-    return net, dict(metrics.get_name_value())
-
-
-def params_of(net):
-    """All arguments and auxiliary states as NumPy arrays."""
-    mx.nd.waitall()
-    return {name: value.asnumpy() for part in net.get_params() for name, value in part.items()}
-
-
-def test_module_trains():
-    """Samples are near their centers, the centers near the class means."""
-    net, metrics = module(20)
-    assert metrics['accuracy'] > .95
-    centers = params_of(net)['center_center_bias']
-    data = blobs()
-    embedding = net.symbol.get_internals()['embedding_output']
-    features = mx.mod.Module(embedding, label_names=None)
-    features.bind(data.provide_data, for_training=False)
-    features.set_params(*net.get_params(), allow_extra=True)
-    found = features.predict(data).asnumpy()
-    label = data.label[0][1].asnumpy().astype(int)
-    for j in range(3):
-        mean = found[label == j].mean(0)
-        spread = np.linalg.norm(found - found.mean(0), axis=1).mean()
-        assert np.linalg.norm(centers[j] - mean) < .3 * spread
-    assert metrics['loss'] == pytest.approx(
-        .5 * ((found - centers[label]) ** 2).sum(1).mean(), rel=.5)
-
-
-def test_module_checkpoint(tmp_path):
-    """Two epochs, saved, loaded, two more: the same as four, to the last bit."""
-    whole, _ = module(4)
-    module(2, str(tmp_path / 'net'))
-    net = mx.mod.Module.load(str(tmp_path / 'net'), 2, load_optimizer_states=True,
-                             logger=logging.getLogger('quiet'))
-    net.fit(blobs(), begin_epoch=2, num_epoch=4,
-            optimizer_params={'learning_rate': .1, 'momentum': .9},
-            eval_metric=mx.metric.Loss(output_names=['center_output'], label_names=[]),
-            batch_end_callback=lambda _: mx.nd.waitall())
-    want = params_of(whole)
-    for name, value in params_of(net).items():
-        assert_array_equal(value, want[name], err_msg=name)
-    assert want['center_center_bias'].any()
-
-
-def test_score_and_predict_move_nothing():
-    net, _ = module(1)
-    before = params_of(net)
-    net.score(blobs(), mx.metric.Loss(output_names=['center_output'], label_names=[]))
-    net.predict(blobs())
-    assert_array_equal(params_of(net)['center_center_bias'], before['center_center_bias'])
 
 
 @pytest.mark.parametrize('reduction', ['mean', 'sum', 'none'])

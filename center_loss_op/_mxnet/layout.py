@@ -5,9 +5,9 @@ layout of its own; `reshape`, a slice or an index of such an array is a view of 
 that is not oneDNN's, MXNet makes plain copies, calls the operator and frees the copies. A custom
 operator has only queued its work by then: it would read freed memory, and move the centers there.
 An executor keeps the copies; `mx.nd.Custom` and `CachedOp`, which runs hybridized and imported
-blocks, do not. So a graph gets copies in front of center loss, and behind it, for the gradient that
-comes back. `mx.nd.Custom` puts its arrays into the plain layout, but copies labels, and features
-while there are several threads. An identity would not do: it is done in place, and keeps the layout.
+blocks, do not. So a graph gets copies in front of center loss, and behind it, for the gradient
+that comes back. `mx.nd.Custom` puts its arrays into the plain layout, but copies labels, and
+features while there are several threads. An identity would not do: it keeps the layout.
 """
 import threading
 from functools import wraps

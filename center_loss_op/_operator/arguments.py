@@ -8,6 +8,7 @@ import inspect
 import math
 import numbers
 import textwrap
+import warnings
 from dataclasses import MISSING, dataclass, field, fields
 from functools import lru_cache, wraps
 from typing import Any, Callable, Collection, Optional, TypeVar, cast
@@ -16,7 +17,7 @@ import numpy as np
 
 __all__ = ['FORMULAS', 'Arguments', 'check_data_type', 'check_elements', 'check_shapes',
            'class_count', 'complete_docstring', 'explained', 'flag', 'more_than_two_axes',
-           'non_negative_int', 'non_negative_number']
+           'non_negative_int', 'non_negative_number', 'warn_once']
 
 F = TypeVar('F', bound=Callable[..., Any])
 
@@ -211,7 +212,7 @@ def complete_docstring(documented, function=None, **renamed):
         argument = arguments.get(renamed.get(name, name))
         if argument is None:
             continue
-        kind = argument.metadata['kind'] or argument.type.__name__
+        kind = argument.metadata['kind'] or getattr(argument.type, '__name__', '')
         if parameter.default is None:
             kind += ', optional'
         elif parameter.default is not parameter.empty:
@@ -246,6 +247,12 @@ def _hint(name, allowed):
     if name in _MEANT[-1]:
         return ': leave it out, the size of the features is that of the data'
     return ''
+
+
+@lru_cache(maxsize=None)
+def warn_once(text: str, stacklevel: int) -> None:
+    """Warn of an old spelling, once per text."""
+    warnings.warn(text, FutureWarning, stacklevel)
 
 
 def unknown_argument(name: str, allowed: Collection[str]) -> TypeError:

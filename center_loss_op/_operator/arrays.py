@@ -5,6 +5,7 @@ callback of a custom operator, the inputs are ready, and no other operator uses 
 """
 import ctypes
 import math
+from typing import Any
 
 import numpy as np
 from mxnet import nd
@@ -65,7 +66,7 @@ class View:
         self._shape, self._dtype = tuple(shape), np.dtype(dtype)
         self._bytes = ctypes.c_char * (math.prod(self._shape) * self._dtype.itemsize)
         self.address = None
-        self._array = np.empty(self._shape, self._dtype) if 0 in self._shape else None
+        self._array: Any = np.empty(self._shape, self._dtype) if 0 in self._shape else None
 
     def __call__(self, array):
         address = _address(array)

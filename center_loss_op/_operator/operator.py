@@ -4,6 +4,7 @@ import logging
 import traceback
 from functools import wraps
 from types import FunctionType, SimpleNamespace
+from typing import Any
 
 import mxnet as mx
 import numpy as np
@@ -189,15 +190,15 @@ def install():
     asks for the storage type of an array that does not exist, and fails. All arrays of this
     operator are dense, so its callbacks need not ask.
     """
-    creators = []
+    creators: list = []
     library = SimpleNamespace(
-        MXCustomOpRegister=lambda name, creator: creators.append(creator) or 0)
+        MXCustomOpRegister=lambda name, creator: creators.append(creator) or 0)  # type: ignore
     registry = mx.operator._Registry()
     registry.ref_holder = _Held()
     # MXNet's `register` as it is, but its global names stand for these.
     replaced = {**vars(mx.operator), '_ndarray_cls': _dense, '_np_ndarray_cls': _dense,
                 '_LIB': library, '_registry': registry}
-    register = FunctionType(mx.operator.register.__code__, replaced)
+    register: Any = FunctionType(mx.operator.register.__code__, replaced)
     register(OP_TYPE)(CenterLossProp)
     native.register(OP_TYPE, *creators, defer_sigint, _report_bad_label, warn_without_backward,
                     warn_overlapping)

@@ -8,6 +8,7 @@ float64 for float64 features, else float32.
 import logging
 import math
 import weakref
+from typing import Any, Optional
 
 import numpy as np
 
@@ -178,13 +179,16 @@ class Step:
     def __init__(self, arguments, context):
         self.arguments = arguments
         self.context = context
-        self.difference = None
+        self.address: Optional[int] = None      # of the centers
+        self.difference: Any = None
         self.pending = False
         self._forget()
 
     def _forget(self):
         """Forget the last forward. `difference` stays: the next one reuses its memory."""
-        self.batch = self.finite = self.samples = None
+        self.batch: Any = None
+        self.finite: Any = None
+        self.samples: Any = None
         if self.pending:
             self.pending = False
             turns.forget(self)

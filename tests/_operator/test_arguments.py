@@ -26,8 +26,8 @@ REFERENCE = Path(__file__).parents[2] / 'docs' / 'reference.md'
 
 # What runs in Python, which has the samples that a CenterTrainer gathers.
 IN_PYTHON = {'key'}
-# What symbol.center_loss does not take, because only old graphs have it.
-NOT_OF_SYMBOL = {'batchsize'}
+# What symbol.center_loss does not take: what users do not set, and what only old graphs have.
+NOT_OF_SYMBOL = {'scale_output', 'key', 'batchsize'}
 # What gluon.CenterLoss calls otherwise; and what it does not take, because the block decides it.
 NAMES_IN_GLUON = {'num_class': 'classes', 'scale': 'weight'}
 NOT_OF_GLUON = {'reduction', 'need_top_grad', 'scale_output', 'key', 'batchsize'}

@@ -127,11 +127,10 @@ def nodes_of(form, dialect):
     return graph
 
 
-def ported(folder, naive, prefix='ported', epoch=3, **changes):
-    """A checkpoint of the ported implementation with some of its auxiliary states changed."""
-    (folder / (prefix + '-symbol.json')).write_text(json.dumps(nodes_of('grouped', '0.9')))
-    states = {**{'arg:' + name: value for name, value in naive.arg_params().items()},
-              **{'aux:' + name: value for name, value in naive.aux_params().items()}, **changes}
-    mx.nd.save(str(folder / ('%s-%04d.params' % (prefix, epoch))),
-               {name: value for name, value in states.items() if value is not None})
+def ported(folder, naive, prefix='ported', epoch=3, form='grouped', dialect='0.9'):
+    """A checkpoint of the ported implementation: its prefix."""
+    (folder / f'{prefix}-symbol.json').write_text(json.dumps(nodes_of(form, dialect)))
+    mx.nd.save(str(folder / f'{prefix}-{epoch:04d}.params'),
+               {**{'arg:' + name: value for name, value in naive.arg_params().items()},
+                **{'aux:' + name: value for name, value in naive.aux_params().items()}})
     return str(folder / prefix)
