@@ -1,4 +1,5 @@
 """How the tests run an example: as a user does, from another folder."""
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -6,6 +7,18 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).resolve().parents[2] / 'examples'
+MISSING = [name for name in ('sklearn', 'matplotlib', 'tqdm', 'PIL')
+           if importlib.util.find_spec(name) is None]
+
+
+def pytest_pycollect_makemodule(module_path, parent):
+    """Without what examples import, a file of their tests is one skip."""
+    return Skipped.from_parent(parent, path=module_path) if MISSING else None
+
+
+class Skipped(pytest.Module):
+    def collect(self):
+        pytest.skip(f'not installed: {", ".join(MISSING)}', allow_module_level=True)
 
 
 class Example:
