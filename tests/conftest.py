@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import warnings
 from unittest import mock
 
@@ -112,16 +111,12 @@ def log(caplog):
     return text
 
 
-def run_child(code, *args, timeout=300, **environment):
+@pytest.fixture(scope='session')
+def child(tmp_path_factory):
     """Run Python code in a process of its own, from another folder: its CompletedProcess."""
-    with tempfile.TemporaryDirectory() as folder:
+    def run(code, *args, timeout=900, **environment):
         return subprocess.run([sys.executable, '-c', code, *map(str, args)], timeout=timeout,
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False,
-                              universal_newlines=True, cwd=folder,
+                              universal_newlines=True, cwd=str(tmp_path_factory.mktemp('child')),
                               env={**os.environ, **{k: str(v) for k, v in environment.items()}})
-
-
-@pytest.fixture(name='child', scope='session')
-def child_fixture():
-    """:func:`run_child`."""
-    return run_child
+    return run

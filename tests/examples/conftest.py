@@ -21,23 +21,14 @@ class Skipped(pytest.Module):
         pytest.skip(f'not installed: {", ".join(MISSING)}', allow_module_level=True)
 
 
-class Example:
-    """Runs examples in a folder."""
-
-    def __init__(self, folder):
-        self.folder = folder
-
-    def __call__(self, script, *arguments, status=0, launch=()):
-        """Run a script with arguments, behind the command `launch`: its CompletedProcess."""
+@pytest.fixture
+def example(tmp_path):
+    """Run a script with arguments, behind the command `launch`: its CompletedProcess."""
+    def run(script, *arguments, status=0, launch=()):
         command = [*launch, sys.executable, EXAMPLES / script, *arguments]
-        done = subprocess.run([str(part) for part in command], cwd=str(self.folder), timeout=300,
+        done = subprocess.run([str(part) for part in command], cwd=str(tmp_path), timeout=900,
                               check=False, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                               universal_newlines=True)
         assert done.returncode == status, done.stdout + done.stderr
         return done
-
-
-@pytest.fixture
-def example(tmp_path):
-    """:class:`Example` in a folder of its own."""
-    return Example(tmp_path)
+    return run
