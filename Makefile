@@ -35,10 +35,10 @@ demo: $(LIBRARY)
 	$(BIN)/python examples/train_gluon.py --output out/distributions.png
 
 test: $(LIBRARY)
-	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 
 check: $(LIBRARY)
-	$(BIN)/python -m pytest -n 2 -m "not soak" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not soak" $(PYTEST_ARGS)
 
 soak: $(LIBRARY)
 	$(BIN)/python -m pytest -m soak $(PYTEST_ARGS)
@@ -57,7 +57,8 @@ bench: $(LIBRARY)
 	$(BIN)/python -m benchmarks
 
 horovod: $(HOROVOD_VENV)/installed
-	$(HOROVOD_VENV)/bin/python -m pytest -m "not soak" tests/test_horovod.py tests/project/test_documentation.py $(PYTEST_ARGS)
+	$(HOROVOD_VENV)/bin/python -m pytest -m "not soak" tests/test_horovod.py \
+		tests/project/test_documentation.py $(PYTEST_ARGS)
 
 # A package index takes no wheel for plain Linux: auditwheel names the C library that it needs. The
 # wheel is then tried in an empty environment.
@@ -65,7 +66,8 @@ dist: $(VENV)/installed
 	$(PIP_INSTALL) $(DIST_TOOLS)
 	rm -rf dist build
 	$(BIN)/python -m build --outdir dist/built
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m auditwheel repair --plat manylinux_2_17_$$(uname -m) -w dist dist/built/*.whl
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m auditwheel repair \
+		--plat manylinux_2_17_$$(uname -m) -w dist dist/built/*.whl
 	mv dist/built/*.tar.gz dist && rm -r dist/built
 	$(BIN)/python -m twine check --strict dist/*
 	$(PYTHON) -m venv --clear build/empty
@@ -75,7 +77,8 @@ dist: $(VENV)/installed
 
 # From Python 3.13 on the extra `mxnet` has no MXNet, because that forbids NumPy 2: see setup.cfg.
 $(VENV)/installed: setup.cfg setup.py pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "center_loss_op runs on Python 3.8 to 3.14, found $$(python3 --version 2>&1): install one of them and run 'make PYTHON=/path/to/python3.13'" >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "center_loss_op runs on Python 3.8 to 3.14, found $$(python3 \
+		--version 2>&1): install one of them and run 'make PYTHON=/path/to/python3.13'" >&2; exit 1; }
 	@$(PYTHON) -I center_loss_op/_mxnet/compat.py
 	$(PYTHON) -m venv --clear $(VENV)
 	$(PIP_INSTALL) $(EDITABLE) -e '.[mxnet,examples,onnx,tests]'

@@ -1,6 +1,5 @@
-"""`python -m benchmarks [--quick] [--json FILE] [question ...]`: a table for each question."""
+"""`python -m benchmarks [--quick] [question ...]`: a table for each question."""
 import argparse
-import json
 import os
 import platform
 
@@ -12,10 +11,9 @@ from center_loss_op._operator import native
 import mxnet as mx
 import numpy as np
 
-from . import gluon, images, memory, steps, training
+from . import gluon, memory, steps, training
 
-QUESTIONS = {'operator': steps, 'gluon': gluon, 'training': training, 'memory': memory,
-             'images': images}
+QUESTIONS = {'operator': steps, 'gluon': gluon, 'training': training, 'memory': memory}
 
 
 def processor():
@@ -30,26 +28,20 @@ def processor():
 def main():
     parser = argparse.ArgumentParser(prog='python -m benchmarks', description=__doc__)
     parser.add_argument('questions', nargs='*', metavar='question',
-                        help='%s (default: all)' % ', '.join(QUESTIONS))
+                        help=f'{", ".join(QUESTIONS)} (default: all)')
     parser.add_argument('--quick', action='store_true', help='fewer repetitions: under a minute')
-    parser.add_argument('--json', metavar='FILE', help='write the figures there too')
     args = parser.parse_args()
     unknown = set(args.questions) - set(QUESTIONS)
     if unknown:
-        parser.error('no such question: %s (there are %s)'
-                     % (', '.join(sorted(unknown)), ', '.join(QUESTIONS)))
+        parser.error(f'no such question: {", ".join(sorted(unknown))} (there are '
+                     f'{", ".join(QUESTIONS)})')
 
-    figures = {'machine': '%s, %d cores' % (processor(), os.cpu_count()),
-               'python': platform.python_version(), 'numpy': np.__version__,
-               'mxnet': mx.__version__, 'a step runs in': native.which()}
-    print(', '.join('%s %s' % item for item in figures.items()))
+    print(f'{processor()}, {os.cpu_count()} cores, Python {platform.python_version()}, NumPy '
+          f'{np.__version__}, MXNet {mx.__version__}; a step runs in {native.which()}')
     for name in args.questions or QUESTIONS:
         question = QUESTIONS[name]
-        print('\n%s' % question.__doc__.strip())
-        figures[name] = question.run(args.quick)
-    if args.json:
-        with open(args.json, 'w', encoding='utf-8') as file:
-            json.dump(figures, file, indent=1)
+        print(f'\n{question.__doc__.strip()}')
+        question.run(args.quick)
 
 
 if __name__ == '__main__':

@@ -4,7 +4,6 @@ Each function makes a step for a batch of N features of size d and C classes: a 
 without arguments that runs forward, backward and update, and waits for them.
 """
 from center_loss_op._operator import native
-from center_loss_op.gluon import CenterLoss
 
 import mxnet as mx
 import numpy as np
@@ -57,36 +56,14 @@ def recorded(loss, data, label):
     return step
 
 
-def eager(op_type):
-    """An operator made anew for each step, as `mx.nd.Custom` under autograd does."""
-    def make(size, features, classes):
-        centers = mx.nd.zeros((classes, features))
-        return recorded(lambda data, label: mx.nd.Custom(
-            data, label, centers, op_type=op_type, num_class=classes, alpha=ALPHA),
-            *batch(size, features, classes))
-    return make
-
-
-def block(size, features, classes):
-    """The Gluon block, not hybridized."""
-    loss = CenterLoss(classes, in_units=features, alpha=ALPHA)
-    loss.initialize()
-    return recorded(loss, *batch(size, features, classes))
-
-
 def natively(make, on=True):
-    """What `make` makes, its operators in C or in Python; None where there are none in C."""
+    """What `make` makes, its operator in C or in Python; None where there is none in C."""
     if on and not native.running():
         return None
 
     def made(*shape):
         with native.switched(on):
-            step = make(*shape)
-
-        def switched_step():
-            with native.switched(on):  # for operators that are made in a step
-                step()
-        return switched_step
+            return make(*shape)
     return made
 
 
@@ -120,47 +97,26 @@ class _EmptyProp(mx.operator.CustomOpProp):
         return _Empty()
 
 
-def _by_class(centers, label, difference, counts, ones):
-    """As equation 4 is written: the sums of the classes, then their means."""
-    present, index, counts = torch.unique(label, return_inverse=True, return_counts=True)
-    sums = torch.zeros(len(present), difference.shape[1]).index_add_(0, index, difference)
-    centers.index_add_(0, present, sums * (ALPHA / (1 + counts))[:, None])
+def _pytorch(size, features, classes):
+    """Autograd for the gradient. Every sample, weighted by its class's share, is added straight to
+    its center: that is faster than to add up the classes first, as equation 4 is written."""
+    data, label = map(torch.tensor, batch(size, features, classes))
+    data.requires_grad, label = True, label.long()
+    centers = torch.zeros(classes, features)
+    # The counts are kept from step to step, so that nothing of the size of C is made.
+    counts, ones = torch.zeros(classes), torch.ones(size)
+
+    def step():
+        data.grad = None
+        difference = data - centers.index_select(0, label)
+        loss = (difference * difference).sum() / (2 * size)
+        loss.backward()
+        with torch.no_grad():
+            counts.index_add_(0, label, ones)
+            weights = ALPHA / (1 + counts.index_select(0, label))
+            counts.index_fill_(0, label, 0)
+            centers.index_add_(0, label, difference * weights[:, None])
+    return step
 
 
-def _by_sample(centers, label, difference, counts, ones):
-    """Faster: every sample, weighted by its class's share, is added straight to its center.
-
-    The counts are kept from step to step, so that nothing of the size of C is made.
-    """
-    counts.index_add_(0, label, ones)
-    weights = ALPHA / (1 + counts.index_select(0, label))
-    counts.index_fill_(0, label, 0)
-    centers.index_add_(0, label, difference * weights[:, None])
-
-
-def _pytorch(update, by_hand=False):
-    """Autograd for the gradient, or its formula, which lets no net come before it."""
-    def make(size, features, classes):
-        data, label = map(torch.tensor, batch(size, features, classes))
-        data.requires_grad, label = not by_hand, label.long()
-        centers = torch.zeros(classes, features)
-        state = torch.zeros(classes), torch.ones(size)
-
-        def step():
-            data.grad = None
-            difference = data - centers.index_select(0, label)
-            loss = (difference * difference).sum() / (2 * size)
-            if by_hand:
-                data.grad = difference / size
-            else:
-                loss.backward()
-            with torch.no_grad():
-                update(centers, label, difference, *state)
-        return step
-    return make
-
-
-# By name; empty without PyTorch.
-PYTORCH = {} if torch is None else {
-    'PyTorch by class': _pytorch(_by_class), 'by sample': _pytorch(_by_sample),
-    'by hand': _pytorch(_by_sample, by_hand=True)}
+pytorch = torch and _pytorch    # None where it is missing

@@ -52,11 +52,9 @@ def _steps(shape):
 
 
 def run(quick):
-    """Print the tables; return their figures in seconds."""
-    figures = {}
+    """Print the tables."""
     for shape in SHAPES:
         taken = medians(_steps(shape), *(10, 20) if quick else (40, 40))
-        figures['%d x %d, %d' % shape] = {', '.join(names): taken[names] for names in taken}
         print('%d x %d, %d classes' % shape)
         table(['', 'CenterLoss', 'L2Loss', 'ratio'], [
             [kind, f'{1e3 * taken["CenterLoss", kind]:.3f}', f'{1e3 * taken["L2Loss", kind]:.3f}',
@@ -65,8 +63,6 @@ def run(quick):
         [sys.executable, '-c', CALLS, '200' if quick else '1000'], check=False,
         env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)},
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) for _ in range(3 if quick else 9)]
-    figures['calls'] = [float(child.stdout) for child in children if not child.returncode]
+    ratios = [float(child.stdout) for child in children if not child.returncode]
     print('a hybridized call of a net without center loss, after the import by before it:',
-          f'{np.median(figures["calls"]):.3f}' if figures['calls'] else
-          'MXNet cannot be imported alone here')
-    return figures
+          f'{np.median(ratios):.3f}' if ratios else 'MXNet cannot be imported alone here')

@@ -15,7 +15,7 @@ def _peak():
 
 
 def run(quick):
-    """Print the table; return its figures in MiB."""
+    """Print the table."""
     step = bound('centerloss')(SIZE, FEATURES, CLASSES)
     for _ in range(WARM_UP):
         step()
@@ -32,4 +32,3 @@ def run(quick):
                'a batch': 4 * SIZE * FEATURES / 2 ** 20,
                f'steps {WARM_UP + 1}-{STEPS}': growth / 2 ** 20}
     table(list(figures), [[f'{value:.1f}' for value in figures.values()]])
-    return figures

@@ -8,9 +8,9 @@ import numpy as np
 WARM_UP = 8
 
 
-def times(things, turns, burst):
-    """The seconds of each step, {name: [seconds]}, of things, {name: callable}, which run in turns
-    of `burst` steps."""
+def medians(things, turns, burst):
+    """The median seconds of a step, {name: seconds}, of things, {name: callable}, which run in
+    turns of `burst` steps."""
     taken = {name: [] for name in things}
     for _ in range(turns):
         for name, thing in things.items():
@@ -19,12 +19,7 @@ def times(things, turns, burst):
                 thing()
                 if step >= WARM_UP:
                     taken[name].append(time.perf_counter() - start)
-    return taken
-
-
-def medians(things, turns, burst):
-    """The medians of :func:`times`: dict of str to float."""
-    return {name: float(np.median(taken)) for name, taken in times(things, turns, burst).items()}
+    return {name: float(np.median(seconds)) for name, seconds in taken.items()}
 
 
 def table(head, rows):

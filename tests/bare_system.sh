@@ -26,17 +26,16 @@ mount --rbind /dev "$root/dev"
 cp -L /etc/resolv.conf /etc/hosts "$root/etc/"
 
 # What pip is told here; the certificates under a name that no package of Debian's overwrites.
-told() { python3 -m pip config list | sed -n "s/^[^.]*\.$1='\([^']*\)'/\1/p" | head -n 1; }
-echo '[global]' > "$root/etc/pip.conf"
-for setting in index-url proxy trusted-host cert; do
-  value=$(told $setting)
-  [ -n "$value" ] || continue
-  if [ $setting = cert ]; then
-    cp -L "$value" "$root/etc/pip-cert.pem"
-    value=/etc/pip-cert.pem
-  fi
-  echo "$setting = $value" >> "$root/etc/pip.conf"
-done
+told() {
+  python3 -m pip config list | sed -n "s/^[^.]*\.\($1\)='\(.*\)'/\1 = \2/p" | sort -u -k 1,1
+}
+cert=$(told cert)
+{
+  echo '[global]'
+  told 'index-url\|proxy\|trusted-host'
+  [ -z "$cert" ] || echo 'cert = /etc/pip-cert.pem'
+} > "$root/etc/pip.conf"
+[ -z "$cert" ] || cp -L "${cert#cert = }" "$root/etc/pip-cert.pem"
 
 inside() {
   chroot "$root" /usr/bin/env -i HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 \

@@ -49,3 +49,11 @@ def test_what_is_wrong_is_said():
                                  'pip install mxnet==1.9.1')
     assert said['a step is'].startswith('WRONG: loss [10.0, 40.0], gradient ')
     assert said['a step is'].endswith('centers [[0.0, 0.0], [0.0, 0.0]]')
+
+
+def test_import_of_everything_replaces_nothing_of_mxnets(child):
+    done = child('import center_loss_op, mxnet as mx\nfrom mxnet import gluon, module, symbol\n'
+                 'from center_loss_op import *\n'
+                 'assert (gluon, module, symbol) == (mx.gluon, mx.module, mx.symbol)\n'
+                 'gluon.Trainer, nearest_center, legacy')
+    assert done.returncode == 0, done.stderr

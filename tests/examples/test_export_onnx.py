@@ -1,6 +1,4 @@
 """export_onnx.py: networks of any kind as ONNX files that compute what MXNet does."""
-import math
-
 from center_loss_op.gluon import CenterLoss  # before mxnet, for newer NumPys
 
 import mxnet as mx
@@ -17,35 +15,17 @@ DATA, EXTRA = mx.sym.var('data'), mx.sym.var('extra')
 SHAPE = (2, 8, 8)
 
 
-def convolution():
-    return mx.sym.Convolution(DATA, num_filter=6, kernel=(3, 3), name='conv')
-
-
-def batch_norm():
-    return mx.sym.FullyConnected(mx.sym.BatchNorm(convolution(), name='norm'), num_hidden=3)
-
-
-def several_outputs():
-    features = convolution()
-    return mx.sym.Group([mx.sym.relu(features, name='rectified'), features])
-
-
-NETWORKS = {
-    'FullyConnected behind a convolution':
-        lambda: mx.sym.FullyConnected(convolution(), num_hidden=3, name='embedding'),
-    'BatchNorm with a stored gamma that counts for nothing': batch_norm,
-    'PReLU with a slope per channel':
-        lambda: mx.sym.LeakyReLU(convolution(), act_type='prelu', name='prelu'),
-    'PReLU with a slope per feature': lambda: mx.sym.LeakyReLU(
-        mx.sym.FullyConnected(DATA, num_hidden=5), act_type='prelu', name='prelu'),
-    'LRN': lambda: mx.sym.LRN(convolution(), nsize=3, name='lrn'),
-    'SoftmaxOutput': lambda: mx.sym.SoftmaxOutput(
-        mx.sym.FullyConnected(DATA, num_hidden=3), name='softmax'),
-    'several outputs, not in the order of their nodes': several_outputs,
-    'several inputs': lambda: mx.sym.concat(
-        mx.sym.FullyConnected(DATA, num_hidden=3), EXTRA, name='both'),
-    'a name with an umlaut': lambda: mx.sym.FullyConnected(DATA, num_hidden=3, name='für'),
-}
+def network():
+    """Each layer that MXNet's exporter alone writes wrongly, or cannot write."""
+    x = mx.sym.Convolution(DATA, num_filter=6, kernel=(3, 3), name='conv')
+    # With a stored gamma, for which MXNet takes 1.
+    x = mx.sym.BatchNorm(x, name='norm')
+    x = mx.sym.LeakyReLU(x, act_type='prelu', name='slope_per_channel')
+    x = mx.sym.LRN(x, nsize=3, name='lrn')
+    x = mx.sym.FullyConnected(x, num_hidden=5, name='für')
+    both = mx.sym.concat(mx.sym.LeakyReLU(x, act_type='prelu', name='slope_per_feature'), EXTRA)
+    # Not in the order of their nodes.
+    return mx.sym.Group([mx.sym.SoftmaxOutput(both, name='softmax'), x])
 
 
 def filled(symbol, **shapes):
@@ -61,43 +41,22 @@ def filled(symbol, **shapes):
     return params
 
 
-def run(path, **inputs):
-    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
-    return session.run(None, inputs)
-
-
-def expected(symbol, params, **inputs):
-    """What MXNet computes."""
-    executor = symbol.simple_bind(mx.cpu(), grad_req='null',
-                                  **{name: value.shape for name, value in inputs.items()})
-    params = {name[4:]: value for name, value in params.items()}
-    executor.copy_params_from(params, params, allow_extra_params=True)
-    outputs = executor.forward(**{name: mx.nd.array(value) for name, value in inputs.items()})
-    return [output.asnumpy() for output in outputs]
-
-
-def inputs_of(symbol, batch):
+def test_the_file_computes_what_mxnet_does(tmp_path):
+    symbol, path = network(), str(tmp_path / 'net.onnx')
+    params = filled(symbol, data=(1, *SHAPE), extra=(1, 4))
+    assert export_onnx.export(symbol, params, [SHAPE, (4,)], path) < 1e-5
+    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
     random = np.random.RandomState(1)
-    sizes = {'data': SHAPE, 'extra': (4,)}
-    return {name: random.randn(batch, *sizes[name]).astype('float32')
-            for name in ('data', 'extra') if name in symbol.list_arguments()}
-
-
-@pytest.mark.parametrize('network', NETWORKS)
-def test_the_file_computes_what_mxnet_does(network, tmp_path):
-    symbol = NETWORKS[network]()
-    params = filled(symbol, **{name: value.shape for name, value in inputs_of(symbol, 1).items()})
-    path = tmp_path / 'net.onnx'
-    difference = export_onnx.export(
-        symbol, params, [value.shape[1:] for value in inputs_of(symbol, 1).values()], str(path))
-    assert difference < 1e-5
-    for batch in 1, 7:
-        inputs = inputs_of(symbol, batch)
-        outputs = run(path, **inputs)   # a free batch
-        wanted = expected(symbol, params, **inputs)
-        assert len(outputs) == len(wanted)
-        for output, value in zip(outputs, wanted):
-            np.testing.assert_allclose(output, value, rtol=1e-4, atol=1e-5)
+    for batch in 1, 7:      # a free batch
+        inputs = {'data': random.randn(batch, *SHAPE).astype('float32'),
+                  'extra': random.randn(batch, 4).astype('float32')}
+        executor = symbol.simple_bind(mx.cpu(), grad_req='null',
+                                      **{name: value.shape for name, value in inputs.items()})
+        plain = {name[4:]: value for name, value in params.items()}
+        executor.copy_params_from(plain, plain, allow_extra_params=True)
+        wanted = executor.forward(**{name: mx.nd.array(value) for name, value in inputs.items()})
+        for output, value in zip(session.run(['softmax', 'für'], inputs), wanted):
+            np.testing.assert_allclose(output, value.asnumpy(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('damage', [
@@ -115,14 +74,13 @@ def test_a_file_that_differs_is_not_written(damage, tmp_path, monkeypatch):
 
 
 def test_shapes_that_do_not_fit_the_inputs(tmp_path):
-    symbol = NETWORKS['several inputs']()
+    symbol = network()
     with pytest.raises(export_onnx.ExportError, match='2 inputs .*data, extra, but 1 shapes'):
         export_onnx.export(symbol, filled(symbol, data=(1, *SHAPE), extra=(1, 4)), [SHAPE],
                            str(tmp_path / 'net.onnx'))
 
 
-@pytest.mark.parametrize('known', [0.5])
-def test_what_gluon_exports_with_the_nearest_center(known, example):
+def test_what_gluon_exports_with_the_nearest_center(example, tmp_path):
     """The command line, on a network and centers that were saved as Gluon saves them."""
     net = nn.HybridSequential()
     center_loss = CenterLoss(5, in_units=3, center_initializer='uniform')
@@ -132,17 +90,17 @@ def test_what_gluon_exports_with_the_nearest_center(known, example):
     net.hybridize()
     images = np.random.RandomState(0).randn(20, *SHAPE).astype('float32')
     embedding = net(mx.nd.array(images)).asnumpy()
-    net.export(str(example.folder / 'net'))
-    center_loss.save_parameters(str(example.folder / 'centers.params'))
+    net.export(str(tmp_path / 'net'))
+    center_loss.save_parameters(str(tmp_path / 'centers.params'))
 
     distances = np.linalg.norm(embedding[:, None] - center_loss.centers.data().asnumpy(), axis=2)
     nearest = distances.min(axis=1)
-    threshold = math.inf if known == 1 else float(np.median(nearest))   # between two of 20
+    threshold = np.median(nearest)      # between two of 20
 
     done = example('export_onnx.py', 'net-symbol.json', 'net-0000.params', '--input-shape', '2,8,8',
                    '--centers', 'centers.params', '--threshold', threshold)
     assert 'wrote net.onnx; largest difference to MXNet ' in done.stdout
-    session = onnxruntime.InferenceSession(str(example.folder / 'net.onnx'),
+    session = onnxruntime.InferenceSession(str(tmp_path / 'net.onnx'),
                                            providers=['CPUExecutionProvider'])
     found, label, distance = session.run(None, {'data': images})
     assert [value.name for value in session.get_outputs()][1:] == ['label', 'distance']
@@ -150,4 +108,4 @@ def test_what_gluon_exports_with_the_nearest_center(known, example):
     np.testing.assert_allclose(distance, nearest, rtol=1e-4)
     np.testing.assert_array_equal(
         label, np.where(nearest < threshold, distances.argmin(axis=1), -1))
-    assert (label >= 0).mean() == known
+    assert (label >= 0).sum() == 10

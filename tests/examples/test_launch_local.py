@@ -23,21 +23,10 @@ def test_what_is_printed_appears_while_it_runs():
         lines = [launcher.stdout.readline() for _ in range(3)]
         assert launcher.poll() is None      # the worker sleeps
         launcher.terminate()
-        rest = launcher.communicate(timeout=60)[0]
+        rest = launcher.communicate(timeout=300)[0]
     assert sorted(lines)[1:] == ['[worker 0] begun\n', '[worker 0] dos\n']
     assert re.fullmatch(r'\[worker 0\] \d of 10\n', min(lines))
     assert rest == '[worker 0] 9 of 10\n'   # where it stood when it was ended
-
-
-@pytest.mark.parametrize('arguments, message', [
-    (['-n', '0', 'true'], 'must be at least 1'),
-    (['-n', '1'], 'name the command'),
-    (['true'], '-n/--num-workers')])
-def test_bad_arguments(arguments, message):
-    done = subprocess.run([sys.executable, str(LAUNCHER), *arguments], stderr=subprocess.PIPE,
-                          universal_newlines=True, check=False, timeout=60)
-    assert done.returncode == 2
-    assert message in done.stderr
 
 
 @pytest.mark.parametrize('ends, code', [('sys.exit(3)', 3), ('os.kill(os.getpid(), 9)', 137)])

@@ -1,9 +1,6 @@
 """examples/paper_figures.py: pictures of short trainings, of MNIST, and after a kill."""
 import gzip
-import os
 import struct
-import subprocess
-import sys
 
 import paper_figures
 import pytest
@@ -68,10 +65,3 @@ def test_every_picture_of_mnist_and_the_table(mnist, tmp_path, monkeypatch, caps
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(paper_figures.checkpoint.CheckpointError, match='cannot read .*labels'):
         run(out, '--dataset', 'mnist', '--data-dir', str(mnist))
-
-
-def test_a_terminal_without_the_greek_letters():
-    help_text = subprocess.run([sys.executable, paper_figures.__file__, '--help'], check=True,
-                               stdout=subprocess.PIPE, timeout=120,
-                               env={**os.environ, 'PYTHONIOENCODING': 'ascii:strict'}).stdout
-    assert help_text.count(b'?') > 2

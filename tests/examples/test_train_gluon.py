@@ -15,13 +15,13 @@ def accuracies(text):
     return [[float(number) for number in numbers] for _, *numbers in found]
 
 
-def test_it_trains_twice_and_draws_both_side_by_side(example):
+def test_it_trains_twice_and_draws_both_side_by_side(example, tmp_path):
     done = example('train_gluon.py', '--epochs', 4)
     for row in accuracies(done.stdout):
         assert all(0.3 < number <= 1 for number in row)     # guessing: 0.1
     for title in TITLES:        # a progress bar each
         assert re.search(re.escape(title) + r':.*4/4 \[.*loss=\d', done.stderr)
-    height, width, _ = imread(str(example.folder / 'distributions.png')).shape
+    height, width, _ = imread(str(tmp_path / 'distributions.png')).shape
     assert width == 3 * height
     assert done.stdout.endswith('wrote distributions.png\n')
 

@@ -40,7 +40,7 @@ def test_it_is_saved_with_its_outputs():
 @pytest.mark.slow
 def test_it_runs_from_any_folder(tmp_path):
     notebook = nbformat.read(str(TUTORIAL), as_version=4)
-    nbclient.NotebookClient(notebook, timeout=300, kernel_name='python3',
+    nbclient.NotebookClient(notebook, timeout=900, kernel_name='python3',
                             resources={'metadata': {'path': str(tmp_path)}}).execute()
     check(notebook)
     assert not list(tmp_path.iterdir())
