@@ -335,51 +335,41 @@ def _number(value, low=-1e30, high=1e30, kinds=(int, float)):
     return type(value) in kinds and low <= value <= high
 
 
-def _whole(value, low, high):
-    return _number(value, low, high, [int])
+def _numbers(values, low=-1e30):
+    return len(values) in (1, 3) and all(_number(value, low) for value in values)
 
 
 def _limits(thresholds):
     """Whether these are {'pairs': {share: distance}, 'strangers': {share: [[count, distance]]}}."""
     pairs = [(share, [[1, limit]]) for share, limit in thresholds['pairs'].items()]
     return all(re.fullmatch(r'0?\.\d+|1(\.0)?|\d+(\.\d+)?e-\d+', share) and 0 < float(share) <= 1
-               and all(_whole(count, 1, 10 ** 9) and (limit is None or _number(limit))
+               and all(_number(count, 1, 10 ** 9, [int]) and (limit is None or _number(limit))
                        for count, limit in points)
                for share, points in (*pairs, *thresholds['strangers'].items()))
 
 
-# What recognizer.json must have: (kind, in words, whether a value can be used).
+# What recognizer.json has, and whether that can be used.
 _FIELDS = {
-    'format': (int, f'{FORMAT} for this program: train again', lambda it: it == FORMAT),
-    'size': (list, f'two numbers from {SIDES[0]} to {SIDES[1]}',
-             lambda it: len(it) == 2 and all(_whole(side, *SIDES) for side in it)),
-    'channels': (int, '1 or 3', lambda it: it in (1, 3)),
-    'mean': (list, 'one number or three', lambda it: len(it) in (1, 3) and all(map(_number, it))),
-    'std': (list, 'one number or three, from 1e-9 on',
-            lambda it: len(it) in (1, 3) and all(_number(one, 1e-9) for one in it)),
-    'features': (int, f'a number from {FEATURES[0]} to {FEATURES[1]}',
-                 lambda it: _whole(it, *FEATURES)),
-    'distance': (str, '"cosine" or "euclidean"', lambda it: it in ('cosine', 'euclidean')),
-    'thresholds': (dict, 'distances by shares and numbers of classes', _limits),
-    'network': (str, 'a name', lambda it: True),
-    'row': (dict, 'an object', lambda it: True),
-    'classes': (list, 'names', lambda it: all(isinstance(name, str) for name in it)),
-    'files': (dict, 'names with their SHA-256', lambda it: all(
+    'format': lambda it: it == FORMAT,
+    'size': lambda it: len(it) == 2 and all(_number(side, *SIDES, [int]) for side in it),
+    'channels': lambda it: _number(it, 1, 3, [int]) and it != 2,
+    'mean': _numbers, 'std': lambda it: _numbers(it, 1e-9),
+    'features': lambda it: _number(it, *FEATURES, [int]),
+    'distance': lambda it: it in ('cosine', 'euclidean'), 'thresholds': _limits,
+    'network': lambda it: isinstance(it, str), 'row': lambda it: isinstance(it, dict),
+    'classes': lambda it: type(it) is list and all(isinstance(name, str) for name in it),
+    'files': lambda it: all(
         re.fullmatch(r'[A-Za-z0-9_-][A-Za-z0-9_.-]*', name) and re.fullmatch('[0-9a-f]{64}', sha)
-        for name, sha in it.items()))}
+        for name, sha in it.items())}
 
 
 def _check(description, path):
     """CheckpointError unless these are the contents of a recognizer.json that can be used."""
-    for name, (kind, expected, good) in _FIELDS.items():
-        value = description.get(name)
+    for name, good in _FIELDS.items():
         try:
-            usable = type(value) is kind and good(value)
-        except (KeyError, TypeError, ValueError, AttributeError):
+            usable = good(description[name])
+        except (LookupError, TypeError, ValueError, AttributeError):
             usable = False
         if not usable:
-            raise CheckpointError(f'cannot use {path}: its "{name}" is {value!r:.60}, it must be '
-                                  f'{expected}')
-    if not {len(description['mean']), len(description['std'])} <= {1, description['channels']}:
-        raise CheckpointError(f'cannot use {path}: its "mean" and "std" must have a number per '
-                              'channel')
+            raise CheckpointError(f'cannot use {path}: no training with this program (format '
+                                  f'{FORMAT}) writes "{name}": {description.get(name)!r:.60}')

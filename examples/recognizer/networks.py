@@ -2,13 +2,13 @@
 between the bytes of a picture and a network: its variation."""
 import fnmatch
 import functools
-import hashlib
 import json
 import os
 from typing import NamedTuple, Optional
 
 import center_loss_op  # noqa: F401 - before mxnet, for newer NumPys
 
+import checkpoint
 import mxnet as mx
 import numpy as np
 from data import DataError, printable
@@ -221,16 +221,10 @@ def read_network(network, params_file, layer):
 
 def trained_classes(spec):
     """The classes that a network of this tool was trained on, by the recognizer.json next to it."""
-    path = os.path.join(os.path.dirname(spec.network), 'recognizer.json')
-    if not spec.own or not os.path.exists(path):
+    folder = os.path.dirname(spec.network) or '.'
+    if not spec.own or not os.path.exists(os.path.join(folder, checkpoint.DESCRIPTION)):
         return set()
-    import checkpoint
-
-    try:
-        return set(checkpoint.load_recognizer(os.path.dirname(path) or '.', ())['classes'])
-    except checkpoint.CheckpointError as error:
-        raise DataError(f'which classes {spec.network} was trained on is not known: {error}'
-                        ) from None
+    return set(checkpoint.load_recognizer(folder, ())['classes'])
 
 
 def embed_all(block, images, rows, context, batch=256):
@@ -251,13 +245,7 @@ def first_line(error):
 
 def digest(spec):
     """The SHA-256 of the parameters to start from, or None."""
-    if not spec.params:
-        return None
-    try:
-        with open(spec.params, 'rb') as file:
-            return hashlib.sha256(file.read()).hexdigest()
-    except OSError as error:
-        raise DataError(f'cannot read {spec.params}: {error.strerror}') from None
+    return spec.params and checkpoint.digest(os.path.realpath(spec.params))
 
 
 # -- devices and workers
