@@ -44,7 +44,7 @@ _TURNS = None, 0, 3, 1, 5, 4, 6, 2
 # More bytes of pixels go to a file, which the system keeps in the memory while there is room.
 _IN_MEMORY = 2 ** 30
 # A picture takes at least so many bytes of an .npz file; more pictures are copies of one.
-_LEAST_BYTES = 8
+_LEAST_BYTES = 16
 _MOST_REASONS = 12      # on the screen, why pictures were left out
 _RECORD, _RECORD_HEADER = struct.pack('<I', 0xced7230a), struct.Struct('<IfQQ')
 
@@ -86,6 +86,8 @@ def read_picture(file, size, channels):
 
 def picture_header(file):
     """(height, width, whether it is grey) of a picture as a viewer shows it; BadPicture."""
+    if isinstance(file, np.ndarray):
+        return (*file.shape[:2], file.ndim == 2)
     with _opened(file) as (image, turn):
         sides = (image.width, image.height) if turn > 4 else (image.height, image.width)
         return (*sides, image.mode in ('1', 'L', 'LA', 'La') or image.mode[0] in 'IF')
@@ -231,9 +233,9 @@ class Pictures:
 
     def __init__(self):
         self.images = self.labels = self.names = self.digests = None
-        self.files, self.apart, self.left_out = [], set(), []
+        self.files, self.apart, self.left_out, self._rows = [], set(), [], {}
         # While it is read: the class of each file, and where its pixels are.
-        self.classes, self.sources, self._rows = [], [], {}
+        self.classes, self.sources = [], []
 
     def add(self, name, file, source):
         """One more picture of a class: in a file (a path), a record, or an array."""
@@ -255,18 +257,12 @@ def load(path, shape_for, out=None, quiet=False):
     returns the channels, height and width to read them with. A folder `out` gets the pixels if they
     are many; they take no name there. Classes have two pictures or more, no two the same.
     """
-    pictures = Pictures()
+    pictures, read = Pictures(), {'.rec': _records, '.npz': _arrays}
     try:
-        if os.path.isdir(path):
-            _folder(path, pictures)
-        elif path.endswith('.rec'):
-            _records(path, pictures)
-        elif path.endswith('.npz'):
-            _arrays(path, pictures)
-        elif os.path.exists(path):
-            raise DataError(f'{path} is neither a folder nor a .rec or an .npz file')
-        else:
-            raise DataError(f'cannot read {path}: there is no such file or folder')
+        read = _folder if os.path.isdir(path) else read.get(os.path.splitext(path)[1])
+        if not read:
+            raise DataError(f'cannot read {path}: it is neither a folder nor a .rec or .npz file')
+        read(path, pictures)
         good = _decode(pictures, shape_for, out, quiet)
     except OSError as error:
         raise DataError(f'cannot read {error.filename or path}: {error.strerror}') from None
@@ -408,11 +404,12 @@ def _room(shape, out):
         return np.empty(shape, np.uint8)
     with tempfile.TemporaryFile(dir=out) as file:
         try:
-            os.posix_fallocate(file.fileno(), 0, size)
+            if hasattr(os, 'posix_fallocate'):      # else a full disk ends the program later
+                os.posix_fallocate(file.fileno(), 0, size)
         except OSError as error:
             raise DataError(f'{out} has no room for {size / 1e9:.1f} GB of pixels: '
                             f'{error.strerror}') from None
-        return np.memmap(file, np.uint8, 'r+', shape=shape)
+        return np.memmap(file, np.uint8, 'w+', shape=shape)
 
 
 def _chosen(path, pictures, good):

@@ -100,7 +100,6 @@ def build(spec, shape, classes, contexts):
     if spec.params:
         for block in new:
             block.collect_params().setattr('lr_mult', NEW_LR)
-        _freeze(body, spec)
     try:
         _check_maps(embed(mx.sym.var('data')), shape)
         for context in contexts:
@@ -160,10 +159,16 @@ def _body(spec, shape, contexts):
 
 def _block(symbol, name, params, spec, contexts):
     """A symbol with its parameters; a frozen BatchNorm computes with its moving means."""
+    frozen = set()
+    for pattern in spec.freeze:
+        frozen.update(found := fnmatch.filter(symbol.list_inputs(), pattern))
+        if not found:
+            raise DataError(f'no parameter is called as --freeze {pattern}; there are '
+                            + ', '.join(map(printable, symbol.list_inputs()))[:400])
     graph = json.loads(symbol.tojson())
     nodes = graph['nodes']
     for node in nodes:
-        if node['op'] == 'BatchNorm' and _frozen(nodes[node['inputs'][1][0]]['name'], spec):
+        if node['op'] == 'BatchNorm' and nodes[node['inputs'][1][0]]['name'] in frozen:
             node.setdefault('attrs', {})['use_global_stats'] = 'True'
     # MXNet's reader does not know JSON's escapes of letters that are not ASCII.
     symbol = mx.sym.load_json(json.dumps(graph, ensure_ascii=False))
@@ -172,22 +177,9 @@ def _block(symbol, name, params, spec, contexts):
         parameter.shape = params[key].shape
         parameter.initialize(ctx=contexts)
         parameter.set_data(params[key].astype('float32'))
-    return body
-
-
-def _frozen(name, spec):
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in spec.freeze)
-
-
-def _freeze(body, spec):
-    parameters = body.collect_params()
-    for pattern in spec.freeze:
-        if not fnmatch.filter(parameters, pattern):
-            raise DataError(f'no parameter is called as --freeze {pattern}; there are '
-                            + ', '.join(map(printable, parameters))[:400])
-    for name, parameter in parameters.items():
-        if _frozen(name, spec):
+        if key in frozen:
             parameter.grad_req = 'null'
+    return body
 
 
 @functools.lru_cache(maxsize=None)

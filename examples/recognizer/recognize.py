@@ -67,21 +67,19 @@ def parse(arguments=None):
             help='accept distances below this one instead; inf accepts everything')
         add('--json', action='store_true', help='write JSON, an object per line')
 
-    strangers = 'the pictures of classes that are not enrolled'
     command(enrol)('gallery', metavar='GALLERY', help='one sub-folder of pictures per class')
     add = command(identify)
     add('paths', metavar='PATH', nargs='+', help='a file, or a folder: all pictures below it')
-    add_limits(add, '--strangers', None, strangers)
+    add_limits(add, '--strangers', None, 'the pictures of other classes')
     add('--top', type=number(1, 10 ** 6, int), default=1, metavar='N', help='so many names')
     add = command(verify)
     add('paths', metavar='PICTURE', nargs=2)
     add_limits(add, '--far', SHARE, 'the pairs of different classes')
     add = command(evaluate)
     add('folder', metavar='FOLDER', nargs='?', help='one sub-folder of pictures per class')
-    either = add.__self__.add_mutually_exclusive_group()
-    either.add_argument('--pairs', metavar='FILE', help="LFW's pairs.txt, of pictures in FOLDER")
-    either.add_argument('--bin', metavar='FILE', help="insightface's .bin of pairs")
-    add_limits(add, '--strangers', SHARE, strangers)
+    add('--pairs', metavar='FILE', help="LFW's pairs.txt, of pictures in FOLDER")
+    add('--bin', metavar='FILE', help="insightface's .bin of pairs, instead of FOLDER")
+    add_limits(add, '--strangers', SHARE, 'the pictures of other classes')
     add('--write', action='store_true', help='write the thresholds that were found to OUT')
     add('--report', metavar='FILE', help='write a page for a browser')
     add('--pictures', action='store_true', help='with the worst pairs of pictures in it')
@@ -93,13 +91,11 @@ def parse(arguments=None):
     add = command(bring, 'import')
     add('model', metavar='MODEL', help='an ONNX file')
     add('--size', type=int, nargs=2, metavar=('H', 'W'), help='of its input (default: as it says)')
-    add('--mean', type=float, nargs='+', default=[0.], metavar='M', help='subtracted from pixels '
-        'of 0 to 255, by channel (default: 0)')
-    add('--std', type=number(1e-9, 1e9), nargs='+', default=[1.], metavar='S',
-        help='and what they are divided by then (default: 1)')
+    add('--mean', type=float, nargs='+', default=[0.], help='of pixels, by channel (default: 0)')
+    add('--std', type=number(1e-9, 1e9), nargs='+', default=[1.], help='as --mean (default: 1)')
     add('--distance', choices=('cosine', 'euclidean'), default='cosine', help='default: cosine')
     options = parser.parse_args(arguments)
-    if options.command is evaluate and not (options.folder or options.bin):
+    if options.command is evaluate and bool(options.folder) == bool(options.bin):
         parser.error('evaluate needs a FOLDER, or --bin')
     return options
 

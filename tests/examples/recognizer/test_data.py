@@ -162,6 +162,8 @@ def test_what_is_left_out(tmp_path):
         (root / f'class {number:02d}' / 'shared.bmp').write_bytes(encoded(others[3], 'BMP'))
     (root / 'copy of 00').mkdir()
     (root / 'empty').mkdir()
+    (root / 'a\nleft out 9\x1b[2J').mkdir()
+    (root / 'a\nleft out 9\x1b[2J' / 'b\r\t.png').write_bytes(b'')
     for file in (*one.glob('*.png'), one / 'below' / 'nested.jfif'):
         (root / 'copy of 00' / file.name).write_bytes(file.read_bytes())
     pictures = data.load(str(root), fit, quiet=True)
@@ -178,25 +180,21 @@ def test_what_is_left_out(tmp_path):
     assert list(reasons.pop('class 03')) == ['the same pixels are a picture of class 02']
     assert 'a class needs two' in ''.join(reasons.pop('lonely'))
     assert list(reasons.pop('')) == ['it lies in no class']
+    assert list(reasons.pop('a\nleft out 9\x1b[2J').values()) == [1]
     of_one = reasons.pop('class 00')
     assert not reasons and sum(of_one.values()) == len(of_one) == 3
     for word in 'pillow-heif', 'damaged', 'suffix':
         assert sum(word in reason for reason in of_one) == 1
-    shown = '\n'.join(data.left_out_lines(pictures.left_out))
+    lines = list(data.left_out_lines(pictures.left_out))
+    assert all(line.isprintable() for line in lines)       # no file name forges a line
+    shown = '\n'.join(lines)
+    assert "class a\\nleft out 9\\x1b[2J): no picture" in shown
     assert 'left out 4 (4 of class copy of 00): the same pictures as in class 00' in shown
     assert 'metrics.json' not in shown
     for number in range(100):       # as in a folder of programs
         pictures.leave_out('class 00', f'class 00/x.{number}', f'.{number} is no suffix')
     assert re.match('left out files for 9. more reasons', list(
         data.left_out_lines(pictures.left_out))[-1])
-
-
-def test_no_file_name_forges_a_line(tmp_path):
-    root = write_folder(tmp_path / 'data', 2, 2)
-    (root / 'a\nleft out 9\x1b[2J').mkdir()
-    (root / 'a\nleft out 9\x1b[2J' / 'b\r\t.png').write_bytes(b'')
-    for line in data.left_out_lines(data.load(str(root), fit, quiet=True).left_out):
-        assert line.isprintable() and '\\n' in line
 
 
 # -- records and arrays
@@ -257,7 +255,6 @@ def test_arrays(tmp_path, size):
 
 def test_pixels_that_do_not_fit_into_memory(tmp_path, monkeypatch):
     """They go to a file in OUT that has no name."""
-    monkeypatch.setattr(os, 'sysconf', lambda name: 1)
     monkeypatch.setattr(data, '_IN_MEMORY', 1)
     root = write_folder(tmp_path / 'data', 3, 3)
     pictures = data.load(str(root), fit, str(tmp_path), quiet=True)
@@ -278,7 +275,7 @@ def _npz(savez=np.savez, **arrays):
 
 
 @pytest.mark.parametrize('make, message', [
-    (lambda path: path / 'nowhere', 'nowhere: there is no such file'),
+    (lambda path: path / 'nowhere', 'nowhere: it is neither a folder nor'),
     (lambda path: path, 'has no sub-folders'),
     (lambda path: (path / 'a').mkdir() or path, 'no class in .* has two pictures'),
     (lambda path: write_folder(path, 3, 1), 'can be read: the only picture'),
