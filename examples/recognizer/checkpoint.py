@@ -94,8 +94,8 @@ def read_file(path, most=2 ** 40):
     with _one_line(f'read {path}'), open(os.open(path, os.O_RDONLY | _SAFE), 'rb') as file:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode) or found.st_size > most:
-            raise CheckpointError(f'cannot read {path}: it is no file, or one of more than {most} '
-                                  'bytes')
+            raise CheckpointError(f'cannot read {path}: it is no file, or one of more bytes than '
+                                  'such a file can have')
         return file.read()
 
 

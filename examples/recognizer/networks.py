@@ -135,9 +135,8 @@ def _body(spec, shape, contexts):
                              nn.MaxPool2D(pool_size=2), nn.BatchNorm(), nn.Activation('relu'))
         return body, spec.mean, spec.std, ()
     if spec.own:
-        symbol, name, params = read_network(spec.network, spec.params, spec.layer)
-        body = _block(symbol, name, params, spec, contexts)
-        return body, spec.mean, spec.std, params
+        found = read_network(spec.network, spec.params, spec.layer)
+        return _block(*found, spec, contexts), spec.mean, spec.std, found[-1]
     mean, std = spec.mean or IMAGENET_MEAN, spec.std or IMAGENET_STD
     try:
         net = vision.get_model(spec.network, prefix='')
@@ -153,8 +152,8 @@ def _body(spec, shape, contexts):
         raise DataError(f'cannot read {spec.params} into {spec.network}: '
                         f'{first_line(error)}') from None
     params = {name: value.data(contexts[0]) for name, value in net.collect_params().items()}
-    return (_block(net.features(mx.sym.var('data')), 'data', params, spec, contexts), mean, std,
-            params)
+    body = _block(net.features(mx.sym.var('data')), 'data', params, spec, contexts)
+    return body, mean, std, params
 
 
 def _block(symbol, name, params, spec, contexts):

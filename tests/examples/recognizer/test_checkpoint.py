@@ -1,4 +1,5 @@
 """examples/recognizer/checkpoint.py: files that are whole or not there, and OUT as one network."""
+import functools
 import io
 import json
 import os
@@ -119,12 +120,12 @@ def _header(**header):
 @pytest.mark.parametrize('content', [
     b'', b'hello', pickle.dumps(_Bad()), _zip(pickle.dumps(_Bad())),
     checkpoint.npz(a=np.array([{}])), _zip(_header(shape=(10 ** 9,)) + bytes(8)),
-    _zip(_header(shape=(-1, -1)) + bytes(8)),
+    _zip(_header(shape=(-1, -1)) + bytes(8)), _zip(_header(shape=(1,)) + bytes(16)),
     _zip(_header(shape=(2 ** 18,)) + bytes(2 ** 21), compression=zipfile.ZIP_DEFLATED),
     _zip(_header(shape=(2 ** 16,)) + bytes(2 ** 19), 3, compression=zipfile.ZIP_DEFLATED),
     _zip(_header(shape=(1,)) + bytes(8), compression=zipfile.ZIP_BZIP2),
-], ids=['empty', 'text', 'pickle', 'pickle in it', 'objects', 'large header', 'negative', 'bomb',
-        'many bombs', 'bzip2'])
+], ids=['empty', 'text', 'pickle', 'pickle in it', 'objects', 'large header', 'negative', 'more',
+        'bomb', 'many bombs', 'bzip2'])
 def test_what_is_no_array(content, monkeypatch):
     monkeypatch.setattr(checkpoint, '_LARGE', 2 ** 20)
     with pytest.raises(CheckpointError) as error:
@@ -155,33 +156,40 @@ def test_states(tmp_path):
 
 
 def test_out_is_one_network_after_a_kill_at_any_moment(tmp_path, monkeypatch):
-    """Every call that changes the disk is the last one, once."""
+    """Every call that changes the disk is the last one, once; then the next program is killed."""
     class Killed(BaseException):
         pass
 
     names = 'replace', 'unlink', 'fsync'
     original = {name: getattr(os, name) for name in names}
     original['fsync'] = lambda handle: None     # takes long, and nothing is killed here
-    for last in range(1000):
-        out, calls = tmp_path / str(last), iter(range(last))
-        out.mkdir()
-        monkeypatch.setattr(os, 'fsync', original['fsync'])
-        publish(out, b'old', ('embedding.onnx', 'classes.npz', 'other.params'))
+    monkeypatch.setattr(os, 'fsync', original['fsync'])
 
-        def call(name, *args, calls=calls):
+    def killed(out, content, last):
+        calls = iter(range(last))
+
+        def call(name, *args):
             if next(calls, None) is None:
                 raise Killed
             return original[name](*args)
 
         with monkeypatch.context() as patch:
             for name in names:
-                patch.setattr(os, name, lambda *args, name=name: call(name, *args))
+                patch.setattr(os, name, functools.partial(call, name))
             try:
-                publish(out, b'new')
-                break
+                publish(out, content)
             except Killed:
-                pass
-        for _ in range(2):
+                return True
+        return False
+
+    for last in range(1000):
+        out = tmp_path / str(last)
+        out.mkdir()
+        publish(out, b'old', ('embedding.onnx', 'classes.npz', 'other.params'))
+        if not killed(out, b'new', last):
+            break
+        for content in None, b'next':
+            assert content is None or killed(out, content, 9)
             found = checkpoint.load_recognizer(str(out), ('embedding.onnx', 'classes.npz'))
             assert found['content'] == {
                 name: found['network'].encode() + name.encode()
@@ -193,21 +201,19 @@ def test_out_is_one_network_after_a_kill_at_any_moment(tmp_path, monkeypatch):
 
 
 def test_reading_while_another_publishes(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, 'fsync', lambda handle: None)
-    publish(tmp_path, b'0')
-    done = threading.Event()
+    """Between recognizer.json and the other files: the reader gets the new ones."""
+    original = checkpoint._described
 
-    def writer():
-        for number in range(60):
-            publish(tmp_path, str(number).encode())
-        done.set()
+    def described(out):
+        found = original(out)
+        monkeypatch.setattr(checkpoint, '_described', original)
+        publish(tmp_path, b'new')
+        return found
 
-    thread = threading.Thread(target=writer)
-    thread.start()
-    while not done.is_set():
-        found = checkpoint.load_recognizer(str(tmp_path))
-        assert found['content']['embedding.onnx'] == found['network'].encode() + b'embedding.onnx'
-    thread.join()
+    publish(tmp_path, b'old')
+    monkeypatch.setattr(checkpoint, '_described', described)
+    found = checkpoint.load_recognizer(str(tmp_path))
+    assert (found['network'], found['content']) == ('new', {'embedding.onnx': b'newembedding.onnx'})
 
 
 def test_files_of_another_network_are_refused(tmp_path):
