@@ -200,6 +200,9 @@ def test_what_is_left_out(tmp_path):
 # -- records and arrays
 
 
+SPLIT = struct.pack('<I', 0xced7230a) * 8 + b'end'      # the magic number splits a record
+
+
 def of_two(key, first, end):
     """A record with two numbers as its label: mx.recordio.pack fails on NumPy 2."""
     return struct.pack('IfQQ', 2, 0, key, 0) + np.array([first, end], 'float32').tobytes()
@@ -216,7 +219,7 @@ def write_records(path, classes, insightface=False):
         for label in range(classes):
             records.write(of_two(end + label, 5 * label + 1, 5 * label + 6))
     for key, (pixels, label) in enumerate(zip(images, labels), first):
-        content = encoded(pixels) + struct.pack('<I', 0xced7230a) * 2 + b'end'     # splits a record
+        content = encoded(pixels) + SPLIT
         records.write(mx.recordio.pack(mx.recordio.IRHeader(0, label, key, 0), content))
     records.close()
     return path
@@ -229,8 +232,10 @@ def test_records(tmp_path, insightface):
     wanted, labels = patterns(3, 5)
     assert pictures.names == ['0', '1', '2'] and pictures.labels.tolist() == labels.tolist()
     np.testing.assert_array_equal(pictures.images[..., 0], wanted)
+    assert not pictures.left_out
     content = bytearray(path.read_bytes())
     offset = int(pictures.files[7].split()[-1])
+    assert data._record(bytes(content), offset)[1] == encoded(wanted[7]) + SPLIT
     content[offset:offset + 20] = bytes(20)
     path.write_bytes(content)
     pictures = data.load(str(path), fit, quiet=True)
