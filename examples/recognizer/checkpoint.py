@@ -1,13 +1,12 @@
 """Files that are complete or not there: checkpoints of a training, and OUT as one network.
 
-A file is written under another name and renamed when it is on the disk. No link in OUT is followed,
-and nothing is unpickled. This module needs NumPy only: recognize.py uses it, too.
+No link in OUT is followed, and nothing is unpickled. recognize.py uses this module without MXNet.
 """
 import contextlib
+import errno
 import hashlib
 import io
 import json
-import math
 import os
 import re
 import socket
@@ -31,32 +30,37 @@ _UNFINISHED = re.compile(r'\.[^/]+\.unfinished')
 _STATE = re.compile(r'epoch-(\d{4,})\.npz')
 # More than so many bytes that came out of a hundredth is no data, but an attack on the memory.
 _LARGE, _RATIO = 2 ** 28, 100
-_NOFOLLOW = getattr(os, 'O_NOFOLLOW', 0)
+# How a file is opened: no link is followed, and a pipe does not wait for its writer.
+_SAFE = sum(getattr(os, name, 0) for name in ('O_NOFOLLOW', 'O_NONBLOCK', 'O_BINARY'))
 
 
 class CheckpointError(Exception):
     """A file that cannot be written, or is not what it has to be; one line for the user."""
 
 
+@contextlib.contextmanager
+def _one_line(doing):
+    """A context that says in a line what the system did not allow."""
+    try:
+        yield
+    except OSError as error:
+        reason = 'it is a link' if error.errno == errno.ELOOP else error.strerror or error
+        raise CheckpointError(f'cannot {doing}: {reason}') from None
+
+
 # -- single files
 
 
 def write(path, writer):
-    """Write a file so that `path` is the old one or the new one, never a part.
+    """Write a file so that it is the old one or the new one, never a part; a link is replaced.
 
-    Parameters
-    ----------
-    path : str
-        A link is replaced, not followed.
-    writer : bytes, str, or callable
-        The content, or a function that is called with a binary file.
+    `writer` is the content, bytes or str, or a function that is called with a binary file.
     """
     folder, name = os.path.split(path)
     unfinished = os.path.join(folder, f'.{name}.{os.getpid()}.unfinished')
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(unfinished)
+    with _one_line(f'write {path}'):
         try:
+            _remove(unfinished)
             with open(unfinished, 'xb') as file:
                 if callable(writer):
                     writer(file)
@@ -66,11 +70,13 @@ def write(path, writer):
                 os.fsync(file.fileno())
             os.replace(unfinished, path)
         finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(unfinished)
+            _remove(unfinished)
         _sync(folder)
-    except OSError as error:
-        raise CheckpointError(f'cannot write {path}: {error.strerror or error}') from None
+
+
+def _remove(path):
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _sync(folder):
@@ -83,36 +89,25 @@ def _sync(folder):
             os.close(handle)
 
 
-def read_file(path, most=None):
-    """The bytes of a regular file that is no link; CheckpointError if it has more than `most`."""
-    try:
-        # A pipe would wait for its writer without O_NONBLOCK.
-        handle = os.open(path, os.O_RDONLY | _NOFOLLOW | getattr(os, 'O_NONBLOCK', 0)
-                         | getattr(os, 'O_BINARY', 0))
-        with open(handle, 'rb') as file:
-            found = os.fstat(handle)
-            if not stat.S_ISREG(found.st_mode):
-                raise CheckpointError(f'cannot read {path}: it is no file')
-            if most is not None and found.st_size > most:
-                raise CheckpointError(f'cannot read {path}: its {found.st_size} bytes are more '
-                                      f'than the {most} that such a file can have')
-            return file.read()
-    except OSError as error:
-        link = os.path.islink(path)
-        raise CheckpointError(f'cannot read {path}: '
-                              f'{"it is a link" if link else error.strerror}') from None
+def read_file(path, most=2 ** 40):
+    """The bytes of a regular file that is no link and has no more than `most`."""
+    with _one_line(f'read {path}'), open(os.open(path, os.O_RDONLY | _SAFE), 'rb') as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode) or found.st_size > most:
+            raise CheckpointError(f'cannot read {path}: it is no file, or one of more bytes than '
+                                  'such a file can have')
+        return file.read()
 
 
 def digest(path):
     """The SHA-256 of a file (a path), or of bytes, as 64 hexadecimal digits."""
-    content = path if isinstance(path, bytes) else read_file(path)
-    return hashlib.sha256(content).hexdigest()
+    return hashlib.sha256(path if isinstance(path, bytes) else read_file(path)).hexdigest()
 
 
 def make_folder(out, *names):
     """The path of a folder below OUT, which is made if it is not there; it must be no link."""
     path = out
-    try:
+    with _one_line(f'write to {out}'):
         os.makedirs(out, exist_ok=True)
         for name in names:
             path = os.path.join(path, name)
@@ -120,8 +115,6 @@ def make_folder(out, *names):
                 os.mkdir(path)
             if not stat.S_ISDIR(os.lstat(path).st_mode):
                 raise CheckpointError(f'cannot write to {path}: it is no folder, or a link')
-    except OSError as error:
-        raise CheckpointError(f'cannot write to {path}: {error.strerror}') from None
     return path
 
 
@@ -132,85 +125,42 @@ def json_object(content, path):
 
     try:
         result = json.loads(content.decode(), parse_constant=refuse)
-        if not isinstance(result, dict):
-            raise ValueError('it is no object')
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f'cannot read {path}: {error}') from None
+    if not isinstance(result, dict):
+        raise CheckpointError(f'cannot read {path}: it is no object')
     return result
 
 
-# -- arrays
+def read_npz(content, path='the .npz file'):
+    """{name: array} of an .npz file, bytes or a binary file; `path` is what an error calls it.
 
-
-class Member:
-    """An array in an .npz file: its `shape` and `dtype`, known before it is read."""
-
-    def __init__(self, archive, info):
-        self._archive, self._info = archive, info
-        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ValueError(f'{info.filename} is compressed in an unusual way')
-        if info.file_size > max(_LARGE, _RATIO * info.compress_size):
-            raise ValueError(f'{info.filename} would take {info.file_size} bytes of memory, out of '
-                             'proportion to the file')
-        with archive.open(info) as file:
-            if np.lib.format.read_magic(file) != (1, 0):
-                raise ValueError(f'{info.filename} is no array of numbers')
-            self.shape, self._fortran, self.dtype = np.lib.format.read_array_header_1_0(file)
-            self._start = file.tell()
-        if self.dtype.kind not in 'biufUS' or self.dtype.itemsize == 0:
-            raise ValueError(f'{info.filename} has objects in it, not numbers')
-        if math.prod(self.shape) * self.dtype.itemsize + self._start != info.file_size:
-            raise ValueError(f'the size of {info.filename} is not the one in its header')
-
-    def items(self):
-        """Yield the array row by row."""
-        if self._fortran and len(self.shape) > 1:
-            yield from self.read()
-            return
-        count = math.prod(self.shape[1:])
-        with self._archive.open(self._info) as file:
-            file.read(self._start)
-            for _ in range(self.shape[0]):
-                yield np.frombuffer(file.read(count * self.dtype.itemsize),
-                                    self.dtype).reshape(self.shape[1:])
-            file.read(1)    # at the end, the checksum is compared
-
-    def read(self):
-        """The array."""
-        with self._archive.open(self._info) as file:
-            file.read(self._start)
-            content = file.read(self._info.file_size - self._start)
-            file.read(1)
-        return np.frombuffer(content, self.dtype).reshape(self.shape,
-                                                          order='F' if self._fortran else 'C')
-
-
-@contextlib.contextmanager
-def open_npz(file, path):
-    """A context with the {name: Member} of an .npz file; `path` is what an error calls it."""
+    Nothing is unpickled, and no header can ask for more memory than the file has data.
+    """
+    file = io.BytesIO(content) if isinstance(content, bytes) else content
     try:
         with zipfile.ZipFile(file) as archive:
-            yield {info.filename[:-len('.npy')]: Member(archive, info)
-                   for info in archive.infolist() if info.filename.endswith('.npy')}
-    except CheckpointError:
-        raise
-    except OSError as error:
-        raise CheckpointError(f'cannot read {path}: {error.strerror or error}') from None
+            members = [one for one in archive.infolist() if one.filename.endswith('.npy')]
+            size = sum(one.file_size for one in members)
+            if size > max(_LARGE, _RATIO * file.seek(0, os.SEEK_END)):
+                raise ValueError(f'it would take {size} bytes of memory, out of proportion')
+            return {one.filename[:-len('.npy')]: _array(archive, one) for one in members}
     # A damaged file makes zipfile and NumPy raise nearly anything.
     except Exception as error:
         reason = str(error).split('\n')[0][:200] or type(error).__name__
         raise CheckpointError(f'cannot read {path}: {reason}') from None
 
 
-def read_npz(content, path='the .npz file'):
-    """{name: array} of the bytes of an .npz file; nothing is unpickled, and no header can ask for
-    more memory than the file has data. CheckpointError if it is damaged, or if its data are out of
-    proportion to the file."""
-    with open_npz(io.BytesIO(content), path) as members:
-        size = sum(member.dtype.itemsize * math.prod(member.shape) for member in members.values())
-        if size > max(_LARGE, _RATIO * len(content)):
-            raise ValueError(f'it would take {size} bytes of memory, out of proportion to the file')
-        return {name: member.read() for name, member in members.items()}
+def _array(archive, info):
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f'{info.filename} is compressed in an unusual way')
+    with archive.open(info) as file:
+        if file.peek(8)[:8] != b'\x93NUMPY\1\0':    # headers of later versions have any length
+            raise ValueError(f'{info.filename} is no array of numbers')
+        array = np.lib.format.read_array(file, allow_pickle=False)
+        if file.read(1):
+            raise ValueError(f'{info.filename} has more data than its header says')
+        return array
 
 
 def npz(**arrays):
@@ -225,30 +175,28 @@ def npz(**arrays):
 
 @contextlib.contextmanager
 def lock(out, what, wait=0.):
-    """A context in which no other program changes OUT, which is made if necessary.
+    """A context in which no other program changes OUT, which is made if it is not there.
 
-    Parameters
-    ----------
-    out : str
-    what : str
-        What this program does, such as 'enrol': the one that waits reads it.
-    wait : float
-        So many seconds to wait for the other one, which a line on stderr says; then, or at once
-        with 0, CheckpointError says who it is.
+    `what` this program does, such as 'enrol', is what the others say while they wait, for `wait`
+    seconds at most.
     """
-    make_folder(out)
-    path = os.path.join(out, '.lock')
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | _NOFOLLOW | getattr(os, 'O_NONBLOCK', 0),
-                         0o666)
-    except OSError as error:
-        raise CheckpointError(f'cannot write {path}: '
-                              f'{"it is a link" if os.path.islink(path) else error.strerror}'
-                              ) from None
+    path = os.path.join(make_folder(out), '.lock')
+    with _one_line(f'write {path}'):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | _SAFE, 0o666)
     with open(handle, 'r+b') as file:
-        _wait(file, out, wait)
+        end, said = time.monotonic() + wait, False
+        while not _locked(file, out):
+            file.seek(0)
+            other = ascii(file.read(200).decode(errors='replace'))[1:-1] or 'another program'
+            if time.monotonic() >= end:
+                raise CheckpointError(f'{out} is in use by {other}: wait until it has ended')
+            if not said:
+                print(f'waiting: {out} is in use by {other}', file=sys.stderr, flush=True)
+                said = True
+            time.sleep(0.1)
         with contextlib.suppress(OSError):      # a full disk is said where something is lost
             file.truncate(0)
+            file.seek(0)
             file.write(f'{what}, process {os.getpid()} on {socket.gethostname()}'.encode())
             file.flush()
         for name in filter(_UNFINISHED.fullmatch, os.listdir(out)):     # of programs that ended
@@ -257,27 +205,16 @@ def lock(out, what, wait=0.):
         yield
 
 
-def _wait(file, out, seconds):
-    if not fcntl:
-        return
-    end, said = time.monotonic() + seconds, False
-    while True:
-        try:
+def _locked(file, out):
+    """Whether the file is locked for this program now, or cannot be locked at all."""
+    try:
+        if fcntl:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            file.seek(0)
-            other = ascii(file.read(200).decode(errors='replace'))[1:-1] or 'another program'
-        except OSError as error:
-            print(f'cannot lock {out} ({error.strerror}): start nothing else in it',
-                  file=sys.stderr)
-            return
-        if time.monotonic() >= end:
-            raise CheckpointError(f'{out} is in use by {other}: wait until it has ended')
-        if not said:
-            print(f'waiting: {out} is in use by {other}', file=sys.stderr, flush=True)
-            said = True
-        time.sleep(0.1)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        print(f'cannot lock {out} ({error.strerror}): start nothing else in it', file=sys.stderr)
+    return True
 
 
 # -- states of a training, a file each
@@ -288,16 +225,15 @@ def save_state(folder, epoch, arrays, state):
     text = np.frombuffer(json.dumps(state).encode(), np.uint8)
     write(os.path.join(folder, f'epoch-{epoch:04d}.npz'),
           lambda file: np.savez(file, state=text, **arrays))
-    for number, path in states(folder)[:-2]:
+    for number, path in _states(folder)[:-2]:
         if number < epoch:
             os.unlink(path)
 
 
-def states(folder):
+def _states(folder):
     """[(epoch, path)] of the states in a folder, oldest first."""
-    found = (_STATE.fullmatch(name) for name in os.listdir(folder))
-    return sorted((int(match.group(1)), os.path.join(folder, match.group()))
-                  for match in found if match)
+    found = filter(None, map(_STATE.fullmatch, os.listdir(folder)))
+    return sorted((int(match.group(1)), os.path.join(folder, match.group())) for match in found)
 
 
 def load_state(folder, say):
@@ -305,15 +241,14 @@ def load_state(folder, say):
 
     `say` is called with a line about each one that is damaged and passed over.
     """
-    found = states(folder)
+    found = _states(folder)
     for epoch, path in reversed(found):
         try:
-            arrays = read_npz(read_file(path), path=path)
-            state = json_object(arrays.pop('state').tobytes(), path)
-            return epoch, arrays, state
-        except (CheckpointError, KeyError) as error:
-            reason = error if isinstance(error, CheckpointError) else f'{path} has no state'
-            say(f'passed over a damaged checkpoint: {reason}')
+            arrays = read_npz(read_file(path), path)
+            text = arrays.pop('state', np.zeros(0)).tobytes()
+            return epoch, arrays, json_object(text, path)
+        except CheckpointError as error:
+            say(f'passed over a damaged checkpoint: {error}')
     if found:
         raise CheckpointError(f'no checkpoint in {folder} can be read: take another --output-dir')
     return None
@@ -323,23 +258,16 @@ def load_state(folder, say):
 
 
 def publish(out, files, description):
-    """Make `files` and recognizer.json OUT's network; after a kill, OUT is the old or the new one.
+    """Make `files`, {name: bytes}, and recognizer.json OUT's network, in place of the one before.
 
     The files are written as NAME.new, recognizer.json then says their digests and so makes them
-    OUT's network, and they get their names; after a kill, `load_recognizer` reads NAME.new.
-
-    Parameters
-    ----------
-    out : str
-    files : dict
-        {name: bytes}. Files of an earlier network with other names are removed.
-    description : dict
-        recognizer.json without `format` and `files`, which are added.
+    OUT's network, and they get their names. After a kill at any moment OUT is the old or the new
+    one: `load_recognizer` reads NAME.new.
     """
-    description = {'format': FORMAT, **description,
-                   'files': {name: digest(bytes(content)) for name, content in files.items()}}
+    digests = {name: digest(bytes(content)) for name, content in files.items()}
+    description = {'format': FORMAT, **description, 'files': digests}
     text = json.dumps(description, indent=2, allow_nan=False) + '\n'
-    _check(json.loads(text))
+    _check(json.loads(text), DESCRIPTION)
     before = {}
     with contextlib.suppress(CheckpointError):
         before = _described(out)['files']
@@ -347,14 +275,11 @@ def publish(out, files, description):
     for name, content in files.items():
         write(os.path.join(out, f'{name}.new'), content)
     write(os.path.join(out, DESCRIPTION), text)
-    try:
-        _rename(out, description['files'])
+    with _one_line(f'write to {out}'):
+        _rename(out, digests)
         for name in set(before) - set(files):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(out, name))
+            _remove(os.path.join(out, name))
         _sync(out)
-    except OSError as error:
-        raise CheckpointError(f'cannot write to {out}: {error.strerror}') from None
 
 
 def _rename(out, digests):
@@ -370,14 +295,9 @@ def load_recognizer(out, names=('embedding.onnx',)):
 
     `content` in it has the bytes of the files in `names`, whose digests were checked: use them
     instead of opening the files, which another training can replace meanwhile.
-
-    Raises
-    ------
-    CheckpointError
     """
     for attempt in range(5):
-        if attempt:
-            time.sleep(0.05)        # another program may just be publishing
+        time.sleep(0.05 * bool(attempt))    # another program may just be publishing
         description = _described(out)
         try:
             description['content'] = {name: _content(out, name, description['files'])
@@ -393,11 +313,10 @@ def _content(out, name, digests):
     if name not in digests:
         raise CheckpointError(f'{os.path.join(out, DESCRIPTION)} names no {name}: train again, '
                               "with all of pip install 'center_loss_op[examples,onnx]'")
-    for candidate in path, f'{path}.new':
-        if os.path.lexists(candidate):
-            content = read_file(candidate)
-            if digest(content) == digests[name]:
-                return content
+    for candidate in filter(os.path.lexists, (path, f'{path}.new')):
+        content = read_file(candidate)
+        if digest(content) == digests[name]:
+            return content
     raise CheckpointError(f'{path} is missing, or not the file that {DESCRIPTION} describes: '
                           'restore it, or train again')
 
@@ -408,64 +327,49 @@ def _described(out):
         raise CheckpointError(f'{out} has no {DESCRIPTION}: OUT must be the --output-dir of '
                               'train.py, or of recognize.py import')
     description = json_object(read_file(path, 2 ** 24), path)
-    try:
-        _check(description)
-    except ValueError as error:
-        raise CheckpointError(f'cannot use {path}: {error}') from None
+    _check(description, path)
     return description
 
 
-def _check(description):
-    """ValueError unless these are the contents of a recognizer.json that can be used."""
-    def need(good, what):
-        if not good:
-            raise ValueError(what)
+def _number(value, low=-1e30, high=1e30, kinds=(int, float)):
+    return type(value) in kinds and low <= value <= high
 
-    def number(value):
-        return isinstance(value, (int, float)) and not isinstance(value, bool) \
-            and abs(value) < 1e30
 
-    def whole(value, low, high):
-        return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+def _numbers(values, low=-1e30):
+    return len(values) in (1, 3) and all(_number(value, low) for value in values)
 
-    def kind(name, expected):
-        need(isinstance(description.get(name), expected), f'its "{name}" is missing or no '
-             f'{expected.__name__}')
-        return description[name]
 
-    need(description.get('format') == FORMAT,
-         f'its "format" is {description.get("format")!r:.40}, this program reads {FORMAT}: '
-         'train again')
-    size = kind('size', list)
-    need(len(size) == 2 and all(whole(side, *SIDES) for side in size),
-         f'its "size" must be two numbers from {SIDES[0]} to {SIDES[1]}')
-    channels = description.get('channels')
-    need(whole(channels, 1, 3) and channels != 2, 'its "channels" must be 1 or 3')
-    for name in 'mean', 'std':
-        values = kind(name, list)
-        need(len(values) in (1, channels) and all(map(number, values))
-             and (name == 'mean' or min(values) >= 1e-9),
-             f'its "{name}" must be a number per channel' + ', from 1e-9 on' * (name == 'std'))
-    need(whole(description.get('features'), *FEATURES),
-         f'its "features" must be a number from {FEATURES[0]} to {FEATURES[1]}')
-    need(description.get('distance') in ('cosine', 'euclidean'),
-         'its "distance" must be "cosine" or "euclidean"')
-    thresholds = kind('thresholds', dict)
-    for name in 'pairs', 'strangers':
-        shares = thresholds.get(name)
-        need(isinstance(shares, dict), f'its "thresholds" have no "{name}"')
-        for share, value in shares.items():
-            points = [[1, value]] if name == 'pairs' else value
-            need(re.fullmatch(r'0?\.\d+|1(\.0)?|\d+(\.\d+)?e-\d+', share) and 0 < float(share) <= 1
-                 and isinstance(points, list) and all(
-                     isinstance(point, list) and len(point) == 2 and whole(point[0], 1, 10 ** 9)
-                     and (point[1] is None or number(point[1])) for point in points),
-                 f'its thresholds of "{name}" for {share!r:.40} are not as they have to be')
-    for name, expected in (('network', str), ('row', dict), ('classes', list), ('files', dict)):
-        kind(name, expected)
-    need(all(isinstance(name, str) for name in description['classes']),
-         'its "classes" must be names')
-    need(all(re.fullmatch(r'[A-Za-z0-9_-][A-Za-z0-9_.-]*', name)
-             and isinstance(value, str) and re.fullmatch('[0-9a-f]{64}', value)
-             for name, value in description['files'].items()),
-         'its "files" must be names with their SHA-256')
+def _limits(thresholds):
+    """Whether these are {'pairs': {share: distance}, 'strangers': {share: [[count, distance]]}}."""
+    pairs = [(share, [[1, limit]]) for share, limit in thresholds['pairs'].items()]
+    return all(re.fullmatch(r'0?\.\d+|1(\.0)?|\d+(\.\d+)?e-\d+', share) and 0 < float(share) <= 1
+               and all(_number(count, 1, 10 ** 9, [int]) and (limit is None or _number(limit))
+                       for count, limit in points)
+               for share, points in (*pairs, *thresholds['strangers'].items()))
+
+
+# What recognizer.json has, and whether that can be used.
+_FIELDS = {
+    'format': lambda it: it == FORMAT,
+    'size': lambda it: len(it) == 2 and all(_number(side, *SIDES, [int]) for side in it),
+    'channels': lambda it: _number(it, 1, 3, [int]) and it != 2,
+    'mean': _numbers, 'std': lambda it: _numbers(it, 1e-9),
+    'features': lambda it: _number(it, *FEATURES, [int]),
+    'distance': lambda it: it in ('cosine', 'euclidean'), 'thresholds': _limits,
+    'network': lambda it: isinstance(it, str), 'row': lambda it: isinstance(it, dict),
+    'classes': lambda it: type(it) is list and all(isinstance(name, str) for name in it),
+    'files': lambda it: all(
+        re.fullmatch(r'[A-Za-z0-9_-][A-Za-z0-9_.-]*', name) and re.fullmatch('[0-9a-f]{64}', sha)
+        for name, sha in it.items())}
+
+
+def _check(description, path):
+    """CheckpointError unless these are the contents of a recognizer.json that can be used."""
+    for name, good in _FIELDS.items():
+        try:
+            usable = good(description[name])
+        except (LookupError, TypeError, ValueError, AttributeError):
+            usable = False
+        if not usable:
+            raise CheckpointError(f'cannot use {path}: no training with this program (format '
+                                  f'{FORMAT}) writes "{name}": {description.get(name)!r:.60}')

@@ -3,19 +3,23 @@
 Each file is decoded once. `read_picture` is the only reader, for training and for serving; it needs
 NumPy and Pillow. Sizes in headers are checked before memory is allocated, and nothing is unpickled.
 """
+import contextlib
+import functools
 import hashlib
 import io
 import mmap
 import os
+import pathlib
 import re
 import stat
 import struct
 import tempfile
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
-import checkpoint
 import numpy as np
+from checkpoint import CheckpointError, read_npz
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
@@ -30,19 +34,22 @@ _HEIF = b'ftyphei', b'ftyphev', b'ftypmif', b'ftypmsf', b'ftypavif'
 _SMALL_FILE, _MOST_PIXELS, _MOST_DECODED = 4_000_000, (50_000_000, 250_000_000), 100_000_000
 # Pictures of more pixels are decoded one at a time, because of the memory; a JPEG only if it is
 # progressive, for others are decoded at a smaller size.
-_LARGE, _one_at_a_time = 16_000_000, threading.Lock()
+_LARGE, _one_at_a_time = 16_000_000, threading.RLock()
 Image.MAX_IMAGE_PIXELS = None    # the limits are those above
 # Smaller blocks come from the heap, which each thread that decodes keeps for itself.
 Image.core.set_block_size(2 ** 26)
 _ORIENTATION = 0x0112
-# Pixels that take fewer bytes are always kept in the memory.
-_IN_MEMORY = 2 ** 27
-_READERS = os.cpu_count() or 1
+# How an image with orientation 1 to 8 is turned: FLIP_LEFT_RIGHT, ROTATE_180, …
+_TURNS = None, 0, 3, 1, 5, 4, 6, 2
+# More bytes of pixels go to a file, which the system keeps in the memory while there is room.
+_IN_MEMORY = 2 ** 30
+# A picture takes at least so many bytes of an .npz file; more pictures are copies of one.
+_LEAST_BYTES = 16
 _MOST_REASONS = 12      # on the screen, why pictures were left out
-_RECORD, _RECORD_HEADER = 0xced7230a, struct.Struct('<IfQQ')
+_RECORD, _RECORD_HEADER = struct.pack('<I', 0xced7230a), struct.Struct('<IfQQ')
 
 
-class DataError(Exception):
+class DataError(CheckpointError):
     """Data that cannot be used, as one line for the user."""
 
 
@@ -62,117 +69,80 @@ def printable(text):
 def read_picture(file, size, channels):
     """The picture that a viewer shows, covering `size` and cut to it from the middle.
 
-    It is turned as the camera says, transparent parts are white.
-
-    Parameters
-    ----------
-    file : str, or binary file
-    size : (int, int)
-        Height and width.
-    channels : int
-        1 is grey, 3 is RGB.
-
-    Returns
-    -------
-    numpy.ndarray (height, width, channels), uint8
-
-    Raises
-    ------
-    BadPicture
+    `file` is a path, a binary file, or pixels; `size` is height and width; 1 channel is grey, 3 are
+    RGB. Returns bytes, (height, width, channels), or raises BadPicture.
     """
-    with _Opened(file) as (image, turn):
+    with _opened(file) as (image, turn):
         height, width = size[::-1] if turn > 4 else size
         # Decodes a large JPEG at 1/2, 1/4 or 1/8 of its size, at least twice what is needed.
         image.draft(None, (2 * width, 2 * height))
         if image.width * image.height > _MOST_DECODED:
             raise BadPicture(f'{image.width} x {image.height} pixels are too many: make it smaller')
         image = ImageOps.fit(_plain(image), (width, height), Image.BILINEAR)
-        pixels = np.asarray(image.convert('L' if channels == 1 else 'RGB'))
-    return _turned(pixels.reshape(height, width, channels), turn)
+        if turn > 1:
+            image = image.transpose(_TURNS[turn - 1])
+        return np.array(image.convert('L' if channels == 1 else 'RGB')).reshape(*size, channels)
 
 
 def picture_header(file):
     """(height, width, whether it is grey) of a picture as a viewer shows it; BadPicture."""
-    with _Opened(file) as (image, turn):
+    if isinstance(file, np.ndarray):
+        return (*file.shape[:2], file.ndim == 2)
+    with _opened(file) as (image, turn):
         sides = (image.width, image.height) if turn > 4 else (image.height, image.width)
         return (*sides, image.mode in ('1', 'L', 'LA', 'La') or image.mode[0] in 'IF')
 
 
-class _Opened:
-    """A context with (PIL.Image whose header was checked, its orientation from 1 to 8).
-
-    Whatever Pillow raises in it becomes BadPicture: a damaged file makes it raise nearly anything.
-    """
-
-    def __init__(self, file):
-        self._file, self._image, self._locked = file, None, False
-
-    def __enter__(self):
-        file = self._file
+@contextlib.contextmanager
+def _opened(file):
+    """A context with (PIL.Image whose header was checked, its orientation from 1 to 8)."""
+    start = b''
+    with contextlib.ExitStack() as stack:
         try:
+            if isinstance(file, np.ndarray):
+                yield Image.fromarray(file), 1
+                return
             if isinstance(file, (str, os.PathLike)):
-                found = os.stat(file)
-                if not stat.S_ISREG(found.st_mode):     # opening a pipe would wait for its writer
+                if not stat.S_ISREG(os.stat(file).st_mode):     # a pipe would wait for its writer
                     raise BadPicture('it is no regular file')
-                large = found.st_size >= _SMALL_FILE
-            else:
-                large = file.seek(0, os.SEEK_END) >= _SMALL_FILE
-            if self._start().endswith(b'WEBP'):     # takes memory already when it is opened
-                self._locked = _one_at_a_time.acquire()
-            self._image = image = Image.open(file, formats=_formats())
-            if image.width * image.height > _MOST_PIXELS[large]:
+                file = stack.enter_context(open(file, 'rb'))
+            most = _MOST_PIXELS[file.seek(0, os.SEEK_END) >= _SMALL_FILE]
+            file.seek(0)
+            start = file.read(12)
+            file.seek(0)
+            alone = stack.enter_context(contextlib.ExitStack())
+            if start.endswith(b'WEBP'):     # takes memory already when it is opened
+                alone.enter_context(_one_at_a_time)
+            image = stack.enter_context(Image.open(file, formats=_formats()))
+            if image.width * image.height > most:
                 raise BadPicture(f'{image.width} x {image.height} pixels are out of proportion')
-            large = image.width * image.height > _LARGE and (
-                image.format != 'JPEG' or 'progressive' in image.info)
-            if large != bool(self._locked):
-                self._locked = _one_at_a_time.acquire() if large else _one_at_a_time.release()
-            return image, _orientation(image)
+            if image.width * image.height <= _LARGE:
+                alone.close()
+            elif image.format != 'JPEG' or 'progressive' in image.info:
+                alone.enter_context(_one_at_a_time)
+            yield image, _orientation(image)
+        except BadPicture:
+            raise
+        # A damaged file makes Pillow raise nearly anything, also where the caller uses the image.
         except Exception as error:
-            self.__exit__(None, None, None)
-            raise self._reason(error) from None
-
-    def __exit__(self, kind, error, trace):
-        if self._image is not None:
-            self._image.close()
-        if self._locked:
-            self._locked = _one_at_a_time.release()
-        if isinstance(error, Exception):
-            raise self._reason(error) from None
-
-    def _reason(self, error):
-        if isinstance(error, BadPicture):
-            return error
-        if isinstance(error, OSError) and error.strerror:
-            return BadPicture(error.strerror)
-        if isinstance(error, UnidentifiedImageError):
-            if self._start()[4:].startswith(_HEIF):
-                return BadPicture('a HEIC or AVIF picture: pip install pillow-heif, and start '
-                                  'again; or save it as JPEG')
-            return BadPicture('no picture, or a damaged one')
-        return BadPicture(f'a damaged picture ({printable(error)[:100]})')
-
-    def _start(self):
-        """The first twelve bytes."""
-        if isinstance(self._file, (str, os.PathLike)):
-            with open(self._file, 'rb') as file:
-                return file.read(12)
-        self._file.seek(0)
-        start = self._file.read(12)
-        self._file.seek(0)
-        return start
+            reason = f'a damaged picture ({printable(error)[:100]})'
+            if isinstance(error, UnidentifiedImageError):
+                reason = ('a HEIC or AVIF picture: pip install pillow-heif, and start again; or '
+                          'save it as JPEG' if start[4:].startswith(_HEIF) else
+                          'no picture, or a damaged one')
+            elif isinstance(error, OSError) and error.strerror:
+                reason = error.strerror
+            raise BadPicture(reason) from None
 
 
+@functools.lru_cache(maxsize=None)
 def _formats():
     """The formats that are read and that this Pillow knows."""
-    if not hasattr(_formats, 'known'):
-        try:
-            import pillow_heif
-            pillow_heif.register_heif_opener()
-        except ImportError:
-            pass
-        Image.init()
-        _formats.known = tuple(name for name in _FORMATS if name in Image.OPEN)
-    return _formats.known
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+        pillow_heif.register_heif_opener()
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 def _orientation(image):
@@ -182,36 +152,20 @@ def _orientation(image):
         if value is None:
             xmp = image.info.get('xmp') or image.info.get('XML:com.adobe.xmp') or b''
             xmp = xmp if isinstance(xmp, bytes) else str(xmp).encode()
-            value = (re.search(rb'tiff:Orientation(?:="|>)(\d)', xmp) or [b'', b'1'])[1].decode()
+            value = re.search(rb'tiff:Orientation(?:="|>)(\d)', xmp)[1].decode()
         value = int(str(value[0] if isinstance(value, tuple) else value).strip(' \0'))
         return value if 1 <= value <= 8 else 1
     except Exception:   # damaged metadata are none
         return 1
 
 
-def _turned(pixels, turn):
-    """An array (height, width, …) as the orientation says."""
-    if turn in (5, 6, 7, 8):
-        pixels = pixels.swapaxes(0, 1)
-    if turn in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if turn in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return np.ascontiguousarray(pixels)
-
-
 def _plain(image):
     """The image with 8 bits per channel, without palette and transparency."""
     mode = image.mode
     if mode[0] in 'IF':
-        if mode != 'F' and (mode != 'I' or image.format in ('PNG', 'PPM')):
-            return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))    # 16 bits
-        pixels = np.array(image, np.float32)    # in no known unit: its range becomes 0 to 255
-        if not np.isfinite(pixels).all():
-            raise BadPicture('it has pixels that are NaN or infinite')
-        pixels -= pixels.min()
-        pixels *= 255 / (pixels.max() or 1)
-        return Image.fromarray(pixels.astype(np.uint8))
+        if mode == 'F' or (mode == 'I' and image.format not in ('PNG', 'PPM')):
+            raise BadPicture('its pixels have 32 bits: save it with 8 or 16')
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))    # 16 bits
     if mode in ('RGBA', 'RGBa', 'LA', 'La', 'PA') or 'transparency' in image.info:
         image = image.convert('RGBA')
         white = Image.new('RGB', image.size, 'white')
@@ -223,159 +177,93 @@ def _plain(image):
 # -- folders
 
 
-def walk(folder):
+def walk(folder, pass_over=lambda path, reason: None):
     """Yield the paths of the picture files in a folder and below it, sorted, each file once.
 
-    Links are followed, but no file or folder is visited twice. Hidden files, and what is no regular
-    file, are passed over.
+    Links are followed, but no file or folder is visited twice. Hidden files are passed over, and
+    `pass_over` is called with others.
     """
-    return _Walk(folder).files(folder)
+    def identity(status):
+        return status.st_dev, status.st_ino
 
-
-class _Walk:
-    """Visits the files below a folder, each once; calls `pass_over(path, reason)` for others."""
-
-    def __init__(self, root, pass_over=lambda path, reason: None):
-        self._seen, self._around, self._pass_over = set(), set(), pass_over
-        parent = os.path.dirname(os.path.realpath(root))
-        while True:     # a link to one of these would bring everything that is on the disk
-            self._around.add(_identity(os.stat(parent)))
-            if parent == os.path.dirname(parent):
-                break
-            parent = os.path.dirname(parent)
-
-    def entries(self, folder):
-        """Yield (os.DirEntry, its os.stat_result), links last; neither hidden nor seen before."""
+    top, folders = pathlib.Path(os.path.realpath(folder)), [folder]
+    # A link to a folder above would bring everything that is on the disk.
+    seen = {identity(one.stat()) for one in (top, *top.parents)}
+    while folders:
+        folder, below = folders.pop(), []
         try:
             with os.scandir(folder) as found:
                 found = sorted(found, key=lambda entry: (entry.is_symlink(), entry.name))
         except OSError as error:
-            self._pass_over(folder, error.strerror)
-            return
+            pass_over(folder, error.strerror)
+            continue
         for entry in found:
             if entry.name.startswith('.'):
                 continue
             try:
                 status = entry.stat()
             except OSError as error:
-                link = entry.is_symlink()
-                self._pass_over(entry.path, 'a link to nothing' if link else error.strerror)
+                pass_over(entry.path, 'a link to nothing' if entry.is_symlink() else error.strerror)
                 continue
-            identity = _identity(status)
-            if identity in self._around:
-                self._pass_over(entry.path, 'a link to a folder that this one lies in')
-            elif identity in self._seen:
-                self._pass_over(entry.path, 'a link to what was read already')
+            suffix = os.path.splitext(entry.name)[1].lower()
+            if identity(status) in seen:
+                pass_over(entry.path, 'a link to what is read elsewhere, or to a folder above')
+            elif stat.S_ISDIR(status.st_mode):
+                below.append(entry.path)
+            elif not stat.S_ISREG(status.st_mode):
+                pass_over(entry.path, 'no regular file')
+            elif suffix in SUFFIXES:
+                yield entry.path
             else:
-                self._seen.add(identity)
-                yield entry, status
-
-    def files(self, folder):
-        """Yield the picture files in a folder and below it."""
-        self._seen.add(_identity(os.stat(folder)))
-        folders = [folder]
-        while folders:
-            below = []
-            for entry, status in self.entries(folders.pop()):
-                suffix = os.path.splitext(entry.name)[1].lower()
-                if stat.S_ISDIR(status.st_mode):
-                    below.append(entry.path)
-                elif not stat.S_ISREG(status.st_mode):
-                    self._pass_over(entry.path, 'no regular file')
-                elif suffix in SUFFIXES:
-                    yield entry.path
-                else:
-                    self._pass_over(entry.path, f'{suffix or "no suffix"} is not the suffix of a '
-                                    'picture')
-            folders += reversed(below)
-
-
-def _identity(status):
-    return status.st_dev, status.st_ino
+                pass_over(entry.path, f'{suffix or "no suffix"} is not the suffix of a picture')
+            seen.add(identity(status))
+        folders += reversed(below)
 
 
 # -- data sets
 
 
 class Pictures:
-    """Decoded pictures of classes.
+    """Decoded pictures of classes: `images`, (n, height, width, channels) uint8, and by image its
+    label, what it is called (its class stands in front), and a digest of its pixels.
 
-    Attributes
-    ----------
-    images : numpy.ndarray (n, height, width, channels), uint8
-    labels : numpy.ndarray (n,)
-    names : list of str
-        Of the classes, by label.
-    files : list of str
-        What each picture is called, with its class in front.
-    digests : list of str
-        Of the pixels of each picture.
-    apart : list of str
-        The classes that the data set itself sets apart for the test.
-    left_out : list of dict
-        What was left out: `class`, `reason`, `count`, and the `first` of them.
+    `names` are those of the classes, by label; `apart` those that the data set itself sets apart
+    for the test. `left_out` has a dict per class and reason: these, `count`, and the `first` one.
     """
 
     def __init__(self):
-        self.files, self.classes, self.sources, self.apart, self.left_out = [], [], [], [], []
-        self._left_out = {}
+        self.images = self.labels = self.names = self.digests = None
+        self.files, self.apart, self.left_out, self._rows = [], set(), [], {}
+        # While it is read: the class of each file, and where its pixels are.
+        self.classes, self.sources = [], []
 
     def add(self, name, file, source):
-        """One more picture, not decoded yet."""
+        """One more picture of a class: in a file (a path), a record, or an array."""
         self.classes.append(name)
         self.files.append(file)
         self.sources.append(source)
 
     def leave_out(self, name, file, reason):
         """Remember what was left out."""
-        row = self._left_out.get((name, reason))
-        if row is None:
-            row = {'class': name, 'reason': reason, 'count': 0, 'first': file}
-            self._left_out[name, reason] = row
-            self.left_out.append(row)
-        row['count'] += 1
+        if (name, reason) not in self._rows:
+            self.left_out.append({'class': name, 'reason': reason, 'count': 0, 'first': file})
+        self._rows.setdefault((name, reason), self.left_out[-1])['count'] += 1
 
 
 def load(path, shape_for, out=None, quiet=False):
-    """The pictures of a folder with one sub-folder per class, of a .rec, or of an .npz file.
+    """The Pictures of a folder with one sub-folder per class, of a .rec, or of an .npz file.
 
-    Parameters
-    ----------
-    path : str
-    shape_for : callable
-        Gets channels (1 if all pictures are grey), and the medians of height and width; returns the
-        channels, height and width to read them with.
-    out : str, optional
-        A folder for the pixels if they do not fit in the memory. They take no name there.
-    quiet : bool
-        Whether to show no progress bars.
-
-    Returns
-    -------
-    Pictures
-        Classes have two pictures or more, no two of which have the same pixels.
-
-    Raises
-    ------
-    DataError
+    `shape_for` gets channels (1 if all pictures are grey), and the medians of height and width; it
+    returns the channels, height and width to read them with. A folder `out` gets the pixels if they
+    are many; they take no name there. Classes have two pictures or more, no two the same.
     """
-    pictures = Pictures()
+    pictures, read = Pictures(), {'.rec': _records, '.npz': _arrays}
     try:
-        if os.path.isdir(path):
-            _folder(path, pictures)
-        elif path.endswith('.rec'):
-            _records(path, pictures)
-        elif path.endswith('.npz'):
-            with open(path, 'rb') as file, checkpoint.open_npz(file, path) as members:
-                good = _arrays(path, members, pictures, shape_for, out)
-                return _chosen(path, pictures, good)
-        elif os.path.exists(path):
-            raise DataError(f'{path} is neither a folder nor a .rec or an .npz file')
-        else:
-            raise DataError(f'cannot read {path}: there is no such file or folder')
+        read = _folder if os.path.isdir(path) else read.get(os.path.splitext(path)[1])
+        if not read:
+            raise DataError(f'cannot read {path}: it is neither a folder nor a .rec or .npz file')
+        read(path, pictures)
         good = _decode(pictures, shape_for, out, quiet)
-    except checkpoint.CheckpointError as error:
-        raise DataError(str(error)) from None
     except OSError as error:
         raise DataError(f'cannot read {error.filename or path}: {error.strerror}') from None
     return _chosen(path, pictures, good)
@@ -384,260 +272,205 @@ def load(path, shape_for, out=None, quiet=False):
 def _folder(path, pictures):
     def pass_over(file, reason):
         file = os.path.relpath(file, path)
-        pictures.leave_out(file.split(os.sep)[0] if os.sep in file else '', file, reason)
+        pictures.leave_out(os.path.dirname(file).split(os.sep)[0], file, reason)
 
-    visit = _Walk(path, pass_over)
-    folders = [entry.path for entry, status in visit.entries(path)
-               if stat.S_ISDIR(status.st_mode) or pass_over(entry.path, 'it lies in no class')]
-    for folder in folders:
-        name, before = os.path.basename(folder), len(pictures.files)
-        for file in visit.files(folder):
-            pictures.add(name, os.path.relpath(file, path), file)
-        if len(pictures.files) == before:
-            pictures.leave_out(name, name, 'a folder without pictures')
+    with os.scandir(path) as found:
+        folders = {entry.name for entry in found
+                   if entry.is_dir() and not entry.name.startswith('.')}
     if not folders:
         raise DataError(f'{path} has no sub-folders: it needs one per class')
+    for source in walk(path, pass_over):
+        file = os.path.relpath(source, path)
+        if os.path.dirname(file):
+            pictures.add(file.split(os.sep)[0], file, source)
+        else:
+            pass_over(source, 'it lies in no class')
+    for name in sorted(folders - set(pictures.classes)):
+        pictures.leave_out(name, name, 'a folder without pictures')
 
 
 def _records(path, pictures):
     """As python -m mxnet.tools.im2rec writes it, or insightface."""
-    index = os.path.splitext(path)[0] + '.idx'
     with open(path, 'rb') as file:
-        if os.fstat(file.fileno()).st_size < 8 or file.read(4) != struct.pack('<I', _RECORD):
+        if file.read(4) != _RECORD:
             raise DataError(f'{path} is no RecordIO file')
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    try:
-        with open(index, encoding='ascii') as file:
-            offsets = {int(key): int(offset) for key, offset in map(str.split, file)}
-    except FileNotFoundError:
-        raise DataError(f'{index} is missing: python -m mxnet.tools.im2rec writes it with the .rec'
-                        ) from None
-    except ValueError:
-        raise DataError(f'{index} is no index: a line must be a key and an offset') from None
-
-    def labels(key):
-        return _record(content, offsets[key])[0]
-
-    first = min(offsets, default=None)
-    classes = {}
-    try:
-        if first is not None and not _record(content, offsets[first])[1]:
-            # insightface: the first record says which records are classes, and the record of a
-            # class says which ones are its pictures.
-            low, high = (int(number) for number in labels(first)[:2])
-            for number in range(max(low, 0), min(high, max(offsets) + 1)):
-                start, end = (int(limit) for limit in labels(number)[:2])
-                classes.update((key, str(number - low)) for key in
-                               range(max(start, 0), min(end, max(offsets) + 1)) if key in offsets)
-    except (ValueError, KeyError, OverflowError) as error:
-        raise DataError(f'cannot read {path} by {index}: the record of a class is damaged '
-                        f'({error})') from None
-    for key in classes or offsets:
-        name = f'record {key}'
+    offset, damaged = 0, False
+    while 0 <= offset < len(content):
         try:
-            values, _ = _record(content, offsets[key])
-            of = classes.get(key) or str(int(values[0]))
-        except (ValueError, OverflowError):
-            pictures.leave_out('', name, 'a damaged record')
-            continue
-        pictures.add(of, f'{of}/{name}', (content, offsets[key]))
+            label, picture, end = _record(content, offset)
+            if picture:    # insightface's records of classes have no picture
+                pictures.add(label, f'{label}/record at byte {offset}', (content, offset))
+            damaged = False
+        except (ValueError, OverflowError, struct.error):
+            if not damaged:
+                pictures.leave_out('', f'record at byte {offset}', 'a damaged record')
+            damaged, end = True, content.find(_RECORD, offset + 1)      # goes on with the next one
+        offset = end
 
 
 def _record(content, offset):
-    """(labels, picture) of the record at an offset: numpy.ndarray and bytes; or ValueError."""
-    parts, more = [], True
-    while more:     # a record with a magic number in it is in several parts
-        if not 0 <= offset <= len(content) - 8:
-            raise ValueError('no such record')
-        magic, length = struct.unpack_from('<II', content, offset)
+    """(label, picture, end) of the record at an offset; or ValueError."""
+    parts, kind = [], None
+    while kind not in (0, 3):   # a record with a magic number in it is in several parts
+        magic, length = struct.unpack_from('<4sI', content, offset)
         kind, length = length >> 29, length & (1 << 29) - 1
-        if (magic != _RECORD or offset + 8 + length > len(content)
-                or (kind in (2, 3)) != bool(parts)):
-            raise ValueError('a damaged record')
         parts.append(content[offset + 8:offset + 8 + length])
+        if magic != _RECORD or len(parts[-1]) < length or (kind in (2, 3)) != (len(parts) > 1):
+            raise ValueError('a damaged record')
         offset += 8 + (length + 3) // 4 * 4
-        more = kind in (1, 2)
-    record = struct.pack('<I', _RECORD).join(parts)
-    if len(record) < _RECORD_HEADER.size:
-        raise ValueError('a damaged record')
-    flag, label, _, _ = _RECORD_HEADER.unpack_from(record)
+    record = _RECORD.join(parts)
+    flag, label, *_ = _RECORD_HEADER.unpack_from(record)
     start = _RECORD_HEADER.size
-    if 4 * flag > len(record) - start:
-        raise ValueError('a damaged record')
-    labels = np.frombuffer(record, '<f4', flag, start) if flag else np.array([label])
-    return labels, record[start + 4 * flag:]
+    labels = np.frombuffer(record, '<f4', flag, start) if flag else [label]
+    return str(int(labels[0])), record[start + 4 * flag:], offset
 
 
-def _arrays(path, members, pictures, shape_for, out):
-    """Decode the arrays of an .npz file, one image after the other."""
-    parts = ('train_', 'test_') if 'train_images' in members else ('',)
+def _arrays(path, pictures):
+    with open(path, 'rb') as file:
+        arrays, size = read_npz(file, path), file.seek(0, os.SEEK_END)
+    parts = ('train_', 'test_') if 'train_images' in arrays else ('',)
     missing = [part + kind for part in parts for kind in ('images', 'labels')
-               if part + kind not in members]
+               if part + kind not in arrays]
     if missing:
         raise DataError(f'{path} has no {", ".join(missing)}: it needs images and labels, it has '
-                        f'{printable(", ".join(members)) or "no arrays"}')
+                        f'{printable(", ".join(arrays)) or "no arrays"}')
     for part in parts:
-        images, labels = members[f'{part}images'], members[f'{part}labels']
-        if (images.dtype != np.uint8 or len(images.shape) not in (3, 4)
+        images, labels = arrays[f'{part}images'], arrays[f'{part}labels']
+        if (images.dtype != np.uint8 or images.ndim not in (3, 4)
                 or images.shape[3:] not in ((), (1,), (3,)) or 0 in images.shape[1:]
                 or labels.shape != images.shape[:1] or labels.dtype.kind not in 'iuUS'):
             raise DataError(f'{path}: {part}images must be bytes, (n, height, width) or (n, height,'
                             f' width, 3), and {part}labels n numbers or names; got {images.dtype} '
                             f'{images.shape} and {labels.dtype} {labels.shape}')
-        for row, label in enumerate(labels.read()):
+        if _LEAST_BYTES * len(labels) > size:
+            raise DataError(f'{path} cannot have {len(labels)} different pictures in {size} bytes')
+        images = images[..., 0] if images.shape[3:] == (1,) else images
+        for row, label in enumerate(labels.tolist()):
             label = label.decode(errors='replace') if isinstance(label, bytes) else str(label)
-            pictures.add(part + label, f'{part + label}/{part}images {row}', None)
+            pictures.add(part + label, f'{part + label}/{part}images {row}', images[row])
     if len(parts) == 2:
-        pictures.apart = sorted({name for name in pictures.classes if name.startswith('test_')})
-    channels, *sizes = zip(*[(*members[f'{part}images'].shape[3:], 1)[:1]
-                             + members[f'{part}images'].shape[1:3] for part in parts])
-    channels, height, width = shape_for(max(channels), *(int(np.median(side)) for side in sizes))
-    pictures.images = _room(len(pictures.files), (height, width, channels), out)
-    row = 0
-    for part in parts:
-        for pixels in members[f'{part}images'].items():
-            pixels = pixels.reshape(*pixels.shape[:2], -1)
-            if pixels.shape != pictures.images.shape[1:]:
-                image = Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[..., 0])
-                image = ImageOps.fit(image, (width, height), Image.BILINEAR)
-                pixels = np.asarray(image.convert('L' if channels == 1 else 'RGB'))
-            pictures.images[row] = pixels.reshape(height, width, channels)
-            row += 1
-    return np.ones(row, bool)
+        pictures.apart = {name for name in pictures.classes if name.startswith('test_')}
+
+
+def each(function, items, title, quiet, batch=256):
+    """Yield [function(item), …] of batches, by threads: Pillow decodes without Python's lock."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(
+            total=len(items), desc=title, unit=' pictures', leave=False,
+            disable=quiet or None) as bar:      # None: where stderr is no terminal
+        for start in range(0, len(items), batch):       # Ctrl-C waits for one batch only
+            yield list(pool.map(function, items[start:start + batch]))
+            bar.update(min(batch, len(items) - start))
 
 
 def _decode(pictures, shape_for, out, quiet):
-    """Read all headers, then decode all pictures; returns which ones are good."""
-    def source(row):
-        source = pictures.sources[row]
-        return source if isinstance(source, str) else io.BytesIO(_record(*source)[1])
+    """Read all headers, then decode all pictures; returns the rows of the good ones."""
+    bad = {}
 
-    def header(row):
-        try:
-            return picture_header(source(row))
-        except BadPicture as error:
-            return error
+    def of_rows(function, rows, title):
+        """[function(row, its source)] of the rows whose pictures can be read."""
+        def of(row):
+            source = pictures.sources[row]
+            try:
+                return function(row, io.BytesIO(_record(*source)[1]) if isinstance(source, tuple)
+                                else source)
+            except BadPicture as error:
+                bad[row] = str(error)
 
-    def decoded(row):
-        try:
-            images[row] = read_picture(source(row), (height, width), channels)
-        except BadPicture as error:
-            return error
+        found = [one for part in each(of, rows, title, quiet) for one in part]
+        return [one for row, one in zip(rows, found) if row not in bad]
 
-    count = len(pictures.files)
-    found = _each(header, np.arange(count), 'looking at pictures', quiet)
-    good = np.array([not isinstance(one, BadPicture) for one in found], bool)
-    sizes = np.array([one for one in found if not isinstance(one, BadPicture)]).reshape(-1, 3)
-    if len(sizes):
+    def decode(row, source):
+        pictures.images[row] = read_picture(source, (height, width), channels)
+        return row
+
+    rows = range(len(pictures.files))
+    headers = of_rows(lambda row, source: picture_header(source), rows, 'looking at pictures')
+    if headers:
+        sides, grey = np.array(headers)[:, :2], all(header[2] for header in headers)
         channels, height, width = shape_for(
-            1 if sizes[:, 2].all() else 3, *(int(side) for side in np.median(sizes[:, :2], axis=0)))
-        pictures.images = images = _room(count, (height, width, channels), out)
-        rows = np.flatnonzero(good)
-        for row, error in zip(rows, _each(decoded, rows, 'reading pictures', quiet)):
-            if error:
-                found[row], good[row] = error, False
-    for row in np.flatnonzero(~good):
-        pictures.leave_out(pictures.classes[row], pictures.files[row], str(found[row]))
+            1 if grey else 3, *np.median(sides, axis=0).astype(int).tolist())
+        pictures.images = _room((len(rows), height, width, channels), out)
+    good = of_rows(decode, [row for row in rows if row not in bad], 'reading pictures')
+    for row, reason in sorted(bad.items()):
+        pictures.leave_out(pictures.classes[row], pictures.files[row], reason)
     return good
 
 
-def _each(function, rows, title, quiet):
-    """[function(row) for row in rows], by several threads: Pillow decodes without Python's lock."""
-    results = []
-    with ThreadPoolExecutor(_READERS) as pool, tqdm(
-            total=len(rows), desc=title, unit=' files', leave=False, disable=quiet or None) as bar:
-        for start in range(0, len(rows), 256):      # Ctrl-C waits for one part only
-            part = rows[start:start + 256]
-            results += pool.map(function, part.tolist())
-            bar.update(len(part))
-    return results
-
-
-def _room(count, shape, out):
-    """An array for all pixels: in the memory, or if they fill half of it, in a file of OUT."""
-    size = count * int(np.prod(shape))
-    try:
-        memory = os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-    except (AttributeError, ValueError, OSError):
-        memory = 2 ** 32
-    if size < max(memory // 2, _IN_MEMORY) or out is None:
-        return np.empty((count, *shape), np.uint8)
-    with tempfile.TemporaryFile(dir=out) as file:   # has no name, so that a kill leaves nothing
+def _room(shape, out):
+    """An array for all pixels: in the memory, or in a file of OUT without a name."""
+    size = int(np.prod(shape, dtype=float))
+    if size < _IN_MEMORY or out is None:
+        return np.empty(shape, np.uint8)
+    with tempfile.TemporaryFile(dir=out) as file:
         try:
-            os.posix_fallocate(file.fileno(), 0, size)
+            if hasattr(os, 'posix_fallocate'):      # else a full disk ends the program later
+                os.posix_fallocate(file.fileno(), 0, size)
         except OSError as error:
-            raise DataError(f'{out} has no room for {size / 1e9:.1f} GB of pixels, which are more '
-                            f'than half of the memory: {error.strerror}') from None
-        return np.memmap(file, np.uint8, 'r+', shape=(count, *shape))
+            raise DataError(f'{out} has no room for {size / 1e9:.1f} GB of pixels: '
+                            f'{error.strerror}') from None
+        return np.memmap(file, np.uint8, 'w+', shape=shape)
 
 
 def _chosen(path, pictures, good):
     """Leave out what is there twice, and classes with one picture."""
-    digests = [hashlib.sha256(pictures.images[row]).hexdigest() if good[row] else ''
-               for row in range(len(good))]
-    classes = {}
-    for row in np.flatnonzero(good):
-        classes.setdefault(pictures.classes[row], []).append(row)
-
-    def drop(rows, reason):
-        for row in rows:
-            good[row] = False
-            pictures.leave_out(pictures.classes[row], pictures.files[row], reason)
-
-    first_of = {}
-    for name in sorted(classes):
-        content = frozenset(digests[row] for row in classes[name])
-        first = first_of.setdefault(content, name)
-        if first != name:
-            drop(classes.pop(name), f'the same pictures as in {printable(first)}')
-    owners, earlier = {}, {}
-    for name in sorted(classes):
-        for row in classes[name]:
-            owners.setdefault(digests[row], set()).add(name)
-    for name, rows in classes.items():
-        for row in rows:
-            if len(owners[digests[row]]) > 1:
-                others = sorted(owners[digests[row]] - {name})
-                drop([row], f'the same pixels are a picture of {printable(others[0])}')
-            elif earlier.setdefault(digests[row], row) != row:
-                drop([row], 'the same pixels are there twice')
-        left = [row for row in rows if good[row]]
-        if len(left) == 1:
-            drop(left, 'the only picture of its class that can be used: a class needs two')
-    rows = np.flatnonzero(good)
-    if not len(rows):
+    digests = {row: hashlib.sha256(pictures.images[row]).hexdigest() for row in good}
+    members, owners, first_of, original, seen = {}, {}, {}, {}, set()
+    for row in good:
+        members.setdefault(pictures.classes[row], set()).add(digests[row])
+    for name in sorted(members):
+        original[name] = first_of.setdefault(frozenset(members[name]), name)
+        if original[name] == name:
+            for digest in members[name]:
+                owners.setdefault(digest, []).append(name)
+    for row in good:
+        name, digest = pictures.classes[row], digests[row]
+        others = [one for one in owners[digest] if one != name]
+        if original[name] != name:
+            reason = f'the same pictures as in {printable(original[name])}'
+        elif others:
+            reason = f'the same pixels are a picture of {printable(others[0])}'
+        elif (name, digest) in seen:
+            reason = 'the same pixels are there twice'
+        else:
+            seen.add((name, digest))
+            continue
+        pictures.leave_out(name, pictures.files[row], reason)
+        del digests[row]
+    counts = Counter(pictures.classes[row] for row in digests)
+    for row in [row for row in digests if counts[pictures.classes[row]] == 1]:
+        pictures.leave_out(pictures.classes[row], pictures.files[row], 'the only picture of its '
+                           'class that can be used: a class needs two')
+        del digests[row]
+    if not digests:
         reasons = {row['reason'] for row in pictures.left_out}
         raise DataError(f'no class in {path} has two pictures that can be read'
                         + (f': {min(reasons)}' if len(reasons) == 1 else ''))
-    for target, row in enumerate(rows):     # in place, because they can be larger than the memory
+    for target, row in enumerate(digests):  # in place, because they can be larger than the memory
         if target != row:
             pictures.images[target] = pictures.images[row]
-    pictures.images = pictures.images[:len(rows)]
-    pictures.names, pictures.labels = np.unique([pictures.classes[row] for row in rows],
-                                                return_inverse=True)
-    pictures.names = pictures.names.tolist()
-    pictures.files = [pictures.files[row] for row in rows]
-    pictures.digests = [digests[row] for row in rows]
-    pictures.apart = [name for name in pictures.apart if name in set(pictures.names)]
+    names, pictures.labels = np.unique([pictures.classes[row] for row in digests],
+                                       return_inverse=True)
+    pictures.images, pictures.names = pictures.images[:len(digests)], names.tolist()
+    pictures.files = [pictures.files[row] for row in digests]
+    pictures.digests = list(digests.values())
+    pictures.apart = sorted(pictures.apart & set(pictures.names))
     del pictures.classes, pictures.sources
     return pictures
 
 
 def left_out_lines(left_out):
-    """What was left out as lines for the user: by class, or by reason if that are many classes."""
+    """What was left out as lines for the user: one per reason, with classes if they are few."""
     reasons = {}
     for row in left_out:
         reasons.setdefault(row['reason'], []).append(row)
-    for number, (reason, rows) in enumerate(reasons.items()):
-        if number == _MOST_REASONS:     # a link to a folder of programs has any number of suffixes
-            yield (f'left out files for {len(reasons) - number} more reasons: all of them are in '
-                   'metrics.json')
-            break
-        if len(rows) > 5:
-            count = sum(row['count'] for row in rows)
-            yield (f'left out {count} of {len(rows)} classes: {reason}; the first is '
-                   f'{printable(rows[0]["first"])}')
-        else:
-            for row in rows:
-                of = f' of class {printable(row["class"])}' if row['class'] else ''
-                yield f'left out {row["count"]}{of}: {reason}; {printable(row["first"])}'
+    for reason, rows in list(reasons.items())[:_MOST_REASONS]:
+        count, of = sum(row['count'] for row in rows), f' of {len(rows)} classes'
+        if len(rows) <= 5:
+            of = ', '.join(f'{row["count"]} of class {printable(row["class"])}'
+                           for row in rows if row['class'])
+            of = f' ({of})' if of else ''
+        yield f'left out {count}{of}: {reason}; the first is {printable(rows[0]["first"])}'
+    if len(reasons) > _MOST_REASONS:    # a folder of programs has any number of suffixes
+        yield (f'left out files for {len(reasons) - _MOST_REASONS} more reasons: all of them are '
+               'in metrics.json')

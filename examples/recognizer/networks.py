@@ -2,13 +2,13 @@
 between the bytes of a picture and a network: its variation."""
 import fnmatch
 import functools
-import hashlib
 import json
 import os
 from typing import NamedTuple, Optional
 
 import center_loss_op  # noqa: F401 - before mxnet, for newer NumPys
 
+import checkpoint
 import mxnet as mx
 import numpy as np
 from data import DataError, printable
@@ -100,7 +100,6 @@ def build(spec, shape, classes, contexts):
     if spec.params:
         for block in new:
             block.collect_params().setattr('lr_mult', NEW_LR)
-        _freeze(body, spec)
     try:
         _check_maps(embed(mx.sym.var('data')), shape)
         for context in contexts:
@@ -136,9 +135,8 @@ def _body(spec, shape, contexts):
                              nn.MaxPool2D(pool_size=2), nn.BatchNorm(), nn.Activation('relu'))
         return body, spec.mean, spec.std, ()
     if spec.own:
-        symbol, name, params = read_network(spec.network, spec.params, spec.layer)
-        body = _block(symbol, name, params, spec, contexts)
-        return body, spec.mean, spec.std, params
+        found = read_network(spec.network, spec.params, spec.layer)
+        return _block(*found, spec, contexts), spec.mean, spec.std, found[-1]
     mean, std = spec.mean or IMAGENET_MEAN, spec.std or IMAGENET_STD
     try:
         net = vision.get_model(spec.network, prefix='')
@@ -154,16 +152,22 @@ def _body(spec, shape, contexts):
         raise DataError(f'cannot read {spec.params} into {spec.network}: '
                         f'{first_line(error)}') from None
     params = {name: value.data(contexts[0]) for name, value in net.collect_params().items()}
-    return (_block(net.features(mx.sym.var('data')), 'data', params, spec, contexts), mean, std,
-            params)
+    body = _block(net.features(mx.sym.var('data')), 'data', params, spec, contexts)
+    return body, mean, std, params
 
 
 def _block(symbol, name, params, spec, contexts):
     """A symbol with its parameters; a frozen BatchNorm computes with its moving means."""
+    frozen = set()
+    for pattern in spec.freeze:
+        frozen.update(found := fnmatch.filter(symbol.list_inputs(), pattern))
+        if not found:
+            raise DataError(f'no parameter is called as --freeze {pattern}; there are '
+                            + ', '.join(map(printable, symbol.list_inputs()))[:400])
     graph = json.loads(symbol.tojson())
     nodes = graph['nodes']
     for node in nodes:
-        if node['op'] == 'BatchNorm' and _frozen(nodes[node['inputs'][1][0]]['name'], spec):
+        if node['op'] == 'BatchNorm' and nodes[node['inputs'][1][0]]['name'] in frozen:
             node.setdefault('attrs', {})['use_global_stats'] = 'True'
     # MXNet's reader does not know JSON's escapes of letters that are not ASCII.
     symbol = mx.sym.load_json(json.dumps(graph, ensure_ascii=False))
@@ -172,22 +176,9 @@ def _block(symbol, name, params, spec, contexts):
         parameter.shape = params[key].shape
         parameter.initialize(ctx=contexts)
         parameter.set_data(params[key].astype('float32'))
-    return body
-
-
-def _frozen(name, spec):
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in spec.freeze)
-
-
-def _freeze(body, spec):
-    parameters = body.collect_params()
-    for pattern in spec.freeze:
-        if not fnmatch.filter(parameters, pattern):
-            raise DataError(f'no parameter is called as --freeze {pattern}; there are '
-                            + ', '.join(map(printable, parameters))[:400])
-    for name, parameter in parameters.items():
-        if _frozen(name, spec):
+        if key in frozen:
             parameter.grad_req = 'null'
+    return body
 
 
 @functools.lru_cache(maxsize=None)
@@ -221,16 +212,10 @@ def read_network(network, params_file, layer):
 
 def trained_classes(spec):
     """The classes that a network of this tool was trained on, by the recognizer.json next to it."""
-    path = os.path.join(os.path.dirname(spec.network), 'recognizer.json')
-    if not spec.own or not os.path.exists(path):
+    folder = os.path.dirname(spec.network) or '.'
+    if not spec.own or not os.path.exists(os.path.join(folder, checkpoint.DESCRIPTION)):
         return set()
-    import checkpoint
-
-    try:
-        return set(checkpoint.load_recognizer(os.path.dirname(path) or '.', ())['classes'])
-    except checkpoint.CheckpointError as error:
-        raise DataError(f'which classes {spec.network} was trained on is not known: {error}'
-                        ) from None
+    return set(checkpoint.load_recognizer(folder, ())['classes'])
 
 
 def embed_all(block, images, rows, context, batch=256):
@@ -251,13 +236,7 @@ def first_line(error):
 
 def digest(spec):
     """The SHA-256 of the parameters to start from, or None."""
-    if not spec.params:
-        return None
-    try:
-        with open(spec.params, 'rb') as file:
-            return hashlib.sha256(file.read()).hexdigest()
-    except OSError as error:
-        raise DataError(f'cannot read {spec.params}: {error.strerror}') from None
+    return spec.params and checkpoint.digest(os.path.realpath(spec.params))
 
 
 # -- devices and workers

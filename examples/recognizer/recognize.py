@@ -1,4 +1,4 @@
-"""Recognize people, products or plants that were enrolled from a few pictures each.
+"""Recognize people, products or plants that were enrolled from a few pictures each; see README.md.
 
     python recognize.py enrol OUT GALLERY          # one sub-folder of pictures per class
     python recognize.py identify OUT photo.jpg folder_of_photos
@@ -9,18 +9,9 @@
     python recognize.py import OUT model.onnx --size 112 112 --mean 127.5 --std 127.5
 
 OUT is the --output-dir of train.py, or what `import` makes of an ONNX network that maps pictures to
-embeddings. To serve it, copy OUT and this program with served.py, evaluation.py, data.py,
-checkpoint.py, metrics.py and report.py: they need numpy, pillow, tqdm and onnxruntime.
-
-`enrol` writes the mean embedding of each class to OUT/gallery.npz, and `identify` finds the mean
-that is nearest to a picture. The enrolled classes need not be among those of the training. At the
-threshold or farther, a picture is unknown. The training measured, on classes held out of it, which
-distance accepts which share of the pictures of strangers, by the number of enrolled classes; with
-pictures of your own, `evaluate --write` measures it again.
-
-A picture that cannot be read gets a line on stderr, and the others are still answered. The exit
-status is 0 if all pictures were read, whatever the answers; 1 if some were not, or after an error;
-2 for a wrong command line.
+embeddings. A picture that cannot be read gets a line on stderr, and the others are still answered.
+The exit status is 0 if all pictures were read, whatever the answers; 1 if some were not, or after
+an error; 2 for a wrong command line.
 """
 import argparse
 import json
@@ -33,20 +24,9 @@ import warnings
 import checkpoint
 import metrics
 import numpy as np
-from checkpoint import CheckpointError
 from data import printable
 from evaluation import class_files, evaluate, picture_files, read_bytes
-from served import (
-    MODEL,
-    SHARE,
-    WAIT,
-    Network,
-    RecognizerError,
-    Runner,
-    open_session,
-    read_gallery,
-    write_gallery,
-)
+from served import MODEL, SHARE, WAIT, Network, RecognizerError, Runner, read_gallery, write_gallery
 from tqdm import tqdm
 
 
@@ -55,7 +35,7 @@ def main(arguments=None):
     options = parse(arguments)
     try:
         return options.command(options)
-    except (RecognizerError, CheckpointError) as error:
+    except checkpoint.CheckpointError as error:
         print(f'recognize.py: error: {printable(error)}', file=sys.stderr)
         return 1
 
@@ -65,9 +45,9 @@ def parse(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(metavar='COMMAND', required=True)
 
-    def command(function, text, name=None):
-        sub = commands.add_parser(name or function.__name__, help=text,
-                                  description=function.__doc__)
+    def command(function, name=None):
+        sub = commands.add_parser(name or function.__name__, description=function.__doc__,
+                                  help=function.__doc__.split('. ')[0].split('\n')[0])
         sub.add_argument('out', metavar='OUT', help='the --output-dir of train.py')
         sub.set_defaults(command=function)
         return sub.add_argument
@@ -80,52 +60,42 @@ def parse(arguments=None):
         convert.__name__ = f'number, from {low:g} to {high:g}:'
         return convert
 
-    share, side = number(1e-9, 1), number(*checkpoint.SIDES, int)
-
     def add_limits(add, name, default, text):
-        add(name, type=share, metavar='SHARE', default=default,
+        add(name, type=number(1e-9, 1), metavar='SHARE', default=default,
             help=f'accept this share of {text} (default: {SHARE})')
         add('--threshold', type=number(0, math.inf), metavar='DISTANCE',
             help='accept distances below this one instead; inf accepts everything')
         add('--json', action='store_true', help='write JSON, an object per line')
 
-    strangers = 'the pictures of classes that are not enrolled'
-    add = command(enrol, 'add classes to the gallery')
-    add('gallery', metavar='GALLERY', help='one sub-folder of pictures per class, with its name')
-    add = command(identify, 'name the class of each picture')
+    command(enrol)('gallery', metavar='GALLERY', help='one sub-folder of pictures per class')
+    add = command(identify)
     add('paths', metavar='PATH', nargs='+', help='a file, or a folder: all pictures below it')
-    add_limits(add, '--strangers', None, strangers)
-    add('--top', type=number(1, 10 ** 6, int), default=1, metavar='N',
-        help='so many of the nearest classes (default: 1)')
-    add = command(verify, 'compare two pictures')
+    add_limits(add, '--strangers', None, 'the pictures of other classes')
+    add('--top', type=number(1, 10 ** 6, int), default=1, metavar='N', help='so many names')
+    add = command(verify)
     add('paths', metavar='PICTURE', nargs=2)
     add_limits(add, '--far', SHARE, 'the pairs of different classes')
-    add = command(evaluate, 'measure it on labelled pictures')
-    add('folder', metavar='FOLDER', nargs='?', help='one sub-folder of pictures per class; those '
-        'that are not enrolled are strangers')
-    either = add.__self__.add_mutually_exclusive_group()
-    either.add_argument('--pairs', metavar='FILE', help="LFW's pairs.txt, of pictures in FOLDER")
-    either.add_argument('--bin', metavar='FILE', help="insightface's .bin of pairs")
-    add_limits(add, '--strangers', SHARE, strangers)
+    add = command(evaluate)
+    add('folder', metavar='FOLDER', nargs='?', help='one sub-folder of pictures per class')
+    add('--pairs', metavar='FILE', help="LFW's pairs.txt, of pictures in FOLDER")
+    add('--bin', metavar='FILE', help="insightface's .bin of pairs, instead of FOLDER")
+    add_limits(add, '--strangers', SHARE, 'the pictures of other classes')
     add('--write', action='store_true', help='write the thresholds that were found to OUT')
     add('--report', metavar='FILE', help='write a page for a browser')
     add('--pictures', action='store_true', help='with the worst pairs of pictures in it')
-    add = command(embed, 'write the embeddings of pictures')
+    add = command(embed)
     add('paths', metavar='PATH', nargs='+')
-    add('--output', metavar='FILE', required=True, help='an .npz file with `paths`, (n,), and '
-        '`embeddings`, (n, d)')
-    command(show, 'list the enrolled classes', 'list')
-    command(remove, 'remove classes from the gallery')('names', metavar='NAME', nargs='+')
-    add = command(bring, "make OUT of somebody else's network", 'import')
-    add('model', metavar='MODEL', help='an ONNX file: RGB or grey pictures in, embeddings out')
-    add('--size', type=side, nargs=2, metavar=('H', 'W'), help='of its input (default: as it says)')
-    add('--mean', type=float, nargs='+', default=[0.], metavar='M', help='subtracted from pixels '
-        'of 0 to 255, by channel (default: 0)')
-    add('--std', type=number(1e-9, 1e9), nargs='+', default=[1.], metavar='S',
-        help='and what they are divided by then (default: 1)')
+    add('--output', metavar='FILE', required=True, help='with `paths` and `embeddings`, (n, d)')
+    command(show, 'list')
+    command(remove)('names', metavar='NAME', nargs='+')
+    add = command(bring, 'import')
+    add('model', metavar='MODEL', help='an ONNX file')
+    add('--size', type=int, nargs=2, metavar=('H', 'W'), help='of its input (default: as it says)')
+    add('--mean', type=float, nargs='+', default=[0.], help='of pixels, by channel (default: 0)')
+    add('--std', type=number(1e-9, 1e9), nargs='+', default=[1.], help='as --mean (default: 1)')
     add('--distance', choices=('cosine', 'euclidean'), default='cosine', help='default: cosine')
     options = parser.parse_args(arguments)
-    if options.command is evaluate and not (options.folder or options.bin):
+    if options.command is evaluate and bool(options.folder) == bool(options.bin):
         parser.error('evaluate needs a FOLDER, or --bin')
     return options
 
@@ -241,35 +211,19 @@ def bring(options):
     """Make OUT of an ONNX network that maps pictures to embeddings, such as insightface's. It must
     take one input, (N, channels, height, width) or (N, height, width, channels), RGB or grey."""
     content = read_bytes(options.model)
-    session = open_session(content, options.model)
-    shape = list(session.get_inputs()[0].shape) if len(session.get_inputs()) == 1 else []
-    if len(shape) != 4:
-        raise RecognizerError(f'{options.model} must have one input with four axes, has '
-                              f'{[one.shape for one in session.get_inputs()]}')
-    last = shape[3] in (1, 3) and shape[1] not in (1, 3)
-    channels, *sides = [shape[axis] for axis in ((3, 1, 2) if last else (1, 2, 3))]
-    channels = channels if isinstance(channels, int) else 3
-    size = options.size or sides
-    low, high = checkpoint.SIDES
-    if not all(isinstance(side, int) and low <= side <= high for side in size):
-        raise RecognizerError(f'{options.model} takes pictures of {sides[0]} x {sides[1]}: give '
-                              f'the size that it was trained with, --size H W, from {low} to '
-                              f'{high}')
-    if channels not in (1, 3) or not {len(options.mean), len(options.std)} <= {1, channels}:
-        raise RecognizerError(f'{options.model} takes {channels} channels: they must be 1 or 3, '
-                              'and --mean and --std one number, or one for each')
-    settings = {'network': 'imported', 'size': list(size), 'channels': channels,
+    runner = Runner(content, options.model, options.mean, options.std, size=options.size)
+    settings = {'network': 'imported', 'size': runner.size, 'channels': runner.channels,
                 'mean': options.mean, 'std': options.std, 'distance': options.distance, 'row': {},
                 'classes': [], 'thresholds': {'pairs': {}, 'strangers': {}}}
-    settings['features'] = Runner(session, settings, options.model, len(content))(
-        np.zeros((1, *size, channels), np.uint8)).shape[1]
+    settings['features'] = runner(np.zeros((1, *runner.size, runner.channels), 'uint8')).shape[1]
     with checkpoint.lock(options.out, 'import'):
         if os.path.lexists(os.path.join(options.out, checkpoint.DESCRIPTION)):
             raise RecognizerError(f'{options.out} has a recognizer already: take another OUT')
         checkpoint.publish(options.out, {MODEL: content}, settings)
-    print(f'imported {printable(options.model)}: pictures of {size[0]} x {size[1]} to '
-          f'{settings["features"]} features\nno threshold yet: evaluate {printable(options.out)} '
-          'FOLDER --write finds them on pictures of yours')
+    print('imported {}: pictures of {} x {} to {} features'.format(
+        printable(options.model), *runner.size, settings['features']))
+    print(f'no threshold yet: evaluate {printable(options.out)} FOLDER --write finds them on '
+          'pictures of yours')
     return 0
 
 

@@ -2,13 +2,12 @@
 import contextlib
 import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import checkpoint
-import data
 import numpy as np
-from data import BadPicture, printable
+from checkpoint import SIDES, CheckpointError
+from data import BadPicture, each, printable, read_picture
 from tqdm import tqdm
 
 MODEL, GALLERY = 'embedding.onnx', 'gallery.npz'
@@ -20,93 +19,88 @@ _TYPES = {'tensor(float)': np.float32, 'tensor(float16)': np.float16, 'tensor(do
           'tensor(uint8)': np.uint8}
 
 
-class RecognizerError(Exception):
+class RecognizerError(CheckpointError):
     """What the user can put right; it ends the program with one line."""
 
 
 # -- the network
 
 
-def open_session(content, path):
-    """ONNX Runtime with a network."""
-    with _bounded(16 * len(content)), _one_line(path):
-        try:
-            import onnxruntime
-        except ImportError:
-            raise RecognizerError('onnxruntime is missing: pip install onnxruntime') from None
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4      # what is wrong comes as an exception as well
-        return onnxruntime.InferenceSession(content, options, providers=['CPUExecutionProvider'])
-
-
 @contextlib.contextmanager
-def _one_line(path):
-    """One line for whatever ONNX Runtime raises for a network that is damaged or does not fit."""
-    try:
-        yield
-    except RecognizerError:
-        raise
-    except Exception as error:
-        reason = ' '.join(str(error).split())[:200]
-        raise RecognizerError(f'cannot run {path}: {reason or type(error).__name__}') from None
-
-
-@contextlib.contextmanager
-def _bounded(more):
+def _bounded(path, more):
     """A context in which the process takes so many bytes more, and 0.4 GB, but no others: a small
-    ONNX file can ask for any memory. Only Linux has such a limit."""
-    try:
+    ONNX file can ask for any memory. Only Linux has such a limit. Errors become one line."""
+    before = limit = None
+    with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
         with open('/proc/self/statm', encoding='ascii') as file:
             now = int(file.read().split()[5]) * resource.getpagesize()
         before = resource.getrlimit(resource.RLIMIT_DATA)
-        limits = [now + more + 400_000_000, *(one for one in before
-                                              if one != resource.RLIM_INFINITY)]
-        resource.setrlimit(resource.RLIMIT_DATA, (min(limits), before[1]))
-    except (ImportError, OSError, ValueError):
-        yield
-        return
+        limit = min([now + more + 400_000_000, *filter(resource.RLIM_INFINITY.__ne__, before)])
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, before[1]))
     try:
         yield
+    except Exception as error:  # a network that is damaged or does not fit raises nearly anything
+        reason = ' '.join(str(error).split())[:200] or type(error).__name__
+        raise RecognizerError(f'cannot run {path}: {reason}') from None
     finally:
-        resource.setrlimit(resource.RLIMIT_DATA, before)
+        if limit is not None:
+            resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
 class Runner:
-    """Pictures to embeddings, by a session and the settings in recognizer.json."""
+    """An ONNX network from pictures to embeddings, of this program or of somebody else.
 
-    def __init__(self, session, settings, path, size):
-        self._session, self._path = session, path
-        channels, (height, width) = settings['channels'], settings['size']
-        self._mean, self._std = (np.array(settings[name], np.float32) for name in ('mean', 'std'))
-        inputs = session.get_inputs()
-        shape = inputs[0].shape
-        fits = [axes for axes, expected in (((0, 3, 1, 2), (channels, height, width)),
-                                            ((0, 1, 2, 3), (height, width, channels)))
-                if len(inputs) == 1 and len(shape) == 4 and all(
-                    not isinstance(one, int) or one == other
-                    for one, other in zip(shape[1:], expected))]
-        if not fits or inputs[0].type not in _TYPES:
-            raise RecognizerError(f'{path} must take one input of {channels} x {height} x {width}, '
-                                  f'takes {[(one.type, one.shape) for one in inputs]}')
-        self._axes, self._input = fits[0], inputs[0]
+    `path` is what errors call its `content`. The network says what `channels` and `size` are, or
+    takes any.
+    """
+
+    def __init__(self, content, path, mean, std, channels=None, size=None):
+        self._path, self._room = path, 16 * len(content)
+        with _bounded(path, self._room):
+            import onnxruntime
+            options = onnxruntime.SessionOptions()
+            options.log_severity_level = 4      # what is wrong comes as an exception as well
+            self._session = onnxruntime.InferenceSession(content, options,
+                                                         providers=['CPUExecutionProvider'])
+        inputs = self._session.get_inputs()
+        self._input, shape = inputs[0].name, [*inputs[0].shape, 0, 0, 0, 0]
+        last = shape[3] in (1, 3) and shape[1] not in (1, 3)
+        self._axes = (0, 1, 2, 3) if last else (0, 3, 1, 2)
+        asked = [channels or 3, *(size or ['height', 'width'])]
+        found = [shape[axis] if isinstance(shape[axis], int) else one for axis, one in zip(
+            (3, 1, 2) if last else (1, 2, 3), asked)]
+        self.channels, self.size = found[0], found[1:]
+        if (len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in _TYPES
+                or found[0] not in (1, 3) or (channels and found[0] != channels)
+                or (size and found[1:] != list(size))
+                or not all(isinstance(one, int) and SIDES[0] <= one <= SIDES[1]
+                           for one in found[1:])):
+            raise RecognizerError(
+                f'{path} must take one input of {channels or "1 or 3"} x {asked[1]} x {asked[2]}, '
+                f'takes {[(one.type, one.shape) for one in inputs]}; --size H W says what it was '
+                f'trained with, from {SIDES[0]} to {SIDES[1]}')
+        if not {len(mean), len(std)} <= {1, self.channels}:
+            raise RecognizerError(f'{path} takes {self.channels} channels: --mean and --std must '
+                                  'be one number, or one for each')
+        self._type = _TYPES[inputs[0].type]
+        self._mean, self._std = np.float32(mean), np.float32(std)
         # Some networks take a certain number of pictures only.
         self._count = shape[0] if isinstance(shape[0], int) and shape[0] > 0 else None
-        self._room = 16 * size + 2048 * max(_PIXELS, height * width)
-        self.batch = min(max(1, _PIXELS // (height * width)), _BATCH)
+        pixels = self.size[0] * self.size[1]
+        self._room += 2048 * max(_PIXELS, pixels)
+        self.batch = min(max(1, _PIXELS // pixels), _BATCH)
 
     def __call__(self, pictures):
         """The embeddings, (n, d) float64, of pictures, (n, height, width, channels) uint8."""
         count = self._count or len(pictures)
-        images = ((pictures - self._mean) / self._std).transpose(self._axes)
-        images = images.astype(_TYPES[self._input.type])
+        images = ((pictures - self._mean) / self._std).transpose(self._axes).astype(self._type)
         images = np.concatenate([images, images[:1].repeat(-len(images) % count, axis=0)])
-        results = []
+        output, results = self._session.get_outputs()[0].name, []
         for start in range(0, len(images), count):
-            with _bounded(self._room), _one_line(self._path):
+            with _bounded(self._path, self._room):
                 results.append(np.asarray(self._session.run(
-                    [self._session.get_outputs()[0].name],
-                    {self._input.name: images[start:start + count]})[0], np.float64))
+                    [output], {self._input: images[start:start + count]})[0], np.float64))
         shape = results[0].shape
         if len(shape) < 2 or shape[0] != count or not 0 < results[0].size <= count * \
                 checkpoint.FEATURES[1] or any(result.shape != shape for result in results):
@@ -121,8 +115,8 @@ class Network:
     def __init__(self, out):
         self._out, self._path = out, os.path.join(out, MODEL)
         self.settings = settings = checkpoint.load_recognizer(out, (MODEL,))
-        content = settings.pop('content')[MODEL]
-        self._run = Runner(open_session(content, self._path), settings, self._path, len(content))
+        self._run = Runner(settings.pop('content')[MODEL], self._path, *(
+            settings[name] for name in ('mean', 'std', 'channels', 'size')))
         self.kind = settings['distance']
 
     def embed(self, files, source=None):
@@ -130,44 +124,36 @@ class Network:
         `source` is where files come from that are no paths."""
         def load(file):
             try:
-                return data.read_picture(file, self.settings['size'], self.settings['channels'])
+                return read_picture(file, self.settings['size'], self.settings['channels'])
             except BadPicture as error:
                 return str(error)
 
-        size = self._run.batch
-        with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(
-                total=len(files), unit=' pictures', leave=False,
-                disable=len(files) <= _BATCH or None) as bar:  # None: where stderr is no terminal
-            for begin in range(0, len(files), size):
-                batch = files[begin:begin + size]
-                loaded = list(pool.map(load, batch))    # Pillow decodes without Python's lock
-                embeddings = iter(self._embeddings([one for one in loaded
-                                                    if not isinstance(one, str)]))
-                for row, (file, one) in enumerate(zip(batch, loaded), begin):
-                    embedding = None if isinstance(one, str) else next(embeddings)
-                    if embedding is not None and not np.isfinite(embedding).all():
-                        one, embedding = 'the network gives numbers that are not finite', None
-                    if embedding is None:
-                        name = f'picture {row} of {source}' if source else file
-                        tqdm.write(f'{printable(name)}: {one}', file=sys.stderr)
-                    yield file, embedding
-                bar.update(len(batch))
+        rows = iter(range(len(files)))
+        for loaded in each(load, files, None, len(files) <= _BATCH, self._run.batch):
+            embeddings = self._embeddings([one for one in loaded if not isinstance(one, str)])
+            for reason, row in zip(loaded, rows):
+                embedding = None if isinstance(reason, str) else next(embeddings)
+                if embedding is not None and not np.isfinite(embedding).all():
+                    embedding, reason = None, 'the network gives numbers that are not finite'
+                if embedding is None:
+                    name = f'picture {row} of {source}' if source else files[row]
+                    tqdm.write(f'{printable(name)}: {reason}', file=sys.stderr)
+                yield files[row], embedding
 
     def _embeddings(self, pictures):
-        embeddings = self._run(np.stack(pictures)) if pictures else np.zeros((0, 1))
+        embeddings = self._run(np.stack(pictures)) if pictures else ()
         if pictures and embeddings.shape[1] != self.settings['features']:
             raise RecognizerError(
                 f'{self._path} gives {embeddings.shape[1]} features, recognizer.json says '
                 f'{self.settings["features"]}: train again')
-        return embeddings
+        return iter(embeddings)
 
     def all_of(self, files, source=None):
         """(embeddings (n, d), rows of the files that have one, whether others have none)."""
-        found = [(row, embedding) for row, (_, embedding) in enumerate(self.embed(files, source))
-                 if embedding is not None]
-        embeddings = np.array([embedding for _, embedding in found]).reshape(
-            len(found), self.settings['features'])
-        return embeddings, [row for row, _ in found], len(found) < len(files)
+        found = {row: embedding for row, (_, embedding) in enumerate(self.embed(files, source))
+                 if embedding is not None}
+        embeddings = np.array(list(found.values())).reshape(len(found), self.settings['features'])
+        return embeddings, list(found), len(found) < len(files)
 
     @contextlib.contextmanager
     def changing(self, what):
@@ -185,42 +171,36 @@ class Network:
                 settings['thresholds'][kind].update(found)
             checkpoint.publish(self._out, settings.pop('content'), settings)
 
+    def _no_threshold(self, asked, known):
+        return RecognizerError(f'{self._out} has no threshold for {asked}: use {known}--threshold '
+                               'DISTANCE, or find one with evaluate OUT FOLDER --write')
+
     def pair_threshold(self, far):
         """The distance from which on two pictures count as of different classes."""
         known = {float(share): limit for share, limit
                  in self.settings['thresholds']['pairs'].items() if limit is not None}
         if far not in known:
-            raise RecognizerError(
-                f'{self._out} has no threshold for --far {far:g}: use '
-                + ''.join(f'--far {share:g}, ' for share in known)
-                + '--threshold DISTANCE, or find one with evaluate OUT FOLDER --write')
+            raise self._no_threshold(f'--far {far:g}', ''.join(f'--far {one:g}, ' for one in known))
         return known[far]
 
     def stranger_threshold(self, share, count):
         """(distance from which on a picture is unknown, what to tell the user or None).
 
-        Parameters
-        ----------
-        share : float or None
-            Of the pictures of strangers that are accepted; None: 0.01, or the least that is known.
-        count : int
-            How many classes are enrolled.
+        `share` of the pictures of strangers are accepted with `count` classes enrolled; None is
+        0.01, or the least that is known.
         """
         known = {float(key): sorted(point for point in points if point[1] is not None)
                  for key, points in self.settings['thresholds']['strangers'].items()}
         known = {key: points for key, points in sorted(known.items()) if points}
-        wanted = SHARE if share is None else share
-        if share is None and known:
-            wanted = max(wanted, min(known))
-        if not known or not min(known) <= wanted <= max(known):
-            raise RecognizerError(
-                f'{self._out} has no threshold for {wanted:g} of strangers: use '
-                + (f'--strangers from {min(known):g} to {max(known):g}, ' if known else '')
-                + '--threshold DISTANCE, or find one with evaluate OUT FOLDER --write')
+        low, high = (min(known), max(known)) if known else (np.inf, -np.inf)
+        wanted = share or (max(SHARE, low) if known else SHARE)
+        if not low <= wanted <= high:
+            raise self._no_threshold(f'{wanted:g} of strangers', f'--strangers from {low:g} to '
+                                     f'{high:g}, ' if known else '')
         limits = [threshold_at(points, count) for points in known.values()]
         most = max(known[min(known, key=lambda key: abs(key - wanted))])[0]
         remarks = []
-        if share is None and wanted > SHARE:
+        if not share and wanted > SHARE:
             remarks.append(f'too few classes were held out to accept {SHARE:g} of strangers: '
                            f'accepting {wanted:g}')
         if count > most:
@@ -267,16 +247,14 @@ def read_gallery(out, settings, needed=True):
         if not good:
             raise RecognizerError(f'cannot use {path}: {what}; remove it and enrol again')
 
-    missing = {'names', 'means', 'counts', 'network'} - set(arrays)
-    need(not missing, f'it has no {", ".join(sorted(missing))}')
+    need({'names', 'means', 'counts', 'network'} <= set(arrays), 'an array is missing in it')
     names, means, counts = (arrays[name] for name in ('names', 'means', 'counts'))
-    need(arrays['network'].shape == () and str(arrays['network']) == settings['files'].get(MODEL),
-         'it was made with another network')
-    need(names.ndim == 1 and names.dtype.kind == 'U' and len(names), 'it has no names')
-    need(means.dtype.kind == 'f' and means.shape == (len(names), settings['features'])
-         and counts.dtype.kind in 'iu' and counts.shape == names.shape and counts.min() > 0,
+    need(str(arrays['network']) == settings['files'].get(MODEL), 'it was made with another network')
+    need(names.ndim == 1 and names.dtype.kind == 'U' and len(names) and means.dtype.kind == 'f'
+         and means.shape == (len(names), settings['features']) and counts.dtype.kind in 'iu'
+         and counts.shape == names.shape and counts.min() > 0,
          f'it needs a mean of {settings["features"]} numbers and a count for each of its '
-         f'{len(names)} names')
+         f'{len(names) if names.ndim else 0} names')
     names, means = names.tolist(), means.astype(np.float64)
     need(all(map(usable_name, names)) and len(set(names)) == len(names),
          'its names are not as they have to be')
