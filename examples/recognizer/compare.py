@@ -7,12 +7,13 @@ DATA and the options that --help does not show are those of train.py. An .npz fi
 and `test_…` says which classes are for the test. A recipe is `softmax` or `center-λ`, after
 `plain-` for an embedding without batch normalization, before `-decorrelation-WEIGHT`.
 
-OUT gets a line in runs.jsonl for each training, and from the lines with the same options table.md,
-and gain.png, the gain by the number of classes. The same command continues what was
-interrupted; with other sizes, recipes and seeds it adds to it.
+OUT gets a line in runs.jsonl for each training, the embeddings of the test pictures in embeddings,
+and from the lines with the same options table.md, and gain.png, the gain by the number of classes.
+The same command continues what was interrupted; with other sizes, recipes and seeds it adds to it.
 """
 import argparse
 import functools
+import io
 import itertools
 import json
 import math
@@ -40,6 +41,8 @@ DISTANCES = 'euclidean', 'cosine'
 FIGURES = {'eer': ('equal error rate', True), 'tar_at_far_1': ('TAR at 1 % FAR', False),
            'rank1': ('rank-1', False), 'enrolled_rank1': ('enrolled from five', False),
            'strangers_accepted': ('strangers accepted', True)}
+# For --rule: how many classes are held out, and how often they are drawn.
+HELD_OUT, DRAWS = (4, 9, 15, 30), 100
 RECIPES = ['softmax', 'softmax-decorrelation-0.1',
            *(f'center-{weight}-decorrelation-0.1' for weight in (0.01, 0.03, 0.1)),
            *(f'plain-center-{weight}-decorrelation-0.01' for weight in (0.003, 0.01, 0.03))]
@@ -48,10 +51,9 @@ say = functools.partial(tqdm.write, file=sys.stderr)    # above a progress bar
 
 
 def parsed(name):
-    """(λ and decorrelation, whether the embedding is plain, how tables call it) of a recipe."""
+    """The recipe.Row with this name on the command line."""
     plain, *weights = _RECIPE.fullmatch(name).groups()
-    row = recipe.Row(*(float(weight or 0) for weight in weights))
-    return row, bool(plain), row.name + ', plain' * bool(plain)
+    return recipe.Row(*(float(weight or 0) for weight in weights), bool(plain))
 
 
 def load(options):
@@ -93,32 +95,49 @@ def draw(of, number, each, seed):
 
 def run(of, cell, rows, options, folder):
     """Train a cell of the comparison, and measure it: a line of runs.jsonl."""
-    (row, plain, title), start = parsed(cell['recipe']), time.perf_counter()
+    row, start, name = parsed(cell['recipe']), time.perf_counter(), os.path.basename(folder)
     labels = np.zeros_like(of.labels)
     labels[rows] = np.unique(of.labels[rows], return_inverse=True)[1]
     network = train.train(
-        of.images, labels, options.spec._replace(plain=plain), *row, epochs=options.epochs,
+        of.images, labels, options.spec._replace(plain=row.plain), *row[:2], epochs=options.epochs,
         batch_size=options.batch_size, lr=options.lr, wd=options.wd, drawings=options.drawings,
         seed=cell['seed'], contexts=networks.devices(options.ctx), rows=rows, folder=folder,
-        say=say, title=title)
-    embeddings, figures = network.embeddings(of.images, of.test), {}
-    for distance in DISTANCES:      # the value of each, and those for draws of the test classes
-        found, _ = metrics.held_out(embeddings, of.labels[of.test], distance)
-        figures[distance] = {name: [float(f'{value:.5g}') for value in (one.value, *one.draws)]
-                             for name, one in found.items() if name in FIGURES}
-    return {**cell, 'pictures': len(rows), 'accuracy': network.history[-1]['accuracy'],
-            'seconds': round(time.perf_counter() - start), 'figures': figures}
+        say=say, title=row.name)
+    embeddings = network.embeddings(of.images, of.test)
+    checkpoint.write(os.path.join(checkpoint.make_folder(options.output_dir, 'embeddings'),
+                                  f'{name}.npy'), lambda file: np.save(file, embeddings))
+    return {**cell, 'embeddings': name, 'pictures': len(rows),
+            'accuracy': network.history[-1]['accuracy'],
+            'seconds': round(time.perf_counter() - start),
+            'figures': figures_of(embeddings, of.labels[of.test])}
+
+
+def figures_of(embeddings, labels):
+    """{distance: {figure: [value, and those for draws of the test classes]}}."""
+    return {distance: {
+        name: [float(f'{value:.5g}')
+               for value in (one.value, *(one.draws if one.interval() else ()))]
+        for name, one in metrics.held_out(embeddings, labels, distance)[0].items()
+        if name in FIGURES} for distance in DISTANCES}
+
+
+def settings_of(options, of):
+    """What the runs have in common that can be compared."""
+    return {**{name: getattr(options, name) for name in (*train.FIXED, 'rotations', 'validate')},
+            'data': of.digest, 'params': networks.digest(options.spec),
+            'shape': list(of.images.shape[1:])}
 
 
 def compare(options):
     """Train what is missing; the table as a text."""
     out, of = options.output_dir, load(options)
-    settings = {name: getattr(options, name) for name in (*train.FIXED, 'rotations', 'validate')}
-    settings.update(data=of.digest, params=networks.digest(options.spec))
+    settings = settings_of(options, of)
     path = os.path.join(out, 'runs.jsonl')
     lines = checkpoint.read_file(path).splitlines() if os.path.lexists(path) else []
     runs = [found for found in (checkpoint.json_object(line, path) for line in lines)
             if found.get('settings') == settings]
+    if options.rule:
+        return rule(out, of, runs, options.distance)
     missing = []
     for seed, number in itertools.product(options.seeds, options.classes):
         rows = draw(of, number, options.images_per_class, seed)
@@ -165,18 +184,56 @@ def summary(runs):
     return result
 
 
+def rule(out, of, runs, distance):
+    """How often recipe.choose takes center loss, and whether it should, as a text: draws of test
+    classes stand for the held-out classes of a training, and all of them show what is right."""
+    labels, trained, chosen = of.labels[of.test], {}, {}
+    sizes = [size for size in HELD_OUT if size < len(np.unique(labels))]
+    for one in runs:
+        path = os.path.join(out, 'embeddings', f'{one.get("embeddings")}.npy')
+        key = one['classes'], one['images_per_class'], one['seed']
+        trained.setdefault(key, {})[one['recipe']] = np.load(
+            io.BytesIO(checkpoint.read_file(path)), allow_pickle=False)
+    for (*key, seed), embeddings in trained.items():
+        random = np.random.RandomState(seed)
+        for size in np.repeat(sizes, DRAWS):
+            mine = np.isin(labels, random.permutation(np.unique(labels))[:size])
+            figures = {parsed(name): metrics.held_out(of_all[mine], labels[mine], distance)[0]
+                       for name, of_all in embeddings.items()}
+            for name in filter(lambda name: parsed(name).center_weight, embeddings):
+                rows = [recipe.SOFTMAX, parsed(name)]
+                chosen.setdefault((*key, name), []).append(
+                    recipe.choose(figures, rows, key[0]) == rows[1])
+    table, found = [], summary(runs)
+    for key, draws in sorted(chosen.items()):
+        (_, _, ratio, ratios, *_), (_, _, points, limits, *_) = (
+            found[(*key, distance)][figure] for figure in ('eer', 'rank1'))
+        harms = (ratios or [ratio])[0] > 1 or (limits or [points])[-1] < 0
+        helps = not harms and (ratios or [ratio])[-1] < 1
+        shares = 100 * np.reshape(draws, (-1, len(sizes), DRAWS)).mean(axis=(0, 2))
+        table.append([*key[:2], parsed(key[2]).name, f'{ratio:.2f}', f'{points:+.1f}',
+                      'harms' * harms + 'helps' * helps, *(f'{share:.0f}' for share in shares)])
+    return markdown(['classes', 'pictures each', f'loss, {distance}', 'equal error rate, ×',
+                     'rank-1, points', 'center loss', *(
+                         f'chosen with {size} held out, %' for size in sizes)], table)
+
+
+def markdown(header, rows):
+    """A table."""
+    return '\n'.join(f'| {" | ".join(map(str, row))} |' for row in (
+        header, ['---'] * len(header), *rows))
+
+
 def write_results(out, runs, classes):
     """Write gain.png and table.md, and return the table."""
     found = summary(runs)
     checkpoint.write(os.path.join(out, 'gain.png'),
                      lambda file: picture(found).savefig(file, format='png', dpi=100))
     titles = 'trained on', 'loss', 'distance', *(title for title, _ in FIGURES.values())
-    lines = [f'%, {classes} test classes; × is the ratio to softmax, + and − are points; in '
-             'brackets 95 % intervals over the test classes.\n',
-             f'| {" | ".join(titles)} |', '| --- ' * len(titles) + '|']
+    rows = []
     for (number, each, name, distance), figures in found.items():
         cells = [f'{number:,} classes' + f', {each} pictures each' * bool(each),
-                 parsed(name)[2], distance]
+                 parsed(name).name, distance]
         for figure, (_, error) in FIGURES.items():
             value, limits, change, of_change, *_ = figures.get(figure, [math.nan, (), 1, ()])
             text, form, limits = f'{100 * value:.1f}', '{:.1f}', [100 * limit for limit in limits]
@@ -185,9 +242,11 @@ def write_results(out, runs, classes):
                 text += ' ' + '× ' * error + form.format(change)
             text += f' [{", ".join(map(form.format, limits))}]' * bool(limits)
             cells.append(text.replace('-', '−'))
-        lines.append(f'| {" | ".join(cells)} |')
-    checkpoint.write(os.path.join(out, 'table.md'), '\n'.join(lines) + '\n')
-    return '\n'.join(lines)
+        rows.append(cells)
+    text = (f'%, {classes} test classes; × is the ratio to softmax, + and − are points; in '
+            'brackets 95 % intervals over the test classes.\n\n' + markdown(titles, rows))
+    checkpoint.write(os.path.join(out, 'table.md'), text + '\n')
+    return text
 
 
 def picture(found):
@@ -207,7 +266,7 @@ def picture(found):
                 axes.fill_between(numbers, *(limits or (gains, gains)), alpha=0.1,
                                   color=axes.lines[-1].get_color())
         axes.axhline(0, color='grey', linewidth=1)
-        axes.set(title=f'{parsed(name)[2]}\n{distance}', xscale='log',
+        axes.set(title=f'{parsed(name).name}\n{distance}', xscale='log',
                  xlabel='classes trained on', ylabel='gain over softmax, points')
         axes.minorticks_off()
         axes.set_xticks(numbers := sorted({key[0] for key in found}), numbers)
@@ -229,6 +288,8 @@ def main(arguments=None):
         '0 1); --seed is that of what is held out')
     add('--validate', action='store_true', help='measure on a fifth of the classes to train on: '
         'what is chosen there is measured once on the test classes')
+    add('--rule', action='store_true', help='train nothing, but show how often the rule of '
+        'train.py takes what harms, and misses what helps, from the runs that are there')
     own, others = parser.parse_known_args(arguments)
     options = argparse.Namespace(**{**vars(train.parse(others)), **vars(own)})
     if options.center_weight or options.resume or options.kv_store != 'device':

@@ -23,17 +23,18 @@ _LEAST_CLASSES = 10                 # from which accepted strangers have to come
 
 
 class Figure(NamedTuple):
-    """A figure, and its values for each draw of the classes: empty with too few classes."""
+    """A figure, its values for each draw of the classes, and how many classes there are."""
     value: float
     draws: np.ndarray
+    classes: int
 
     def interval(self):
         """(low, high), or None with too few classes."""
-        return interval(self.draws)
+        return interval(self.draws) if self.classes >= FEWEST else None
 
     def better_than(self, other):
         """(low, high) of self − other, whose draws were of the same classes; None as above."""
-        return interval(self.draws - other.draws)
+        return self._replace(draws=self.draws - other.draws).interval()
 
 
 def interval(draws):
@@ -161,9 +162,7 @@ def by_class(values, labels):
 
 
 def draw_classes(classes, draws=DRAWS, seed=0):
-    """How often each class occurs in draws of them, (draws, classes); none with too few classes."""
-    if classes < FEWEST:
-        return np.zeros((0, classes))
+    """How often each class occurs in draws of them, (draws, classes)."""
     return np.random.RandomState(seed).multinomial(classes, np.full(classes, 1 / classes), draws)
 
 
@@ -190,7 +189,8 @@ def held_out(embeddings, labels, kind, draws=DRAWS, seed=0):
     metrics = {'eer': equal_error_rate, **{
         f'tar_at_far_{100 * rate:g}': lambda far, tar, rate=rate: tar_at_far(far, tar, rate)
         for rate in FALSE_ACCEPTS}}
-    figures = {name: Figure(metric(*of_all[:2]), np.array([metric(*one) for one in curves]))
+    figures = {name: Figure(metric(*of_all[:2]), np.array([metric(*one) for one in curves]),
+                            drawn.shape[1])
                for name, metric in metrics.items()}
     for name, of_class in (('rank1', rank1(embeddings, labels, kind)),
                            *enrolled_from_five(embeddings, labels, kind, seed).items()):
@@ -264,7 +264,8 @@ def _figure(of_class, drawn):
     known = np.isfinite(of_class)
     with np.errstate(invalid='ignore'):
         return Figure(float(of_class[known].mean()) if known.any() else float('nan'),
-                      drawn[:, known] @ of_class[known] / drawn[:, known].sum(axis=1))
+                      drawn[:, known] @ of_class[known] / drawn[:, known].sum(axis=1),
+                      drawn.shape[1])
 
 
 def share_distance(nearest, labels, share):

@@ -12,11 +12,13 @@ import numpy as np
 import results
 from data import DataError, printable
 
+# Classes to train on: with fewer, center loss did harm; with more, λ can be high. See `choose`.
+FEWEST_FOR_CENTER_LOSS, MANY = 20, 200
+# With fewer classes held out, center loss has to lower the equal error rate in so many draws.
+FEW_HELD_OUT, SURE = 15, 0.95
 DECORRELATION = 0.1
 # With fewer classes images are held out: so few classes say nothing of others.
 FEW_CLASSES = 10
-# With fewer classes to train on than this, center loss did harm: see `choose`.
-FEWEST_FOR_CENTER_LOSS = 20
 # A class with a larger share of the images is not held out: most pairs would be of it.
 LARGEST_SHARE = 0.1
 MOST_HELD_OUT = 3000        # images: all pairs of them are compared
@@ -24,35 +26,48 @@ RISE = 0.8                  # share of the updates in which λ rises to its full
 
 
 class Row(NamedTuple):
-    """What is trained and compared: λ, and the weight of the decorrelation loss."""
+    """What is trained and compared: λ, the weight of the decorrelation loss, and whether the
+    embedding is plain, without batch normalization."""
     center_weight: float
     decorrelation: float
+    plain: bool = False
 
     @property
     def folder(self):
         """The name of its checkpoints."""
-        return f'lambda-{self.center_weight:g}-decorrelation-{self.decorrelation:g}'
+        return (f'lambda-{self.center_weight:g}-decorrelation-{self.decorrelation:g}'
+                + '-plain' * self.plain)
 
     @property
     def name(self):
         """How tables call it."""
         loss = f'λ = {self.center_weight:g}' if self.center_weight else 'softmax'
-        return loss + (f', decorrelation {self.decorrelation:g}' if self.decorrelation else '')
+        return (loss + (f', decorrelation {self.decorrelation:g}' if self.decorrelation else '')
+                + ', plain' * self.plain)
 
 
-def rows(center_weights, classes, one):
-    """The Rows to train; `one`: several workers can train only one.
+SOFTMAX = Row(0., 0.)
+OF_FEW_CLASSES = Row(0.01, 0.01, plain=True)    # what center loss is by default up to MANY classes
 
-    Center loss comes with decorrelation. Where it is compared with softmax alone, softmax with
-    decorrelation is trained as well, to tell which of the two makes the difference.
+
+def rows(center_weights, classes, one, say):
+    """The Rows to train; `one`: there is nothing to compare them on, or no way to train several.
+
+    `center_weights` are those that the user asked for, or None. With many classes center loss comes
+    with decorrelation, and softmax with decorrelation is trained as well, to tell which of the two
+    makes the difference.
     """
-    if center_weights is None:
-        center_weights = [0, 0.1] if classes >= FEWEST_FOR_CENTER_LOSS else [0]
-        center_weights = center_weights[-1:] if one else center_weights
-    weights = sorted(set(center_weights))
-    result = [Row(0., 0.)] if weights[0] == 0 else []
-    if weights[0] == 0 and len(weights) > 1:
-        result.append(Row(0., DECORRELATION))
+    if center_weights is None and classes < FEWEST_FOR_CENTER_LOSS:
+        say(f'softmax only: trained on fewer than {FEWEST_FOR_CENTER_LOSS} classes, here '
+            f'{classes}, center loss makes it harder to tell other classes apart')
+        return [SOFTMAX]
+    if center_weights is None and classes <= MANY:
+        if one:
+            say(f'softmax only: whether center loss helps with {classes} classes can only be found '
+                'by a comparison')
+        return [SOFTMAX] if one else [SOFTMAX, OF_FEW_CLASSES]
+    weights = sorted(set(center_weights or ([0.1] if one else [0, 0.1])))
+    result = [] if weights[0] else [SOFTMAX, Row(0., DECORRELATION)][:len(weights)]
     return result + [Row(weight, DECORRELATION) for weight in weights if weight]
 
 
@@ -72,15 +87,20 @@ def choose(figures, rows, classes):
     rate of other classes if hundreds were trained on, and raises it with 20 to 50. With 20 to 150
     classes, the equal error rate of a few held-out classes is a coin flip between the two, while
     rank-1 shows the harm. So a loss replaces softmax alone if it has a lower equal error rate and
-    no lower rank-1; center loss only with classes enough.
+    no lower rank-1; center loss only with classes enough, and if few are held out, only if it has
+    the lower equal error rate for nearly all draws of them. `compare.py --rule` shows how often
+    that is right.
     """
-    rows = [row for row in rows
-            if classes >= FEWEST_FOR_CENTER_LOSS or not row.center_weight] or rows
     best = rows[0]
     for row in rows[1:]:
         mine, its = figures[row], figures[best]
-        if mine['eer'].value < its['eer'].value and mine['rank1'].value >= its['rank1'].value:
-            best = row
+        better = (mine['eer'].value < its['eer'].value
+                  and mine['rank1'].value >= its['rank1'].value)
+        if row.center_weight:
+            sure = np.mean(mine['eer'].draws < its['eer'].draws) >= SURE
+            better &= classes >= FEWEST_FOR_CENTER_LOSS and (
+                sure or mine['eer'].classes >= FEW_HELD_OUT)
+        best = row if better else best
     return best
 
 

@@ -137,8 +137,7 @@ def summary(trained, chosen, measure, held_out, pictures, distance):
     history = [row for network in trained.values() for row in network.history]
     return {
         'exported': chosen.name, 'distance': distance,
-        'rows': {row.name: {'center_weight': row.center_weight, 'decorrelation': row.decorrelation,
-                            'epoch': len(network.history),
+        'rows': {row.name: {**row._asdict(), 'epoch': len(network.history),
                             'center_weight_at_epoch': network.history[-1]['center_weight'],
                             **measure.row(row, None if any(rows[0]) else rows[0])}
                  for row, network in trained.items()},

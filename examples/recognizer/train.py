@@ -261,17 +261,18 @@ def run(options, store, log):
         measure('before', networks.embed_all(before, images, held_out.test, contexts[0]))
 
     trained = {}
-    for row in recipe.rows(options.center_weight, len(names), not measure or store != 'device'):
+    for row in recipe.rows(options.center_weight, len(names), not measure or store != 'device',
+                           log):
         def after_epoch(line, network, row=row):
             if measure:
                 line.update(measure.quickly(network.embeddings(images, held_out.test)))
             log.epoch(row.name, network.history, options.epochs)
 
         network = trained[row] = train(
-            images, of_all, spec, *row, epochs=options.epochs, batch_size=options.batch_size,
-            lr=options.lr, wd=options.wd, drawings=options.drawings, seed=options.seed,
-            contexts=contexts, store=store, rows=held_out.train, after_epoch=after_epoch,
-            folder=progress.folder(row), say=log, title=row.name)
+            images, of_all, spec._replace(plain=row.plain), *row[:2], epochs=options.epochs,
+            batch_size=options.batch_size, lr=options.lr, wd=options.wd, drawings=options.drawings,
+            seed=options.seed, contexts=contexts, store=store, rows=held_out.train,
+            after_epoch=after_epoch, folder=progress.folder(row), say=log, title=row.name)
         log.history(row.name, network.history)
         if measure and log.first:
             measure(row, network.embeddings(images, held_out.test))
@@ -288,7 +289,7 @@ def run(options, store, log):
         'std': [1], 'features': trained[chosen].classifier.weight.shape[1],
         'distance': options.distance, 'thresholds': result['thresholds'],
         'measured_on': held_out.kind, 'classes': sorted({*names.tolist(), *trained_before}),
-        'row': {'center_weight': last['center_weight'], 'decorrelation': chosen.decorrelation,
+        'row': {**chosen._asdict(), 'center_weight': last['center_weight'],
                 'epoch': last['epoch']}})
     checkpoint.write(os.path.join(out, 'metrics.json'), json.dumps(result, indent=2) + '\n')
     checkpoint.write(os.path.join(out, 'report.html'), results.page(
