@@ -16,7 +16,6 @@ import functools
 import io
 import itertools
 import json
-import math
 import os
 import re
 import shutil
@@ -37,10 +36,6 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 DISTANCES = 'euclidean', 'cosine'
-# What is measured: how tables call it, and whether it is a share of errors.
-FIGURES = {'eer': ('equal error rate', True), 'tar_at_far_1': ('TAR at 1 % FAR', False),
-           'rank1': ('rank-1', False), 'enrolled_rank1': ('enrolled from five', False),
-           'strangers_accepted': ('strangers accepted', True)}
 # For --rule: how many classes are held out, and how often they are drawn.
 HELD_OUT, DRAWS = (4, 9, 15, 30), 100
 RECIPES = ['softmax', 'softmax-decorrelation-0.1',
@@ -118,7 +113,7 @@ def figures_of(embeddings, labels):
         name: [float(f'{value:.5g}')
                for value in (one.value, *(one.draws if one.interval() else ()))]
         for name, one in metrics.held_out(embeddings, labels, distance)[0].items()
-        if name in FIGURES} for distance in DISTANCES}
+        if name in metrics.TITLES} for distance in DISTANCES}
 
 
 def settings_of(options, of):
@@ -162,8 +157,8 @@ def compare(options):
 
 
 def summary(runs):
-    """{(classes, images per class, recipe, distance): {figure: (value, change, gain)}}, each with
-    its interval: means over the seeds of both. A change is a ratio to softmax, or is in points."""
+    """{(classes, images per class, recipe, distance): {figure: (value, change, gain)}}, Figures of
+    means over the seeds of both. A change is a ratio to softmax, or as a gain in points."""
     lines, result = {}, {}
     for one in runs:
         key = one['classes'], one['images_per_class'], one['recipe']
@@ -172,15 +167,16 @@ def summary(runs):
             sorted(lines.items(), key=lambda item: item[0][:2]), DISTANCES):
         softmax = lines.get((*size, 'softmax'), {})
         seeds = of_one.keys() & softmax.keys()
-        for figure, (_, error) in FIGURES.items():
+        for figure in metrics.TITLES:
             if seeds and all(figure in of_one[seed][distance] for seed in seeds):
-                one, other = (np.mean([of[seed][distance][figure] for seed in seeds], axis=0)
-                              for of in (of_one, softmax))
-                gain = 100 * (other - one if error else one - other)
-                change = one / np.maximum(other, 1e-3) if error else gain
-                result.setdefault((*size, name, distance), {})[figure] = tuple(
-                    part for of in (one, change, gain)
-                    for part in (of[0], metrics.interval(of[1:]) or ()))
+                means = (np.mean([of[seed][distance][figure] for seed in seeds], axis=0)
+                         for of in (of_one, softmax))
+                one, other = (metrics.Figure(mean[0], mean[1:], metrics.FEWEST) for mean in means)
+                error = figure in metrics.ERRORS
+                gain = one.with_(lambda a, b, sign=-100 if error else 100: sign * (a - b), other)
+                ratio = one.with_(lambda a, b: a / np.maximum(b, 1e-3), other)
+                result.setdefault((*size, name, distance), {})[figure] = (
+                    one, ratio if error else gain, gain)
     return result
 
 
@@ -206,13 +202,12 @@ def rule(out, of, runs, distance):
                     recipe.choose(figures, rows, key[0]) == rows[1])
     table, found = [], summary(runs)
     for key, draws in sorted(chosen.items()):
-        (_, _, ratio, ratios, *_), (_, _, points, limits, *_) = (
-            found[(*key, distance)][figure] for figure in ('eer', 'rank1'))
-        harms = (ratios or [ratio])[0] > 1 or (limits or [points])[-1] < 0
-        helps = not harms and (ratios or [ratio])[-1] < 1
+        eer, rank1 = (found[(*key, distance)][figure][1] for figure in ('eer', 'rank1'))
+        (low, high), (_, most) = (of.interval() or [of.value] * 2 for of in (eer, rank1))
+        verdict = 'harms' if low > 1 or most < 0 else 'helps' if high < 1 else ''
         shares = 100 * np.reshape(draws, (-1, len(sizes), DRAWS)).mean(axis=(0, 2))
-        table.append([*key[:2], parsed(key[2]).name, f'{ratio:.2f}', f'{points:+.1f}',
-                      'harms' * harms + 'helps' * helps, *(f'{share:.0f}' for share in shares)])
+        table.append([*key[:2], parsed(key[2]).name, f'{eer.value:.2f}', f'{rank1.value:+.1f}',
+                      verdict, *(f'{share:.0f}' for share in shares)])
     return markdown(['classes', 'pictures each', f'loss, {distance}', 'equal error rate, ×',
                      'rank-1, points', 'center loss', *(
                          f'chosen with {size} held out, %' for size in sizes)], table)
@@ -226,25 +221,22 @@ def markdown(header, rows):
 
 def write_results(out, runs, classes):
     """Write gain.png and table.md, and return the table."""
-    found = summary(runs)
+    found, rows = summary(runs), []
     checkpoint.write(os.path.join(out, 'gain.png'),
                      lambda file: picture(found).savefig(file, format='png', dpi=100))
-    titles = 'trained on', 'loss', 'distance', *(title for title, _ in FIGURES.values())
-    rows = []
     for (number, each, name, distance), figures in found.items():
-        cells = [f'{number:,} classes' + f', {each} pictures each' * bool(each),
-                 parsed(name).name, distance]
-        for figure, (_, error) in FIGURES.items():
-            value, limits, change, of_change, *_ = figures.get(figure, [math.nan, (), 1, ()])
-            text, form, limits = f'{100 * value:.1f}', '{:.1f}', [100 * limit for limit in limits]
-            if name != 'softmax':
-                form, limits = '{:.2f}' if error else '{:+.1f}', of_change
-                text += ' ' + '× ' * error + form.format(change)
-            text += f' [{", ".join(map(form.format, limits))}]' * bool(limits)
-            cells.append(text.replace('-', '−'))
-        rows.append(cells)
+        row = [f'{number:,} classes' + f', {each} pictures each' * bool(each), parsed(name).name,
+               distance]
+        for figure in metrics.TITLES:
+            one, change, gain = figures.get(figure, [None] * 3)
+            row.append('' if not one else one.text() if name == 'softmax' else
+                       f'{100 * one.value:.1f} ' + (
+                           change.text('{:+.1f}', 1) if change is gain else
+                           f'× {change.text("{:.2f}", 1)}').replace('-', '−'))
+        rows.append(row)
     text = (f'%, {classes} test classes; × is the ratio to softmax, + and − are points; in '
-            'brackets 95 % intervals over the test classes.\n\n' + markdown(titles, rows))
+            'brackets 95 % intervals over the test classes.\n\n'
+            + markdown(['trained on', 'loss', 'distance', *metrics.TITLES.values()], rows))
     checkpoint.write(os.path.join(out, 'table.md'), text + '\n')
     return text
 
@@ -252,25 +244,23 @@ def write_results(out, runs, classes):
 def picture(found):
     """The gain over softmax by the number of classes: a line per figure."""
     names = list(dict.fromkeys(key[2] for key in found if key[2] != 'softmax')) or ['softmax']
+    numbers = sorted({key[0] for key in found})
     chart = Figure(figsize=(4.5 * len(names), 8), layout='constrained')
     panels = chart.subplots(2, len(names), squeeze=False, sharey=True)
     for axes, (distance, name) in zip(panels.flat, itertools.product(DISTANCES, names)):
-        for each, figure in itertools.product(sorted({key[1] for key in found}), FIGURES):
-            points = [(number, of[figure][4], *of[figure][5])
-                      for (number, *rest), of in found.items()
-                      if rest == [each, name, distance] and figure in of]
-            if points:
-                numbers, gains, *limits = zip(*points)
-                axes.plot(numbers, gains, marker='.',
-                          label=FIGURES[figure][0] + f', {each} pictures each' * bool(each))
-                axes.fill_between(numbers, *(limits or (gains, gains)), alpha=0.1,
-                                  color=axes.lines[-1].get_color())
+        for each, figure in itertools.product(sorted({key[1] for key in found}), metrics.TITLES):
+            gains = {number: of[figure][2] for (number, *rest), of in found.items()
+                     if rest == [each, name, distance] and figure in of}
+            line, = axes.plot(list(gains), [gain.value for gain in gains.values()], marker='.',
+                              label=metrics.TITLES[figure] + f', {each} pictures' * bool(each))
+            limits = [gain.interval() or [gain.value] * 2 for gain in gains.values()]
+            axes.fill_between(list(gains), *(zip(*limits) if limits else ([], [])), alpha=0.1,
+                              color=line.get_color())
         axes.axhline(0, color='grey', linewidth=1)
         axes.set(title=f'{parsed(name).name}\n{distance}', xscale='log',
                  xlabel='classes trained on', ylabel='gain over softmax, points')
         axes.minorticks_off()
-        axes.set_xticks(numbers := sorted({key[0] for key in found}), numbers)
-        axes.grid(alpha=0.2)
+        axes.set_xticks(numbers, numbers)
     panels[0, 0].legend(frameon=False, fontsize='small')
     return chart
 

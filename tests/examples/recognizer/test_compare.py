@@ -107,9 +107,10 @@ def test_a_table_says_what_the_figures_are():
             line(CENTER, 0, [0.1, 0.05, 0.15], [0.8, 0.8, 0.8]),
             line(CENTER, 1, [0.2, 0.15, 0.25], [1.0, 1.0, 1.0])]
     found = compare.summary(runs)[20, 8, CENTER, 'cosine']
-    assert found['eer'][0] == pytest.approx(0.15) and found['eer'][2] == pytest.approx(0.5)
-    assert found['eer'][3] == pytest.approx((0.5, 0.5))
-    assert found['rank1'][2] == pytest.approx(30)       # points
+    eer, ratio, gain = found['eer']
+    assert (eer.value, ratio.value, gain.value) == pytest.approx((0.15, 0.5, 15))
+    assert ratio.interval() == pytest.approx((0.5, 0.5))
+    assert found['rank1'][1].value == pytest.approx(30)     # points
     assert 'enrolled_rank1' not in found
 
 
