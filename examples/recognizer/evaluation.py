@@ -40,11 +40,11 @@ def evaluate(options):
     if len(present) < 2 or np.bincount(labels).max() < 2:
         raise RecognizerError(f'{options.folder} needs pictures of two classes, and two of one')
     some = np.sort(np.random.RandomState(0).permutation(len(labels))[:_MOST_COMPARED])
-    measured = metrics.measure(embeddings[some], labels[some], network.kind,
-                               {*metrics.STRANGERS, options.strangers})
-    result = {'pictures': len(labels), 'classes': len(present), 'thresholds': measured.thresholds}
-    figures, confused = identified(options, network, embeddings, labels, present, result)
-    figures = {name: figure for name, figure in {**measured.figures, **figures}.items()
+    figures, curve, thresholds = metrics.measure(
+        embeddings[some], labels[some], network.kind, {*metrics.STRANGERS, options.strangers})
+    result = {'pictures': len(labels), 'classes': len(present), 'thresholds': thresholds}
+    answered, confused = identified(options, network, embeddings, labels, present, result)
+    figures = {name: figure for name, figure in {**figures, **answered}.items()
                if name in FIGURES and math.isfinite(figure.value)}
     result['figures'] = {name: {'value': figure.value, 'interval': figure.interval()}
                          for name, figure in figures.items()}
@@ -57,12 +57,12 @@ def evaluate(options):
             *report.of_embeddings(
                 embeddings[some], labels[some], present,
                 [os.path.relpath(file, options.folder) for file in files], network.kind,
-                {'all pairs': measured.curve[:2]},
+                {'all pairs': curve[:2]},
                 (lambda row: data.read_picture(files[row], _THUMBNAIL, 3))
                 if options.pictures else None)]
         checkpoint.write(options.report, report.page('Evaluation of a recognizer', sections))
     if options.write:
-        network.write_thresholds(measured.thresholds)
+        network.write_thresholds(thresholds)
     if options.json:
         print(json.dumps(result))
     else:

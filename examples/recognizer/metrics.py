@@ -202,7 +202,7 @@ def _enrol(embeddings, labels, kind, random, least):
 # -- all figures
 
 
-def draw_classes(classes, draws=DRAWS, seed=0):
+def _drawn(classes, draws, seed):
     """How often each class occurs in draws of them, (draws, classes)."""
     return np.random.RandomState(seed).multinomial(classes, np.full(classes, 1 / classes), draws)
 
@@ -227,7 +227,7 @@ def held_out(embeddings, labels, kind, draws=DRAWS, seed=0):
     `enrolled_from_five`. Labels are of any kind: two classes or more, one with two images or more.
     """
     labels = np.unique(labels, return_inverse=True)[1]
-    drawn = draw_classes(labels.max() + 1, draws, seed)
+    drawn = _drawn(labels.max() + 1, draws, seed)
     pairs = Pairs.all_of(embeddings, labels, kind)
     curve, some = pairs.roc(np.ones(drawn.shape[1])), pairs.some(seed)
     of_draws = [rates(*some.roc(times)[:2]) for times in drawn]
@@ -236,14 +236,6 @@ def held_out(embeddings, labels, kind, draws=DRAWS, seed=0):
     figures.update(_figures({'rank1': rank1(embeddings, labels, kind),
                              **enrolled_from_five(embeddings, labels, kind, seed)}, drawn))
     return figures, curve
-
-
-def quickly(embeddings, labels, kind):
-    """{'eer': …, 'rank1': …} alone, without draws."""
-    labels = np.unique(labels, return_inverse=True)[1]
-    pairs = Pairs.all_of(embeddings, labels, kind)
-    return {'eer': rates(*pairs.roc(np.ones(labels.max() + 1))[:2])['eer'],
-            'rank1': float(np.nanmean(rank1(embeddings, labels, kind)))}
 
 
 def identified(between, own, labels, limit, seed=0):
@@ -256,7 +248,7 @@ def identified(between, own, labels, limit, seed=0):
             'known_wrong': (known, accepted & ~right), 'strangers_accepted_now': (~known, accepted)}
     return _figures({name: by_class(np.where(of, hit, np.nan), labels)
                      for name, (of, hit) in hits.items()},
-                    draw_classes(labels.max() + 1, seed=seed))
+                    _drawn(labels.max() + 1, DRAWS, seed))
 
 
 # -- thresholds
@@ -322,20 +314,12 @@ def nearest_of(count, others):
     return taken * np.append(1, np.cumprod(1 - taken)[:-1])
 
 
-class Measured(NamedTuple):
-    """What `measure` finds: the figures and the curve of `held_out`, and the thresholds that
-    recognizer.json has, {'pairs': {share: distance}, 'strangers': {share: [[enrolled classes,
-    distance], …]}}."""
-    figures: dict
-    curve: tuple
-    thresholds: dict
-
-
 def measure(embeddings, labels, kind, shares=STRANGERS, seed=0):
-    """All about embeddings of classes that the network was not trained on, as Measured."""
+    """(figures, curve, thresholds): what `held_out` gives, and what recognizer.json has of it,
+    {'pairs': {share: distance}, 'strangers': {share: [[enrolled classes, distance], …]}}."""
     figures, curve = held_out(embeddings, labels, kind, seed=seed)
     strangers = thresholds_for_strangers(embeddings, labels, kind, sorted(shares), seed=seed)
-    return Measured(figures, curve, {
+    return figures, curve, {
         'pairs': {f'{rate:g}': threshold_at_far(curve[0], curve[2], rate)
                   for rate in FALSE_ACCEPTS},
-        'strangers': {f'{share:g}': points for share, points in strangers.items()}})
+        'strangers': {f'{share:g}': points for share, points in strangers.items()}}

@@ -76,18 +76,18 @@ class Log:
 
 def summary(trained, chosen, measured, held_out, pictures, distance):
     """What metrics.json has: `trained` has the network of each row, `chosen` is exported,
-    `measured` has the metrics.Measured of each row and of 'before'."""
+    `measured` has what metrics.measure gave for each row and for 'before'."""
     softmax = next(iter(trained))
     history = [line for network in trained.values() for line in network.history]
 
     def figures(row):
-        found = measured[row].figures if row in measured else {}
+        found = measured[row][0] if row in measured else {}
         result = {name: {'value': one.value, 'interval': one.interval()}
                   for name, one in found.items()}
         if row != softmax and softmax in measured and not any(softmax):
             for name, one in result.items():
                 one['against_softmax'] = found[name].with_(
-                    np.subtract, measured[softmax].figures[name]).interval()
+                    np.subtract, measured[softmax][0][name]).interval()
         return result
 
     return {
@@ -96,8 +96,7 @@ def summary(trained, chosen, measured, held_out, pictures, distance):
                             'center_weight_at_epoch': network.history[-1]['center_weight'],
                             **figures(row)} for row, network in trained.items()},
         'before': figures('before'),
-        'thresholds': (measured[chosen].thresholds if measured
-                       else {'pairs': {}, 'strangers': {}}),
+        'thresholds': measured[chosen][2] if measured else {'pairs': {}, 'strangers': {}},
         'held_out': {'kind': held_out.kind, 'images': len(held_out.test),
                      'classes': held_out.names(pictures)},
         'trained_on': {'images': len(held_out.train),
@@ -174,7 +173,7 @@ def page(result, measured, embeddings, pictures, rows, shown):
         sections += report.of_embeddings(
             embeddings, pictures.labels[rows], pictures.names,
             [pictures.files[row] for row in rows], result['distance'],
-            {getattr(row, 'name', row): one.curve[:2] for row, one in measured.items()},
+            {getattr(row, 'name', row): curve[:2] for row, (_, curve, _) in measured.items()},
             (lambda row: pictures.images[rows[row]]) if shown else None)
     return report.page('A recognizer', [
         *sections, ('Left out', report.left_out(result['left_out']))])

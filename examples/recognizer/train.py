@@ -255,8 +255,9 @@ def run(options, store, log):
                            not len(of_test) or store != 'device', log):
         def after_epoch(line, network, row=row):
             if len(of_test):
-                line.update(metrics.quickly(network.embeddings(images, held_out.test), of_test,
-                                            options.distance))
+                found = metrics.held_out(network.embeddings(images, held_out.test), of_test,
+                                         options.distance, draws=0)[0]
+                line.update((name, found[name].value) for name in ('eer', 'rank1'))
             log.epoch(row.name, network.history, options.epochs)
 
         network = trained[row] = train(
@@ -270,7 +271,7 @@ def run(options, store, log):
     if not log.first:
         return None
 
-    chosen = recipe.choose({row: one.figures for row, one in measured.items()}, list(trained),
+    chosen = recipe.choose({row: one[0] for row, one in measured.items()}, list(trained),
                            len(names))
     result = results.summary(trained, chosen, measured, held_out, pictures, options.distance)
     files = exported(trained[chosen].embed, shape, out, log)
