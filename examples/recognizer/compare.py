@@ -108,7 +108,7 @@ def run(of, cell, rows, options, folder):
 
 
 def figures_of(embeddings, labels):
-    """{distance: {figure: [value, and those for draws of the test classes]}}."""
+    """{distance: {figure: [value, and those for draws of the classes]}}."""
     return {distance: {
         name: [float(f'{value:.5g}')
                for value in (one.value, *(one.draws if one.interval() else ()))]
@@ -185,8 +185,8 @@ def rule(out, of, runs, distance):
     classes stand for the held-out classes of a training, and all of them show what is right."""
     labels, trained, chosen = of.labels[of.test], {}, {}
     sizes = [size for size in HELD_OUT if size < len(np.unique(labels))]
-    for one in runs:
-        path = os.path.join(out, 'embeddings', f'{one.get("embeddings")}.npy')
+    for one in (one for one in runs if 'embeddings' in one):
+        path = os.path.join(out, 'embeddings', f'{one["embeddings"]}.npy')
         key = one['classes'], one['images_per_class'], one['seed']
         trained.setdefault(key, {})[one['recipe']] = np.load(
             io.BytesIO(checkpoint.read_file(path)), allow_pickle=False)
@@ -251,11 +251,12 @@ def picture(found):
         for each, figure in itertools.product(sorted({key[1] for key in found}), metrics.TITLES):
             gains = {number: of[figure][2] for (number, *rest), of in found.items()
                      if rest == [each, name, distance] and figure in of}
-            line, = axes.plot(list(gains), [gain.value for gain in gains.values()], marker='.',
-                              label=metrics.TITLES[figure] + f', {each} pictures' * bool(each))
-            limits = [gain.interval() or [gain.value] * 2 for gain in gains.values()]
-            axes.fill_between(list(gains), *(zip(*limits) if limits else ([], [])), alpha=0.1,
-                              color=line.get_color())
+            if gains:
+                axes.plot(list(gains), [gain.value for gain in gains.values()], marker='.',
+                          label=metrics.TITLES[figure] + f', {each} pictures each' * bool(each))
+                limits = [gain.interval() or [gain.value] * 2 for gain in gains.values()]
+                axes.fill_between(list(gains), *zip(*limits), alpha=0.1,
+                                  color=axes.lines[-1].get_color())
         axes.axhline(0, color='grey', linewidth=1)
         axes.set(title=f'{parsed(name).name}\n{distance}', xscale='log',
                  xlabel='classes trained on', ylabel='gain over softmax, points')

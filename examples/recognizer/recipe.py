@@ -72,16 +72,8 @@ def rows(center_weights, classes, one, say):
 
 
 def choose(figures, rows, classes):
-    """The Row to export.
-
-    Parameters
-    ----------
-    figures : dict
-        {Row: {name: metrics.Figure}}, with `eer` and `rank1`; empty if nothing is held out.
-    rows : list of Row
-        What was trained.
-    classes : int
-        How many classes were trained on.
+    """Which of the Rows to export: from {Row: {name: metrics.Figure}} of what is held out, with
+    `eer` and `rank1`, empty if that is nothing, and the number of classes trained on.
 
     The evidence: on faces, λ = 0.1 with batch normalization of the embedding lowers the equal error
     rate of other classes if hundreds were trained on, and raises it with 20 to 50. With 20 to 150

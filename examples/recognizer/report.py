@@ -61,8 +61,8 @@ def aligned(header, rows):
     """The same for a terminal."""
     columns = list(zip(*([str(cell) for cell in row] for row in (header, *rows))))
     widths = [max(map(len, column)) for column in columns]
-    return [f'{row[0]:<{widths[0]}}' + ''.join(
-        f'{cell:>{width + 3}}' for cell, width in zip(row[1:], widths[1:])).rstrip()
+    return [(f'{row[0]:<{widths[0]}}' + ''.join(
+        f'{cell:>{width + 3}}' for cell, width in zip(row[1:], widths[1:]))).rstrip()
         for row in zip(*columns)]
 
 

@@ -126,13 +126,15 @@ def _cell(figure, error):
 
 def lines(result):
     """The results as people read them in a terminal."""
+    first, *others = _remarks(result)
+    yield first
     if result['held_out']['images']:
         header, rows = _table(result)
         width = 1 + _ON_SCREEN
         for row, of in zip(rows, [{}] * bool(result['before']) + [*result['rows'].values()]):
             row[width:] = [of.get('epoch', ''), f'{of.get("center_weight_at_epoch", 0):.3g}']
         yield from report.aligned([*header[:width], 'epoch', 'λ'], rows)
-    yield from _remarks(result)
+    yield from others
 
 
 def _remarks(result):
