@@ -37,7 +37,7 @@ from tqdm import tqdm
 
 DISTANCES = 'euclidean', 'cosine'
 # For --rule: how many classes are held out, and how often they are drawn.
-HELD_OUT, DRAWS = (4, 9, 15, 30), 100
+HELD_OUT, DRAWS = (4, 9, 15, 30), 60
 RECIPES = ['softmax', 'softmax-decorrelation-0.1',
            *(f'center-{weight}-decorrelation-0.1' for weight in (0.01, 0.03, 0.1)),
            *(f'plain-center-{weight}-decorrelation-0.01' for weight in (0.003, 0.01, 0.03))]

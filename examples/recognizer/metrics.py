@@ -120,7 +120,7 @@ def rates(far, tar):
     """{name: figure} of a ROC curve. eer: where the share of accepted pairs of others equals that
     of rejected pairs of one class; tar_at_far_…: the largest share of pairs of one class that is
     accepted with at most this share of others."""
-    return {'eer': float(np.interp(0, far + tar - 1, far)), **{
+    return {'eer': float(np.interp(0, far + tar - 1, far)) if np.isfinite(tar[-1]) else np.nan, **{
         f'tar_at_far_{100 * rate:g}': float(tar[np.searchsorted(far, rate, 'right') - 1])
         for rate in FALSE_ACCEPTS}}
 

@@ -130,10 +130,11 @@ def lines(result):
     yield first
     if result['held_out']['images']:
         header, rows = _table(result)
-        width = 1 + _ON_SCREEN
-        for row, of in zip(rows, [{}] * bool(result['before']) + [*result['rows'].values()]):
-            row[width:] = [of.get('epoch', ''), f'{of.get("center_weight_at_epoch", 0):.3g}']
-        yield from report.aligned([*header[:width], 'epoch', 'λ'], rows)
+        trained = [[row['epoch'], f'{row["center_weight_at_epoch"]:.3g}']
+                   for row in result['rows'].values()]
+        trained = [['', '']] * bool(result['before']) + trained
+        yield from report.aligned([*header[:1 + _ON_SCREEN], 'epoch', 'λ'], [
+            row[:1 + _ON_SCREEN] + more for row, more in zip(rows, trained)])
     yield from others
 
 
