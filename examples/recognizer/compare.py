@@ -1,7 +1,6 @@
 """Compare losses on classes that no network was trained on, by the number of classes trained on.
 
     python examples/recognizer/compare.py DATA --output-dir OUT --classes 20 50 100 0
-    python examples/recognizer/compare.py DATA --output-dir OUT --classes 20 --images-per-class 8
 
 DATA and the options that --help does not show are those of train.py. An .npz file with `train_…`
 and `test_…` says which classes are for the test. A recipe is `softmax` or `center-λ`, after

@@ -95,16 +95,9 @@ def mistakes(counts):
 
 def worst_pairs(embeddings, labels, files, kind, picture=None, count=12):
     """The pairs of pictures that the network takes for what they are not: of one class and far
-    apart, and of different classes and close together. Each picture is shown once at most.
-
-    Parameters
-    ----------
-    embeddings, labels : numpy.ndarray (N, d), (N,)
-    files : sequence of str
-        What each picture is called, with its class in front.
-    kind : 'cosine' or 'euclidean'
-    picture : callable, optional
-        Returns a row's pixels, (height, width, channels) uint8; without it only names are shown.
+    apart, and of different classes and close together. Each picture is shown once at most: what it
+    is called in `files`, and if there is `picture`, its pixels, (height, width, channels) uint8,
+    which this returns for a row.
     """
     between, result = distances(embeddings, embeddings, kind), ''
     for same, title in ((True, 'Of one class, and far apart'),
