@@ -1,21 +1,20 @@
 """Compare losses on classes that no network was trained on, by the number of classes trained on.
 
     python examples/recognizer/compare.py DATA --output-dir OUT --classes 20 50 100 0
-    python examples/recognizer/compare.py DATA --output-dir OUT --classes 20 --images-per-class 8
 
 DATA and the options that --help does not show are those of train.py. An .npz file with `train_…`
 and `test_…` says which classes are for the test. A recipe is `softmax` or `center-λ`, after
 `plain-` for an embedding without batch normalization, before `-decorrelation-WEIGHT`.
 
-OUT gets a line in runs.jsonl for each training, and from the lines with the same options table.md,
-and gain.png, the gain by the number of classes. The same command continues what was
-interrupted; with other sizes, recipes and seeds it adds to it.
+OUT gets a line in runs.jsonl for each training, the embeddings of the test pictures in embeddings,
+and from the lines with the same options table.md, and gain.png, the gain by the number of classes.
+The same command continues what was interrupted; with other sizes, recipes and seeds it adds to it.
 """
 import argparse
 import functools
+import io
 import itertools
 import json
-import math
 import os
 import re
 import shutil
@@ -36,10 +35,8 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 DISTANCES = 'euclidean', 'cosine'
-# What is measured: how tables call it, and whether it is a share of errors.
-FIGURES = {'eer': ('equal error rate', True), 'tar_at_far_1': ('TAR at 1 % FAR', False),
-           'rank1': ('rank-1', False), 'enrolled_rank1': ('enrolled from five', False),
-           'strangers_accepted': ('strangers accepted', True)}
+# For --rule: how many classes are held out, and how often they are drawn.
+HELD_OUT, DRAWS = (4, 9, 15, 30), 60
 RECIPES = ['softmax', 'softmax-decorrelation-0.1',
            *(f'center-{weight}-decorrelation-0.1' for weight in (0.01, 0.03, 0.1)),
            *(f'plain-center-{weight}-decorrelation-0.01' for weight in (0.003, 0.01, 0.03))]
@@ -48,10 +45,9 @@ say = functools.partial(tqdm.write, file=sys.stderr)    # above a progress bar
 
 
 def parsed(name):
-    """(λ and decorrelation, whether the embedding is plain, how tables call it) of a recipe."""
+    """The recipe.Row with this name on the command line."""
     plain, *weights = _RECIPE.fullmatch(name).groups()
-    row = recipe.Row(*(float(weight or 0) for weight in weights))
-    return row, bool(plain), row.name + ', plain' * bool(plain)
+    return recipe.Row(*(float(weight or 0) for weight in weights), bool(plain))
 
 
 def load(options):
@@ -93,32 +89,49 @@ def draw(of, number, each, seed):
 
 def run(of, cell, rows, options, folder):
     """Train a cell of the comparison, and measure it: a line of runs.jsonl."""
-    (row, plain, title), start = parsed(cell['recipe']), time.perf_counter()
+    row, start, name = parsed(cell['recipe']), time.perf_counter(), os.path.basename(folder)
     labels = np.zeros_like(of.labels)
     labels[rows] = np.unique(of.labels[rows], return_inverse=True)[1]
     network = train.train(
-        of.images, labels, options.spec._replace(plain=plain), *row, epochs=options.epochs,
+        of.images, labels, options.spec._replace(plain=row.plain), *row[:2], epochs=options.epochs,
         batch_size=options.batch_size, lr=options.lr, wd=options.wd, drawings=options.drawings,
         seed=cell['seed'], contexts=networks.devices(options.ctx), rows=rows, folder=folder,
-        say=say, title=title)
-    embeddings, figures = network.embeddings(of.images, of.test), {}
-    for distance in DISTANCES:      # the value of each, and those for draws of the test classes
-        found, _ = metrics.held_out(embeddings, of.labels[of.test], distance)
-        figures[distance] = {name: [float(f'{value:.5g}') for value in (one.value, *one.draws)]
-                             for name, one in found.items() if name in FIGURES}
-    return {**cell, 'pictures': len(rows), 'accuracy': network.history[-1]['accuracy'],
-            'seconds': round(time.perf_counter() - start), 'figures': figures}
+        say=say, title=row.name)
+    embeddings = network.embeddings(of.images, of.test)
+    checkpoint.write(os.path.join(checkpoint.make_folder(options.output_dir, 'embeddings'),
+                                  f'{name}.npy'), lambda file: np.save(file, embeddings))
+    return {**cell, 'embeddings': name, 'pictures': len(rows),
+            'accuracy': network.history[-1]['accuracy'],
+            'seconds': round(time.perf_counter() - start),
+            'figures': figures_of(embeddings, of.labels[of.test])}
+
+
+def figures_of(embeddings, labels):
+    """{distance: {figure: [value, and those for draws of the classes]}}."""
+    return {distance: {
+        name: [float(f'{value:.5g}')
+               for value in (one.value, *(one.draws if one.interval() else ()))]
+        for name, one in metrics.held_out(embeddings, labels, distance)[0].items()
+        if name in metrics.TITLES} for distance in DISTANCES}
+
+
+def settings_of(options, of):
+    """What the runs have in common that can be compared."""
+    return {**{name: getattr(options, name) for name in (*train.FIXED, 'rotations', 'validate')},
+            'data': of.digest, 'params': networks.digest(options.spec),
+            'shape': list(of.images.shape[1:])}
 
 
 def compare(options):
     """Train what is missing; the table as a text."""
     out, of = options.output_dir, load(options)
-    settings = {name: getattr(options, name) for name in (*train.FIXED, 'rotations', 'validate')}
-    settings.update(data=of.digest, params=networks.digest(options.spec))
+    settings = settings_of(options, of)
     path = os.path.join(out, 'runs.jsonl')
     lines = checkpoint.read_file(path).splitlines() if os.path.lexists(path) else []
     runs = [found for found in (checkpoint.json_object(line, path) for line in lines)
             if found.get('settings') == settings]
+    if options.rule:
+        return rule(out, of, runs, options.distance)
     missing = []
     for seed, number in itertools.product(options.seeds, options.classes):
         rows = draw(of, number, options.images_per_class, seed)
@@ -143,8 +156,8 @@ def compare(options):
 
 
 def summary(runs):
-    """{(classes, images per class, recipe, distance): {figure: (value, change, gain)}}, each with
-    its interval: means over the seeds of both. A change is a ratio to softmax, or is in points."""
+    """{(classes, images per class, recipe, distance): {figure: (value, change, gain)}}, Figures of
+    means over the seeds of both. A change is a ratio to softmax, or as a gain in points."""
     lines, result = {}, {}
     for one in runs:
         key = one['classes'], one['images_per_class'], one['recipe']
@@ -153,65 +166,101 @@ def summary(runs):
             sorted(lines.items(), key=lambda item: item[0][:2]), DISTANCES):
         softmax = lines.get((*size, 'softmax'), {})
         seeds = of_one.keys() & softmax.keys()
-        for figure, (_, error) in FIGURES.items():
+        for figure in metrics.TITLES:
             if seeds and all(figure in of_one[seed][distance] for seed in seeds):
-                one, other = (np.mean([of[seed][distance][figure] for seed in seeds], axis=0)
-                              for of in (of_one, softmax))
-                gain = 100 * (other - one if error else one - other)
-                change = one / np.maximum(other, 1e-3) if error else gain
-                result.setdefault((*size, name, distance), {})[figure] = tuple(
-                    part for of in (one, change, gain)
-                    for part in (of[0], metrics.interval(of[1:]) or ()))
+                means = (np.mean([of[seed][distance][figure] for seed in seeds], axis=0)
+                         for of in (of_one, softmax))
+                one, other = (metrics.Figure(mean[0], mean[1:], metrics.FEWEST) for mean in means)
+                error = figure in metrics.ERRORS
+                gain = one.with_(lambda a, b, sign=-100 if error else 100: sign * (a - b), other)
+                ratio = one.with_(lambda a, b: a / np.maximum(b, 1e-3), other)
+                result.setdefault((*size, name, distance), {})[figure] = (
+                    one, ratio if error else gain, gain)
     return result
+
+
+def rule(out, of, runs, distance):
+    """How often recipe.choose takes center loss, and whether it should, as a text: draws of test
+    classes stand for the held-out classes of a training, and all of them show what is right."""
+    labels, trained, chosen = of.labels[of.test], {}, {}
+    sizes = [size for size in HELD_OUT if size < len(np.unique(labels))]
+    for one in (one for one in runs if 'embeddings' in one):
+        path = os.path.join(out, 'embeddings', f'{one["embeddings"]}.npy')
+        key = one['classes'], one['images_per_class'], one['seed']
+        trained.setdefault(key, {})[one['recipe']] = np.load(
+            io.BytesIO(checkpoint.read_file(path)), allow_pickle=False)
+    for (*key, seed), embeddings in trained.items():
+        random = np.random.RandomState(seed)
+        for size in np.repeat(sizes, DRAWS):
+            mine = np.isin(labels, random.permutation(np.unique(labels))[:size])
+            figures = {parsed(name): metrics.held_out(of_all[mine], labels[mine], distance)[0]
+                       for name, of_all in embeddings.items()}
+            for name in filter(lambda name: parsed(name).center_weight, embeddings):
+                rows = [recipe.SOFTMAX, parsed(name)]
+                chosen.setdefault((*key, name), []).append(
+                    recipe.choose(figures, rows, key[0]) == rows[1])
+    table, found = [], summary(runs)
+    for key, draws in sorted(chosen.items()):
+        eer, rank1 = (found[(*key, distance)][figure][1] for figure in ('eer', 'rank1'))
+        (low, high), (_, most) = (of.interval() or [of.value] * 2 for of in (eer, rank1))
+        verdict = 'harms' if low > 1 or most < 0 else 'helps' if high < 1 else ''
+        shares = 100 * np.reshape(draws, (-1, len(sizes), DRAWS)).mean(axis=(0, 2))
+        table.append([*key[:2], parsed(key[2]).name, f'{eer.value:.2f}', f'{rank1.value:+.1f}',
+                      verdict, *(f'{share:.0f}' for share in shares)])
+    return markdown(['classes', 'pictures each', f'loss, {distance}', 'equal error rate, ×',
+                     'rank-1, points', 'center loss', *(
+                         f'chosen with {size} held out, %' for size in sizes)], table)
+
+
+def markdown(header, rows):
+    """A table."""
+    return '\n'.join(f'| {" | ".join(map(str, row))} |' for row in (
+        header, ['---'] * len(header), *rows))
 
 
 def write_results(out, runs, classes):
     """Write gain.png and table.md, and return the table."""
-    found = summary(runs)
+    found, rows = summary(runs), []
     checkpoint.write(os.path.join(out, 'gain.png'),
                      lambda file: picture(found).savefig(file, format='png', dpi=100))
-    titles = 'trained on', 'loss', 'distance', *(title for title, _ in FIGURES.values())
-    lines = [f'%, {classes} test classes; × is the ratio to softmax, + and − are points; in '
-             'brackets 95 % intervals over the test classes.\n',
-             f'| {" | ".join(titles)} |', '| --- ' * len(titles) + '|']
     for (number, each, name, distance), figures in found.items():
-        cells = [f'{number:,} classes' + f', {each} pictures each' * bool(each),
-                 parsed(name)[2], distance]
-        for figure, (_, error) in FIGURES.items():
-            value, limits, change, of_change, *_ = figures.get(figure, [math.nan, (), 1, ()])
-            text, form, limits = f'{100 * value:.1f}', '{:.1f}', [100 * limit for limit in limits]
-            if name != 'softmax':
-                form, limits = '{:.2f}' if error else '{:+.1f}', of_change
-                text += ' ' + '× ' * error + form.format(change)
-            text += f' [{", ".join(map(form.format, limits))}]' * bool(limits)
-            cells.append(text.replace('-', '−'))
-        lines.append(f'| {" | ".join(cells)} |')
-    checkpoint.write(os.path.join(out, 'table.md'), '\n'.join(lines) + '\n')
-    return '\n'.join(lines)
+        row = [f'{number:,} classes' + f', {each} pictures each' * bool(each), parsed(name).name,
+               distance]
+        for figure in metrics.TITLES:
+            one, change, gain = figures.get(figure, [None] * 3)
+            row.append('' if not one else one.text() if name == 'softmax' else
+                       f'{100 * one.value:.1f} ' + (
+                           change.text('{:+.1f}', 1) if change is gain else
+                           f'× {change.text("{:.2f}", 1)}').replace('-', '−'))
+        rows.append(row)
+    text = (f'%, {classes} test classes; × is the ratio to softmax, + and − are points; in '
+            'brackets 95 % intervals over the test classes.\n\n'
+            + markdown(['trained on', 'loss', 'distance', *metrics.TITLES.values()], rows))
+    checkpoint.write(os.path.join(out, 'table.md'), text + '\n')
+    return text
 
 
 def picture(found):
     """The gain over softmax by the number of classes: a line per figure."""
     names = list(dict.fromkeys(key[2] for key in found if key[2] != 'softmax')) or ['softmax']
+    numbers = sorted({key[0] for key in found})
     chart = Figure(figsize=(4.5 * len(names), 8), layout='constrained')
     panels = chart.subplots(2, len(names), squeeze=False, sharey=True)
     for axes, (distance, name) in zip(panels.flat, itertools.product(DISTANCES, names)):
-        for each, figure in itertools.product(sorted({key[1] for key in found}), FIGURES):
-            points = [(number, of[figure][4], *of[figure][5])
-                      for (number, *rest), of in found.items()
-                      if rest == [each, name, distance] and figure in of]
-            if points:
-                numbers, gains, *limits = zip(*points)
-                axes.plot(numbers, gains, marker='.',
-                          label=FIGURES[figure][0] + f', {each} pictures each' * bool(each))
-                axes.fill_between(numbers, *(limits or (gains, gains)), alpha=0.1,
+        for each, figure in itertools.product(sorted({key[1] for key in found}), metrics.TITLES):
+            gains = {number: of[figure][2] for (number, *rest), of in found.items()
+                     if rest == [each, name, distance] and figure in of}
+            if gains:
+                axes.plot(list(gains), [gain.value for gain in gains.values()], marker='.',
+                          label=metrics.TITLES[figure] + f', {each} pictures each' * bool(each))
+                limits = [gain.interval() or [gain.value] * 2 for gain in gains.values()]
+                axes.fill_between(list(gains), *zip(*limits), alpha=0.1,
                                   color=axes.lines[-1].get_color())
         axes.axhline(0, color='grey', linewidth=1)
-        axes.set(title=f'{parsed(name)[2]}\n{distance}', xscale='log',
+        axes.set(title=f'{parsed(name).name}\n{distance}', xscale='log',
                  xlabel='classes trained on', ylabel='gain over softmax, points')
         axes.minorticks_off()
-        axes.set_xticks(numbers := sorted({key[0] for key in found}), numbers)
-        axes.grid(alpha=0.2)
+        axes.set_xticks(numbers, numbers)
     panels[0, 0].legend(frameon=False, fontsize='small')
     return chart
 
@@ -229,6 +278,8 @@ def main(arguments=None):
         '0 1); --seed is that of what is held out')
     add('--validate', action='store_true', help='measure on a fifth of the classes to train on: '
         'what is chosen there is measured once on the test classes')
+    add('--rule', action='store_true', help='train nothing, but show how often the rule of '
+        'train.py takes what harms, and misses what helps, from the runs that are there')
     own, others = parser.parse_known_args(arguments)
     options = argparse.Namespace(**{**vars(train.parse(others)), **vars(own)})
     if options.center_weight or options.resume or options.kv_store != 'device':

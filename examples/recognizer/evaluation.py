@@ -5,7 +5,6 @@ import math
 import os
 import pickle
 import re
-import stat
 import sys
 from collections import Counter
 
@@ -37,79 +36,75 @@ def evaluate(options):
         return evaluate_pairs(options, network)
     paths, names, status = class_files(options.folder)
     embeddings, rows, failed = network.all_of(paths)
-    paths = [paths[row] for row in rows]
     present, labels = np.unique([names[row] for row in rows], return_inverse=True)
     if len(present) < 2 or np.bincount(labels).max() < 2:
         raise RecognizerError(f'{options.folder} needs pictures of two classes, and two of one')
     some = np.sort(np.random.RandomState(0).permutation(len(labels))[:_MOST_COMPARED])
-    figures, curve = metrics.held_out(embeddings[some], labels[some], network.kind)
-    found = metrics.thresholds(embeddings[some], labels[some], network.kind, curve,
-                               {*metrics.STRANGERS, options.strangers})
-    result = {'pictures': len(labels), 'classes': len(present), 'thresholds': found}
-    confused = []
-    gallery = read_gallery(options.out, network.settings, needed=False)
-    if gallery.names:
-        own = np.array([gallery.names.index(name) if name in gallery.names else -1
-                        for name in present])[labels]
-        between = metrics.distances(embeddings, gallery.means, network.kind)
-        nearest, limit = between.min(axis=1), options.threshold
-        measured = metrics.share_distance(nearest[own < 0], labels[own < 0], options.strangers)
-        if measured is not None:
-            found['strangers'].setdefault(f'{options.strangers:g}',
-                                          [[len(gallery.names), measured]])
-        if limit is None:
-            try:
-                limit, _ = network.stranger_threshold(options.strangers, len(gallery.names))
-            except RecognizerError:     # OUT has none: those that were just found
-                limit = math.inf if measured is None else measured
-        result.update(enrolled=int((np.bincount(own[own >= 0]) > 0).sum()),
-                      threshold=limit if math.isfinite(limit) else None,
-                      threshold_for_these_strangers=measured)
-        figures.update(metrics.identified(between, own, labels, limit))
-        answers = np.array(gallery.names, object)[between.argmin(axis=1)]
-        answers[nearest >= limit] = 'unknown'
-        confused = list(zip(present[labels[own >= 0]], answers[own >= 0]))
-    result['figures'] = {
-        name: {'value': figure.value, 'interval': figure.interval()}
-        for name, figure in figures.items() if name in FIGURES and math.isfinite(figure.value)}
+    figures, curve, thresholds = metrics.measure(
+        embeddings[some], labels[some], network.kind, {*metrics.STRANGERS, options.strangers})
+    result = {'pictures': len(labels), 'classes': len(present), 'thresholds': thresholds}
+    answered, confused = identified(options, network, embeddings, labels, present, result)
+    figures = {name: figure for name, figure in {**figures, **answered}.items()
+               if name in FIGURES and math.isfinite(figure.value)}
+    result['figures'] = {name: {'value': figure.value, 'interval': figure.interval()}
+                         for name, figure in figures.items()}
+    table = ['%, in brackets the 95 % interval over classes', ''], [
+        [text, figures[name].text()] for name, text in FIGURES.items() if name in figures]
     if options.report:
-        sections = [('Figures', report.paragraph(
-            'Every class weighs alike; the intervals are over classes.')
-            + report.table(['', 'value', '95 % interval'], _rows(result)))]
-        if confused:
-            sections.append(('The enrolled classes', report.confusion(*zip(*confused))))
-        sections += [
-            ('ROC curve', report.roc_curves({'all pairs': curve[:2]})),
-            ('The worst pairs', report.worst_pairs(
-                embeddings[some], labels[some],
-                [os.path.relpath(paths[row], options.folder) for row in some],
-                network.kind, (lambda row: data.read_picture(paths[some[row]], _THUMBNAIL, 3))
-                if options.pictures else None)),
-            ('The embedding', report.scatter(embeddings[some], labels[some], present))]
+        files = [paths[rows[row]] for row in some]
+        sections = [('Figures', report.table(*table)), *(
+            [('The enrolled classes', report.confusion(*zip(*confused)))] if confused else []),
+            *report.of_embeddings(
+                embeddings[some], labels[some], present,
+                [os.path.relpath(file, options.folder) for file in files], network.kind,
+                {'all pairs': curve[:2]},
+                (lambda row: data.read_picture(files[row], _THUMBNAIL, 3))
+                if options.pictures else None)]
         checkpoint.write(options.report, report.page('Evaluation of a recognizer', sections))
     if options.write:
-        network.write_thresholds(found)
+        network.write_thresholds(thresholds)
     if options.json:
         print(json.dumps(result))
     else:
-        print('\n'.join(_lines(result, confused, f'{options.strangers:g}')))
+        print(*_lines(result, table, confused, f'{options.strangers:g}'), sep='\n')
         if options.write:
             print(f'wrote the thresholds to {printable(options.out)}')
     return int(status or failed)
 
 
-def _rows(result):
-    return [[text, f'{100 * one["value"]:.2f} %', '' if one['interval'] is None else
-             ' to '.join(f'{100 * end:.1f}' for end in one['interval'])]
-            for name, text in FIGURES.items() for one in [result['figures'].get(name)] if one]
+def identified(options, network, embeddings, labels, present, result):
+    """({name: Figure} of what `identify` answers, [(class, answer)] of enrolled classes); adds to
+    the result how many are enrolled, and thresholds."""
+    gallery = read_gallery(options.out, network.settings, needed=False)
+    if not gallery.names:
+        return {}, []
+    own = np.array([gallery.names.index(name) if name in gallery.names else -1
+                    for name in present])[labels]
+    between = metrics.distances(embeddings, gallery.means, network.kind)
+    nearest, limit = between.min(axis=1), options.threshold
+    measured = metrics.share_distance(nearest[own < 0], labels[own < 0], options.strangers)
+    if measured is not None:
+        result['thresholds']['strangers'].setdefault(
+            f'{options.strangers:g}', [[len(gallery.names), measured]])
+    if limit is None:
+        try:
+            limit, _ = network.stranger_threshold(options.strangers, len(gallery.names))
+        except RecognizerError:     # OUT has none: those that were just found
+            limit = math.inf if measured is None else measured
+    result.update(enrolled=len(np.unique(own[own >= 0])),
+                  threshold=limit if math.isfinite(limit) else None,
+                  threshold_for_these_strangers=measured)
+    answers = np.array(gallery.names, object)[between.argmin(axis=1)]
+    answers[nearest >= limit] = 'unknown'
+    return (metrics.identified(between, own, labels, limit),
+            list(zip(present[labels[own >= 0]], answers[own >= 0])))
 
 
-def _lines(result, confused, wished):
+def _lines(result, table, confused, wished):
     """An evaluation as people read it."""
     yield (f'{result["pictures"]} pictures of {result["classes"]} classes, '
            f'{result.get("enrolled", 0)} of them enrolled')
-    for text, value, interval in [['', '', '95 % interval'], *_rows(result)]:
-        yield f'{text:<48}{value:>9}  {interval:>14}'.rstrip()
+    yield from report.aligned(*table)
     if 'threshold' in result:
         yield ('no threshold: every picture was accepted' if result['threshold'] is None else
                f'threshold of these figures: {result["threshold"]:.4f}')
@@ -120,8 +115,7 @@ def _lines(result, confused, wished):
     yield (f'too few classes to find the threshold for {wished} of strangers' if not points else
            f'threshold for {wished} of strangers, by enrolled classes: '
            + ', '.join(f'{count}: {limit:.4f}' for count, limit in points))
-    mistakes = Counter(pair for pair in confused if pair[0] != pair[1])
-    for (one, other), count in sorted(mistakes.items(), key=lambda item: (-item[1], item[0]))[:10]:
+    for one, other, count in report.mistakes(Counter(confused))[:10]:
         yield f'{count} of {one} taken for {other}'
 
 
@@ -130,7 +124,6 @@ def _lines(result, confused, wished):
 
 def evaluate_pairs(options, network):
     """Pairs of pictures, as people report them: accuracy over ten folds."""
-    source = options.bin or options.pairs
     files, pairs, same = (pairs_of_bin(options.bin) if options.bin else
                           pairs_of_text(options.pairs, options.folder))
     embeddings, rows, failed = network.all_of(files, options.bin)
@@ -139,8 +132,9 @@ def evaluate_pairs(options, network):
     good = (place[pairs] >= 0).all(axis=1)
     pairs, same = place[pairs[good]], same[good]
     if min(same.sum(), (~same).sum()) < 10:
-        raise RecognizerError(f'{source} needs ten pairs of the same class and ten of different '
-                              f'ones, has {same.sum()} and {(~same).sum()} with their pictures')
+        raise RecognizerError(
+            f'{options.bin or options.pairs} needs ten pairs of the same class and ten of '
+            f'different ones, has {same.sum()} and {(~same).sum()} with their pictures')
     one, other = (metrics.scaled(embeddings[side], network.kind) for side in pairs.T)
     # The distance of vectors of length 1 is √(2 (1 − cos)).
     apart = np.linalg.norm(one - other, axis=1)
@@ -159,34 +153,31 @@ def pairs_of_text(path, folder):
     A line is "name 1 2" for two pictures of one class, or "name 1 other 2" for two of different
     classes. The number is the one at the end of a file's name (name_0001.jpg).
     """
-    files = {}
-    for file, name in zip(*class_files(folder)[:2]):
-        number = re.search(r'([0-9]{1,9})\.\w+$', file)
-        if number:
-            files[name, int(number.group(1))] = file
+    files = {(name, int(number.group(1))): file for file, name in zip(*class_files(folder)[:2])
+             for number in [re.search(r'([0-9]{1,9})\.\w+$', file)] if number}
     try:
         lines = read_bytes(path).decode('utf-8-sig').splitlines()
     except UnicodeDecodeError:
         raise RecognizerError(f'{path} is no text: is it a .bin? Then use --bin') from None
-    used, pairs, same, missing = {}, [], [], {}
+    used, pairs, same, missing = {}, [], [], []
     for number, line in enumerate(lines, 1):
-        words = line.split('\t') if '\t' in line else line.split()
-        if len(words) < 3 and all(re.fullmatch('[0-9]+', word) for word in words):
+        if re.fullmatch(r'\s*([0-9]+\s*){0,2}', line):
             continue    # the first line: how many folds and pairs
+        words = line.split('\t') if '\t' in line else line.split()
         if len(words) == 3:
             words.insert(2, words[0])
         if len(words) != 4 or not all(re.fullmatch('[0-9]{1,9}', words[at]) for at in (1, 3)):
             raise RecognizerError(f'{path}, line {number}: expected "name 1 2" or "name 1 other '
                                   f'2", got {line[:80]!r}')
         pair = [(words[0], int(words[1])), (words[2], int(words[3]))]
-        missing.update((one, None) for one in pair if one not in files)
         if all(one in files for one in pair):
             pairs.append([used.setdefault(one, len(used)) for one in pair])
             same.append(words[0] == words[2])
+        missing += [one for one in pair if one not in files]
     if missing:
-        name, number = next(iter(missing))
-        print(f'{printable(path)}: left out the pairs with {len(missing)} pictures that are not '
-              f'there, the first is {printable(name[:99])} {number}', file=sys.stderr)
+        print(f'{printable(path)}: left out the pairs with {len(set(missing))} pictures that are '
+              f'not there, the first is {printable(missing[0][0][:99])} {missing[0][1]}',
+              file=sys.stderr)
     return ([files[one] for one in used], np.array(pairs, int).reshape(-1, 2),
             np.array(same, bool))
 
@@ -194,13 +185,11 @@ def pairs_of_text(path, folder):
 class _DataOnly(pickle._Unpickler):     # the one in C allocates what a damaged file asks for
     """Reads lists, tuples, bytes, numbers and booleans; what would need a class is refused."""
 
-    dispatch = {code[0]: pickle._Unpickler.dispatch[code[0]] for code in (
-        pickle.PROTO, pickle.FRAME, pickle.MARK, pickle.STOP, pickle.EMPTY_LIST, pickle.LIST,
-        pickle.APPEND, pickle.APPENDS, pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1,
-        pickle.TUPLE2, pickle.TUPLE3, pickle.NEWTRUE, pickle.NEWFALSE, pickle.INT, pickle.BININT,
-        pickle.BININT1, pickle.BININT2, pickle.STRING, pickle.BINSTRING, pickle.SHORT_BINSTRING,
-        pickle.BINBYTES, pickle.SHORT_BINBYTES, pickle.PUT, pickle.BINPUT, pickle.LONG_BINPUT,
-        pickle.MEMOIZE, pickle.GET, pickle.BINGET, pickle.LONG_BINGET)}
+    dispatch = {code: read for code, read in pickle._Unpickler.dispatch.items()
+                if code != pickle.BYTEARRAY8[0]}    # also allocates what the file asks for
+
+    def find_class(self, *name):
+        raise pickle.UnpicklingError('it names a function or a class')
 
 
 def pairs_of_bin(path):
@@ -210,8 +199,7 @@ def pairs_of_bin(path):
         # In Python 2, which wrote the files that are around, bytes were strings.
         files, same = _DataOnly(io.BytesIO(content), encoding='bytes').load()
         if not (isinstance(files, list) and isinstance(same, (list, tuple))
-                and all(isinstance(file, bytes) for file in files)
-                and all(isinstance(value, int) for value in same)
+                and {*map(type, files)} <= {bytes} and {*map(type, same)} <= {bool, int}
                 and len(files) == 2 * len(same)):
             raise ValueError('it has others')
     # A damaged pickle raises nearly anything.
@@ -259,14 +247,6 @@ def picture_files(paths):
     return found, status
 
 
-def read_bytes(path, most=2 ** 31):
-    """The content of a file that the user names."""
-    try:
-        found = os.stat(path)
-        if not stat.S_ISREG(found.st_mode) or found.st_size > most:
-            raise RecognizerError(f'cannot read {path}: it is no file, or one of more than '
-                                  f'{most >> 20} MB')
-        with open(path, 'rb') as file:
-            return file.read()
-    except OSError as error:
-        raise RecognizerError(f'cannot read {path}: {error.strerror}') from None
+def read_bytes(path):
+    """The content of a file that the user names, which may be a link."""
+    return checkpoint.read_file(os.path.realpath(path) if os.path.islink(path) else path, 2 ** 31)

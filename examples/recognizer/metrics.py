@@ -15,43 +15,48 @@ COUNTS = 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000
 ENROLLED = 5                        # images per class that `enrol` is expected to get
 REJECTED = 0.05                     # share of the images of enrolled classes that may be rejected
 FEWEST = 10                         # with fewer classes an interval would be far too narrow
-CONFIDENCE = 0.95
 DRAWS = 200
+# How tables call the figures, and those of which less is better.
+TITLES = {'eer': 'equal error rate', 'tar_at_far_1': 'TAR at 1 % FAR', 'rank1': 'rank-1',
+          'enrolled_rank1': 'enrolled from five', 'strangers_accepted': 'strangers accepted'}
+ERRORS = 'eer', 'strangers_accepted'
 _MOST_PAIRS = 300000                # of which the draws are computed; the figures take all pairs
 _ENROLMENTS = 5                     # random choices of the images to enrol
-_LEAST_CLASSES = 10                 # from which accepted strangers have to come, see `_effective`
 
 
 class Figure(NamedTuple):
-    """A figure, and its values for each draw of the classes: empty with too few classes."""
+    """A figure, its values for draws of the classes, and how many classes there are."""
     value: float
     draws: np.ndarray
+    classes: int
 
     def interval(self):
-        """(low, high), or None with too few classes."""
-        return interval(self.draws)
+        """The limits (low, high) of 95 % of the draws, or None with too few classes."""
+        draws = self.draws[np.isfinite(self.draws)]
+        if self.classes < FEWEST or not len(draws):
+            return None
+        return tuple(np.percentile(draws, [2.5, 97.5]).tolist())
 
-    def better_than(self, other):
-        """(low, high) of self − other, whose draws were of the same classes; None as above."""
-        return interval(self.draws - other.draws)
+    def with_(self, function, other):
+        """function(self, other); the draws of both are of the same classes."""
+        return Figure(function(self.value, other.value), function(self.draws, other.draws),
+                      self.classes)
+
+    def text(self, form='{:.1f}', scale=100):
+        """The figure and its interval."""
+        limits = ', '.join(form.format(scale * end) for end in self.interval() or ())
+        return form.format(scale * self.value) + (f' [{limits}]' if limits else '')
 
 
-def interval(draws):
-    """The limits between which `CONFIDENCE` of the draws lie, or None if there are none."""
-    draws = draws[np.isfinite(draws)]
-    edge = 50 * (1 - CONFIDENCE)
-    return tuple(map(float, np.percentile(draws, [edge, 100 - edge]))) if len(draws) else None
-
-
-def unit(vectors):
-    """The vectors, (…, d), as float64 with length 1."""
-    vectors = np.asarray(vectors, np.float64)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+# -- distances
 
 
 def scaled(vectors, kind):
-    """As `distances` compares them: with length 1 for the cosine."""
-    return unit(vectors) if kind == 'cosine' else np.asarray(vectors, np.float64)
+    """The vectors, (…, d), as `distances` compares them: with length 1 for the cosine."""
+    vectors = np.asarray(vectors, np.float64)
+    if kind == 'euclidean':
+        return vectors
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
 def distances(a, b, kind):
@@ -68,40 +73,37 @@ def mean(embeddings, kind):
     return scaled(scaled(embeddings, kind).mean(axis=0), kind)
 
 
+# -- pairs
+
+
 class Pairs(NamedTuple):
-    """Every pair of images once: their distance and the two classes, (P,), nearest first."""
+    """Pairs of images, nearest first: their distance and the two classes, (P,)."""
     distance: np.ndarray
     one: np.ndarray
     other: np.ndarray
     counts: np.ndarray      # images of each class, (C,)
 
-    def weights(self, drawn):
-        """What each pair counts, if each class was drawn so many times."""
+    @classmethod
+    def all_of(cls, embeddings, labels, kind):
+        """Every pair once; labels are from 0 on."""
+        first, second = np.triu_indices(len(labels), k=1)
+        apart = distances(embeddings, embeddings, kind)[first, second]
+        order = np.argsort(apart, kind='stable')
+        return cls(apart[order], labels[first[order]], labels[second[order]], np.bincount(labels))
+
+    def some(self, seed):
+        """All pairs of one class, and some of the others."""
+        kept = np.random.RandomState(seed).uniform(size=len(self.one)) < _MOST_PAIRS / len(self.one)
+        kept |= self.one == self.other
+        return Pairs(*(column[kept] for column in self[:3]), self.counts)
+
+    def roc(self, drawn):
+        """As `roc`, if each class was drawn so many times, (C,)."""
+        same = self.one == self.other
         share = drawn / np.maximum(self.counts, 1)
         within = drawn / np.maximum(self.counts * (self.counts - 1) / 2, 1)
-        return np.where(self.one == self.other, within[self.one],
-                        share[self.one] * share[self.other])
-
-    def roc(self):
-        """(far, tar, distance), see `roc`."""
-        return roc(self.distance, self.one == self.other, self.weights(np.ones(len(self.counts))))
-
-    def drawn_rocs(self, drawn, seed):
-        """Yield (far, tar) for each draw of the classes, at fewer distances and of fewer pairs."""
-        same = self.one == self.other
-        rare = np.random.RandomState(seed).uniform(size=len(same)) < _MOST_PAIRS / len(same)
-        kept = Pairs(*(column[same | rare] for column in self[:3]), self.counts)
-        same = kept.one == kept.other
-        # Steps of the distance that are short where few pairs of different classes are accepted.
-        ranks = np.unique(np.concatenate([
-            np.flatnonzero(kind)[np.unique(np.geomspace(1, kind.sum(), 500).astype(int)) - 1]
-            for kind in (same, ~same)]))
-        places = 2 * np.searchsorted(ranks, np.arange(len(same))) + same
-        for times in drawn:
-            sums = np.bincount(places, kept.weights(times), 2 * len(ranks) + 2).reshape(-1, 2)
-            with np.errstate(invalid='ignore'):
-                rates = np.vstack([[0, 0], np.cumsum(sums, axis=0)]) / sums.sum(axis=0)
-            yield tuple(rates.T)
+        return roc(self.distance, same, np.where(
+            same, within[self.one], share[self.one] * share[self.other]))
 
 
 def roc(distance, same, weights):
@@ -109,34 +111,18 @@ def roc(distance, same, weights):
     that are no farther apart than each distance. Pairs come nearest first; begins with 0, 0, −inf.
     """
     last = np.append(np.flatnonzero(np.diff(distance)), len(distance) - 1)
-    rates = []
-    for kind in ~same, same:
-        below = np.cumsum(np.where(kind, weights, 0))[last]
-        rates.append(np.append(0, below / below[-1] if below[-1] > 0 else below * np.nan))
-    return (*rates, np.append(-np.inf, distance[last]))
+    below = [np.append(0, np.cumsum(np.where(kind, weights, 0))[last]) for kind in (~same, same)]
+    with np.errstate(invalid='ignore'):     # there may be no pairs of one kind
+        return (*(one / one[-1] for one in below), np.append(-np.inf, distance[last]))
 
 
-def all_pairs(embeddings, labels, kind):
-    """Every pair of images, with labels from 0 on, as Pairs."""
-    first, second = np.triu_indices(len(labels), k=1)
-    apart = distances(embeddings, embeddings, kind)[first, second]
-    order = np.argsort(apart, kind='stable')
-    return Pairs(apart[order], labels[first[order]], labels[second[order]], np.bincount(labels))
-
-
-def equal_error_rate(far, tar):
-    """Where the share of accepted pairs of others equals that of rejected pairs of one class."""
-    gap = far - (1 - tar)
-    after = int(np.argmax(gap >= 0))
-    if gap[after] == 0 or not after:
-        return float(far[after])
-    step = gap[after - 1] / (gap[after - 1] - gap[after])
-    return float(far[after - 1] + step * (far[after] - far[after - 1]))
-
-
-def tar_at_far(far, tar, rate):
-    """The largest share of pairs of one class that is accepted with at most this rate of others."""
-    return float(tar[np.searchsorted(far, rate, 'right') - 1])
+def rates(far, tar):
+    """{name: figure} of a ROC curve. eer: where the share of accepted pairs of others equals that
+    of rejected pairs of one class; tar_at_far_…: the largest share of pairs of one class that is
+    accepted with at most this share of others."""
+    return {'eer': float(np.interp(0, far + tar - 1, far)) if np.isfinite(tar[-1]) else np.nan, **{
+        f'tar_at_far_{100 * rate:g}': float(tar[np.searchsorted(far, rate, 'right') - 1])
+        for rate in FALSE_ACCEPTS}}
 
 
 def threshold_at_far(far, distance, rate):
@@ -145,11 +131,24 @@ def threshold_at_far(far, distance, rate):
     return float(distance[min(place, len(far) - 1)]) if far[place - 1] > 0 else None
 
 
-def rank1(embeddings, labels, kind):
-    """Per class, the share of images whose nearest other image is of the same class: (C,)."""
-    between = distances(embeddings, embeddings, kind)
-    np.fill_diagonal(between, np.inf)
-    return by_class(labels[between.argmin(axis=1)] == labels, labels)
+def of_pairs(distance, same, folds=10):
+    """{name: value} of a list of pairs, as people report them on LFW: `accuracy` at the distance
+    that is best for nine folds on the tenth, and what a ROC curve gives."""
+    fold = np.zeros(len(same), int)
+    for kind in same, ~same:
+        fold[kind] = np.arange(kind.sum()) * folds // kind.sum()
+    order, accuracies = np.argsort(distance, kind='stable'), []
+    distance, same, fold = distance[order], same[order], fold[order]
+    for test in (fold == number for number in range(folds)):
+        right = np.cumsum(np.where(same[~test], 1, -1))
+        best = distance[~test][right.argmax()]
+        accuracies.append(((distance[test] <= best) == same[test]).mean())
+    return {'pairs': len(same), 'accuracy': float(np.mean(accuracies)),
+            'accuracy_std': float(np.std(accuracies)),
+            **rates(*roc(distance, same, np.ones(len(same)))[:2])}
+
+
+# -- images
 
 
 def by_class(values, labels):
@@ -160,42 +159,11 @@ def by_class(values, labels):
                 / np.bincount(labels, counted))
 
 
-def draw_classes(classes, draws=DRAWS, seed=0):
-    """How often each class occurs in draws of them, (draws, classes); none with too few classes."""
-    if classes < FEWEST:
-        return np.zeros((0, classes))
-    return np.random.RandomState(seed).multinomial(classes, np.full(classes, 1 / classes), draws)
-
-
-def held_out(embeddings, labels, kind, draws=DRAWS, seed=0):
-    """Every figure of images of classes that the network was not trained on.
-
-    Parameters
-    ----------
-    embeddings : numpy.ndarray, (N, d)
-    labels : numpy.ndarray, (N,)
-        Of any kind; two classes or more, one of them with two images or more.
-    kind : 'cosine' or 'euclidean'
-
-    Returns
-    -------
-    ({name: Figure}, (far, tar, distance))
-        eer, tar_at_far_1, tar_at_far_0.1, rank1; and, if two classes have more than five images,
-        enrolled_rank1 and strangers_accepted, see `enrolled_from_five`. All are shares.
-    """
-    labels = np.unique(labels, return_inverse=True)[1]
-    drawn = draw_classes(labels.max() + 1, draws, seed)
-    pairs = all_pairs(embeddings, labels, kind)
-    of_all, curves = pairs.roc(), list(pairs.drawn_rocs(drawn, seed))
-    metrics = {'eer': equal_error_rate, **{
-        f'tar_at_far_{100 * rate:g}': lambda far, tar, rate=rate: tar_at_far(far, tar, rate)
-        for rate in FALSE_ACCEPTS}}
-    figures = {name: Figure(metric(*of_all[:2]), np.array([metric(*one) for one in curves]))
-               for name, metric in metrics.items()}
-    for name, of_class in (('rank1', rank1(embeddings, labels, kind)),
-                           *enrolled_from_five(embeddings, labels, kind, seed).items()):
-        figures[name] = _figure(of_class, drawn)
-    return figures, of_all
+def rank1(embeddings, labels, kind):
+    """Per class, the share of images whose nearest other image is of the same class: (C,)."""
+    between = distances(embeddings, embeddings, kind)
+    np.fill_diagonal(between, np.inf)
+    return by_class(labels[between.argmin(axis=1)] == labels, labels)
 
 
 def enrolled_from_five(embeddings, labels, kind, seed=0):
@@ -206,19 +174,16 @@ def enrolled_from_five(embeddings, labels, kind, seed=0):
     - strangers_accepted: the share of a class's images that are nearer to the mean of another class
       than the distance at which 5 % of the images of enrolled classes are rejected.
     """
-    random = np.random.RandomState(seed)
-    sums = 0
+    random, sums = np.random.RandomState(seed), 0
     if (np.bincount(labels) > ENROLLED).sum() < 2:
         return {}
     for _ in range(_ENROLMENTS):
         classes, means, others = _enrol(embeddings, labels, kind, random, ENROLLED + 1)
         between = distances(embeddings, means, kind)
         mine = np.isin(labels, classes) & others
-        nearest = between[mine].argmin(axis=1)
+        hits = np.where(mine, classes[between.argmin(axis=1)] == labels, np.nan)
         limit = np.quantile(between[mine].min(axis=1), 1 - REJECTED)
         between[labels[:, None] == classes] = np.inf
-        hits = np.full(len(labels), np.nan)
-        hits[mine] = classes[nearest] == labels[mine]
         accepted = between.min(axis=1) < limit
         sums = sums + np.array([by_class(hits, labels), by_class(accepted, labels)])
     return dict(zip(('enrolled_rank1', 'strangers_accepted'), sums / _ENROLMENTS))
@@ -228,43 +193,65 @@ def _enrol(embeddings, labels, kind, random, least):
     """(classes, means, others): the classes with that many images, the means of five random images
     of each, and which images were not enrolled."""
     classes = np.flatnonzero(np.bincount(labels) >= least)
-    means, others = [], np.ones(len(labels), bool)
-    for label in classes:
-        mine = random.permutation(np.flatnonzero(labels == label))[:ENROLLED]
-        means.append(mean(embeddings[mine], kind))
-        others[mine] = False
-    return classes, np.array(means), others
+    chosen = [random.permutation(np.flatnonzero(labels == label))[:ENROLLED] for label in classes]
+    others = np.ones(len(labels), bool)
+    others[np.concatenate(chosen)] = False
+    return classes, np.array([mean(embeddings[mine], kind) for mine in chosen]), others
+
+
+# -- all figures
+
+
+def _drawn(classes, draws, seed):
+    """How often each class occurs in draws of them, (draws, classes)."""
+    return np.random.RandomState(seed).multinomial(classes, np.full(classes, 1 / classes), draws)
+
+
+def _figures(of_classes, drawn):
+    """{name: Figure} of figures per class, {name: (C,)}; classes with NaN do not count."""
+    result = {}
+    for name, of_class in of_classes.items():
+        known = np.isfinite(of_class)
+        value = of_class[known].mean() if known.any() else np.nan
+        with np.errstate(invalid='ignore'):
+            draws = drawn[:, known] @ of_class[known] / drawn[:, known].sum(axis=1)
+        result[name] = Figure(float(value), draws, drawn.shape[1])
+    return result
+
+
+def held_out(embeddings, labels, kind, draws=DRAWS, seed=0):
+    """Every figure of images of classes that the network was not trained on: ({name: Figure},
+    (far, tar, distance)), all of them shares.
+
+    The figures are those of `rates`, rank1, and if two classes have more than five images, those of
+    `enrolled_from_five`. Labels are of any kind: two classes or more, one with two images or more.
+    """
+    labels = np.unique(labels, return_inverse=True)[1]
+    drawn = _drawn(labels.max() + 1, draws, seed)
+    pairs = Pairs.all_of(embeddings, labels, kind)
+    curve, some = pairs.roc(np.ones(drawn.shape[1])), pairs.some(seed)
+    of_draws = [rates(*some.roc(times)[:2]) for times in drawn]
+    figures = {name: Figure(value, np.array([one[name] for one in of_draws]), drawn.shape[1])
+               for name, value in rates(*curve[:2]).items()}
+    figures.update(_figures({'rank1': rank1(embeddings, labels, kind),
+                             **enrolled_from_five(embeddings, labels, kind, seed)}, drawn))
+    return figures, curve
 
 
 def identified(between, own, labels, limit, seed=0):
-    """What `identify` answers for pictures of known classes and of strangers: {name: Figure}.
-
-    Parameters
-    ----------
-    between : numpy.ndarray (N, K)
-        The distances to the enrolled means.
-    own : numpy.ndarray (N,)
-        The column of a picture's class, −1 for a stranger.
-    labels : numpy.ndarray (N,)
-        The classes, of strangers too, from 0 on.
-    limit : float
-        From this distance on, the answer is "unknown".
-    """
+    """What `identify` answers for pictures of known classes and of strangers, {name: Figure}: from
+    the distances to the enrolled means, (N, K), the column of each picture's class, −1 for a
+    stranger, the classes, (N,) from 0 on, and the distance from which on it answers "unknown"."""
     nearest, accepted = between.argmin(axis=1), between.min(axis=1) < limit
     known, right = own >= 0, nearest == own
     hits = {'known_accepted': (known, accepted & right), 'rank1_of_known': (known, right),
             'known_wrong': (known, accepted & ~right), 'strangers_accepted_now': (~known, accepted)}
-    drawn = draw_classes(labels.max() + 1, seed=seed)
-    return {name: _figure(by_class(np.where(of, hit, np.nan), labels), drawn)
-            for name, (of, hit) in hits.items()}
+    return _figures({name: by_class(np.where(of, hit, np.nan), labels)
+                     for name, (of, hit) in hits.items()},
+                    _drawn(labels.max() + 1, DRAWS, seed))
 
 
-def _figure(of_class, drawn):
-    """The Figure of a figure per class, (C,), NaN for classes that do not count."""
-    known = np.isfinite(of_class)
-    with np.errstate(invalid='ignore'):
-        return Figure(float(of_class[known].mean()) if known.any() else float('nan'),
-                      drawn[:, known] @ of_class[known] / drawn[:, known].sum(axis=1))
+# -- thresholds
 
 
 def share_distance(nearest, labels, share):
@@ -274,25 +261,6 @@ def share_distance(nearest, labels, share):
     weights = 1 / np.bincount(labels)[labels[order]] if len(labels) else np.zeros(0)
     place = int(np.searchsorted(np.cumsum(weights), share * weights.sum()))
     return float(nearest[order[place]]) if place else None
-
-
-def of_pairs(distance, same, folds=10):
-    """{name: value} of a list of pairs, as people report them on LFW: `accuracy` at the distance
-    that is best for nine folds on the tenth, and what a ROC curve gives."""
-    fold = np.zeros(len(same), int)
-    for kind in same, ~same:
-        fold[kind] = np.arange(kind.sum()) * folds // kind.sum()
-    accuracies = []
-    for test in (fold == number for number in range(folds)):
-        order = np.argsort(distance[~test])
-        right = np.cumsum(np.where(same[~test][order], 1, -1))
-        best = distance[~test][order][right.argmax()]
-        accuracies.append(((distance[test] <= best) == same[test]).mean())
-    order = np.argsort(distance, kind='stable')
-    far, tar, _ = roc(distance[order], same[order], np.ones(len(same)))
-    return {'pairs': len(same), 'accuracy': float(np.mean(accuracies)),
-            'accuracy_std': float(np.std(accuracies)), 'eer': equal_error_rate(far, tar),
-            **{f'tar_at_far_{100 * rate:g}': tar_at_far(far, tar, rate) for rate in FALSE_ACCEPTS}}
 
 
 def thresholds_for_strangers(embeddings, labels, kind='cosine', shares=STRANGERS, counts=COUNTS,
@@ -309,11 +277,9 @@ def thresholds_for_strangers(embeddings, labels, kind='cosine', shares=STRANGERS
     something of others.
     """
     labels = np.unique(labels, return_inverse=True)[1]
-    random, sizes = np.random.RandomState(seed), np.bincount(labels)
-    least = ENROLLED
-    while least > 1 and (sizes >= least).sum() < FEWEST:
-        least -= 1
-    found = {}
+    random, sizes, found = np.random.RandomState(seed), np.bincount(labels), {}
+    # The images of the tenth class, if all have fewer than five.
+    least = min(ENROLLED, max(1, np.sort(sizes)[-min(FEWEST, len(sizes))]))
     for _ in range(_ENROLMENTS):
         classes, means, _ = _enrol(embeddings, labels, kind, random, least)
         between = distances(embeddings, means, kind)
@@ -323,36 +289,22 @@ def thresholds_for_strangers(embeddings, labels, kind='cosine', shares=STRANGERS
         order = np.argsort(between, axis=None)
         strangers, ranks = np.divmod(order, between.shape[1])
         strangers, enrolled, apart = labels[strangers], near.ravel()[order], between.ravel()[order]
-        for count in counts:
-            if count > between.shape[1]:
-                break
+        for count in (count for count in counts if count <= between.shape[1]):
             weights = nearest_of(count, between.shape[1])[ranks] / sizes[strangers]
             below = np.cumsum(weights)
             for share in shares:
                 place = int(np.searchsorted(below, share * below[-1]))
+                masses = (np.bincount(of_pair[:place], weights[:place])
+                          for of_pair in (strangers, enrolled))
+                # How many classes with equal masses would vary as much.
                 found.setdefault((share, count), []).append((apart[place], min(
-                    _effective(np.bincount(of_pair[:place], weights[:place]))
-                    for of_pair in (strangers, enrolled))))
-    result = {share: [] for share in shares}
+                    mass.sum() ** 2 / max((mass ** 2).sum(), 1e-30) for mass in masses)))
+    result = {}
     for (share, count), draws in found.items():
         distance, classes = np.mean(draws, axis=0)
-        if classes >= _LEAST_CLASSES:
-            result[share].append([count, float(distance)])
-    return {share: points for share, points in result.items() if points}
-
-
-def thresholds(embeddings, labels, kind, curve, shares=STRANGERS, seed=0):
-    """What recognizer.json has: {'pairs': {share: distance}, 'strangers': {share: [[enrolled
-    classes, distance], …]}}; `curve` is that of `held_out`."""
-    strangers = thresholds_for_strangers(embeddings, labels, kind, sorted(shares), seed=seed)
-    return {'pairs': {f'{rate:g}': threshold_at_far(curve[0], curve[2], rate)
-                      for rate in FALSE_ACCEPTS},
-            'strangers': {f'{share:g}': points for share, points in strangers.items()}}
-
-
-def _effective(mass):
-    """How many equal masses vary as much as these."""
-    return mass.sum() ** 2 / max((mass ** 2).sum(), 1e-30)
+        if classes >= FEWEST:
+            result.setdefault(share, []).append([count, float(distance)])
+    return result
 
 
 def nearest_of(count, others):
@@ -360,3 +312,14 @@ def nearest_of(count, others):
     ranks = np.arange(others)
     taken = np.where(others - ranks >= count, count / (others - ranks), 0.)
     return taken * np.append(1, np.cumprod(1 - taken)[:-1])
+
+
+def measure(embeddings, labels, kind, shares=STRANGERS, seed=0):
+    """(figures, curve, thresholds): what `held_out` gives, and what recognizer.json has of it,
+    {'pairs': {share: distance}, 'strangers': {share: [[enrolled classes, distance], …]}}."""
+    figures, curve = held_out(embeddings, labels, kind, seed=seed)
+    strangers = thresholds_for_strangers(embeddings, labels, kind, sorted(shares), seed=seed)
+    return figures, curve, {
+        'pairs': {f'{rate:g}': threshold_at_far(curve[0], curve[2], rate)
+                  for rate in FALSE_ACCEPTS},
+        'strangers': {f'{share:g}': points for share, points in strangers.items()}}

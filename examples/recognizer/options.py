@@ -35,7 +35,8 @@ def parse(arguments=None, text='Train a recognizer.'):
         'not mirror or light them in other ways')
     add('--center-weight', type=float, nargs='+', metavar='λ', help='the weight of center loss; 0 '
         'is softmax alone. Several are trained and compared on what is held out (default: 0 0.1; '
-        f'with fewer than {recipe.FEWEST_FOR_CENTER_LOSS} classes to train on 0)')
+        f'up to {recipe.MANY} classes to train on, 0 and the recipe for few classes; with fewer '
+        f'than {recipe.FEWEST_FOR_CENTER_LOSS}, 0)')
     add('--held-out', default='0.2', metavar='SHARE', help='which share of the classes to hold out '
         f'of the training (default: 0.2), at most {recipe.MOST_HELD_OUT} pictures; 0: none; or a '
         'file with their names, one per line')

@@ -9,78 +9,90 @@ import center_loss_op  # noqa: F401 - before mxnet, for newer NumPys
 import checkpoint
 import mxnet as mx
 import numpy as np
-import results
 from data import DataError, printable
 
+# Classes to train on: with fewer, center loss did harm; with more, λ can be high. See `choose`.
+FEWEST_FOR_CENTER_LOSS, MANY = 20, 200
+# With fewer classes held out, center loss has to lower the equal error rate in so many draws.
+FEW_HELD_OUT, SURE = 15, 0.95
 DECORRELATION = 0.1
 # With fewer classes images are held out: so few classes say nothing of others.
 FEW_CLASSES = 10
-# With fewer classes to train on than this, center loss did harm: see `choose`.
-FEWEST_FOR_CENTER_LOSS = 20
 # A class with a larger share of the images is not held out: most pairs would be of it.
 LARGEST_SHARE = 0.1
+MOST_NAMES = 40             # in the line about what is held out
 MOST_HELD_OUT = 3000        # images: all pairs of them are compared
 RISE = 0.8                  # share of the updates in which λ rises to its full height
 
 
 class Row(NamedTuple):
-    """What is trained and compared: λ, and the weight of the decorrelation loss."""
+    """What is trained and compared: λ, the weight of the decorrelation loss, and whether the
+    embedding is plain, without batch normalization."""
     center_weight: float
     decorrelation: float
+    plain: bool = False
 
     @property
     def folder(self):
         """The name of its checkpoints."""
-        return f'lambda-{self.center_weight:g}-decorrelation-{self.decorrelation:g}'
+        return (f'lambda-{self.center_weight:g}-decorrelation-{self.decorrelation:g}'
+                + '-plain' * self.plain)
 
     @property
     def name(self):
         """How tables call it."""
         loss = f'λ = {self.center_weight:g}' if self.center_weight else 'softmax'
-        return loss + (f', decorrelation {self.decorrelation:g}' if self.decorrelation else '')
+        return (loss + (f', decorrelation {self.decorrelation:g}' if self.decorrelation else '')
+                + ', plain' * self.plain)
 
 
-def rows(center_weights, classes, one):
-    """The Rows to train; `one`: several workers can train only one.
+SOFTMAX = Row(0., 0.)
+OF_FEW_CLASSES = Row(0.01, 0.01, plain=True)    # what center loss is by default up to MANY classes
 
-    Center loss comes with decorrelation. Where it is compared with softmax alone, softmax with
-    decorrelation is trained as well, to tell which of the two makes the difference.
+
+def rows(center_weights, classes, one, say):
+    """The Rows to train; `one`: there is nothing to compare them on, or no way to train several.
+
+    `center_weights` are those that the user asked for, or None. With many classes center loss comes
+    with decorrelation, and softmax with decorrelation is trained as well, to tell which of the two
+    makes the difference.
     """
-    if center_weights is None:
-        center_weights = [0, 0.1] if classes >= FEWEST_FOR_CENTER_LOSS else [0]
-        center_weights = center_weights[-1:] if one else center_weights
-    weights = sorted(set(center_weights))
-    result = [Row(0., 0.)] if weights[0] == 0 else []
-    if weights[0] == 0 and len(weights) > 1:
-        result.append(Row(0., DECORRELATION))
+    if center_weights is None and classes < FEWEST_FOR_CENTER_LOSS:
+        say(f'softmax only: trained on fewer than {FEWEST_FOR_CENTER_LOSS} classes, here '
+            f'{classes}, center loss makes it harder to tell other classes apart')
+        return [SOFTMAX]
+    if center_weights is None and classes <= MANY:
+        if one:
+            say(f'softmax only: whether center loss helps with {classes} classes can only be found '
+                'by a comparison')
+        return [SOFTMAX] if one else [SOFTMAX, OF_FEW_CLASSES]
+    weights = sorted(set(center_weights or ([0.1] if one else [0, 0.1])))
+    result = [] if weights[0] else [SOFTMAX, Row(0., DECORRELATION)][:len(weights)]
     return result + [Row(weight, DECORRELATION) for weight in weights if weight]
 
 
 def choose(figures, rows, classes):
-    """The Row to export.
-
-    Parameters
-    ----------
-    figures : dict
-        {Row: {name: metrics.Figure}}, with `eer` and `rank1`; empty if nothing is held out.
-    rows : list of Row
-        What was trained.
-    classes : int
-        How many classes were trained on.
+    """Which of the Rows to export: from {Row: {name: metrics.Figure}} of what is held out, with
+    `eer` and `rank1`, empty if that is nothing, and the number of classes trained on.
 
     The evidence: on faces, λ = 0.1 with batch normalization of the embedding lowers the equal error
     rate of other classes if hundreds were trained on, and raises it with 20 to 50. With 20 to 150
     classes, the equal error rate of a few held-out classes is a coin flip between the two, while
     rank-1 shows the harm. So a loss replaces softmax alone if it has a lower equal error rate and
-    no lower rank-1; center loss only with classes enough.
+    no lower rank-1; center loss only with classes enough, and if few are held out, only if it has
+    the lower equal error rate for nearly all draws of them. `compare.py --rule` shows how often
+    that is right.
     """
-    rows = [row for row in rows
-            if classes >= FEWEST_FOR_CENTER_LOSS or not row.center_weight] or rows
     best = rows[0]
     for row in rows[1:]:
         mine, its = figures[row], figures[best]
-        if mine['eer'].value < its['eer'].value and mine['rank1'].value >= its['rank1'].value:
-            best = row
+        better = (mine['eer'].value < its['eer'].value
+                  and mine['rank1'].value >= its['rank1'].value)
+        if row.center_weight:
+            sure = np.mean(mine['eer'].draws < its['eer'].draws) >= SURE
+            better &= classes >= FEWEST_FOR_CENTER_LOSS and (
+                sure or mine['eer'].classes >= FEW_HELD_OUT)
+        best = row if better else best
     return best
 
 
@@ -119,65 +131,51 @@ class HeldOut(NamedTuple):
         """A line for the user."""
         train = np.unique(pictures.labels[self.train])
         _, height, width, channels = pictures.images.shape
-        names = results.some([printable(name) for name in self.names(pictures)])
-        held_out = (f'{len(self.test)} of other classes held out: {names}'
+        names = [printable(name) for name in self.names(pictures)]
+        if len(names) > MOST_NAMES:
+            names[MOST_NAMES:] = ['…', 'all of them in metrics.json']
+        held_out = (f'{len(self.test)} of other classes held out: {", ".join(names)}'
                     if self.kind == 'classes' else f'{len(self.test)} more of them held out')
         return (f'{len(self.train)} pictures of {len(train)} classes to train on, '
                 f'{"grey" if channels == 1 else "colour"}, {height} x {width}; {held_out}')
 
 
 def hold_out(pictures, share, seed, trained_before):
-    """What to hold out, a HeldOut.
-
-    Parameters
-    ----------
-    pictures : data.Pictures
-    share : float or list of str
-        Of the classes, or their names.
-    trained_before : set of str
-        Classes that the network was trained on, which are not held out.
-    """
-    random = np.random.RandomState(seed)
-    counts = np.bincount(pictures.labels)
-    names = share if isinstance(share, list) else pictures.apart if share else []
-    if names:
-        unknown = sorted(set(names) - set(pictures.names))
-        if unknown:
-            raise DataError(f'--held-out names a class that is not there: {printable(unknown[0])}')
-        before = sorted(set(names) & trained_before)
-        if before:
-            raise DataError(f'--held-out names a class that the network was trained on: '
-                            f'{printable(before[0])}')
-        chosen = np.array([pictures.names.index(name) for name in names])
+    """What to hold out of data.Pictures, a HeldOut: a share of the classes, or a list of names;
+    but no class of `trained_before`, a set of names."""
+    random, labels = np.random.RandomState(seed), pictures.labels
+    counts = np.bincount(labels)
+    if isinstance(share, list) or share and pictures.apart:
+        names = share if isinstance(share, list) else pictures.apart
+        for wrong, what in ((set(names) - set(pictures.names), 'is not there'), (
+                set(names) & trained_before, 'the network was trained on')):
+            if wrong:
+                raise DataError(f'--held-out names a class that {what}: {printable(min(wrong))}')
+        chosen = [pictures.names.index(name) for name in names]
     else:
-        eligible = np.array([label for label, name in enumerate(pictures.names)
-                             if name not in trained_before
-                             and counts[label] <= LARGEST_SHARE * counts.sum()], int)
-        number = max(2, round(share * len(counts))) if share else 0
-        chosen = random.permutation(eligible)[:number]
+        eligible = [label for label, name in enumerate(pictures.names)
+                    if name not in trained_before and counts[label] <= LARGEST_SHARE * counts.sum()]
         if share and (len(counts) < FEW_CLASSES or len(eligible) < 2):
-            return _images(pictures.labels, share, random)
-    test = np.isin(pictures.labels, chosen)
+            return _images(labels, share, random)
+        chosen = random.permutation(eligible)[:max(2, round(share * len(counts))) if share else 0]
+    test = np.isin(labels, chosen)
     if len(counts) - len(chosen) < 2:
         raise DataError(f'there are {len(counts)} classes with two pictures or more, and two are '
                         'needed to train on')
-    return HeldOut(np.flatnonzero(~test), _fewer(np.flatnonzero(test), pictures.labels, random),
-                   'classes')
+    return HeldOut(np.flatnonzero(~test), _fewer(np.flatnonzero(test), labels, random), 'classes')
 
 
 def _images(labels, share, random):
     """Hold out images of each class: two or more, if two are left to train on."""
     if labels.max() < 1:
         raise DataError('there is only 1 class with two pictures or more: two are needed')
-    test = []
-    for label in range(labels.max() + 1):
+    test = np.zeros(len(labels), bool)
+    for label, count in enumerate(np.bincount(labels)):
         mine = random.permutation(np.flatnonzero(labels == label))
-        test += mine[:min(max(2, round(share * len(mine))), max(len(mine) - 2, 0))].tolist()
-    test = np.sort(np.array(test, int))
-    if len(np.unique(labels[test])) < 2:
-        test = test[:0]
-    return HeldOut(np.setdiff1d(np.arange(len(labels)), test), _fewer(test, labels, random),
-                   'images')
+        test[mine[:min(max(2, round(share * count)), max(count - 2, 0))]] = True
+    if len(np.unique(labels[test])) < 2:    # there is nothing to compare
+        test[:] = False
+    return HeldOut(np.flatnonzero(~test), _fewer(np.flatnonzero(test), labels, random), 'images')
 
 
 def _fewer(rows, labels, random):
@@ -196,36 +194,25 @@ def _fewer(rows, labels, random):
 class Progress:
     """The checkpoints of a training, and training.json, which says of what training they are.
 
-    Parameters
-    ----------
-    out : str
-    resume : bool
-        Whether to continue the training that is there.
-    first : bool
-        Whether this is the first worker, which writes.
-
-    Raises
-    ------
-    DataError
-        There is an unfinished training, but no `resume`.
+    DataError if there is an unfinished training, and it is not to be continued (`resume`). The
+    `first` of several workers writes.
     """
 
     def __init__(self, out, resume, first):
-        self._out, self._first = out, first
+        self._out, self._first, self._state = out, first, None
         self._folder = os.path.join(out, 'checkpoints')
+        self._path = os.path.join(self._folder, 'training.json')
         if first:
             checkpoint.make_folder(out, 'checkpoints')
-        self._path, self._state = os.path.join(self._folder, 'training.json'), None
-        if os.path.lexists(self._path) and first or resume:
-            if os.path.lexists(self._path):
-                self._state = checkpoint.json_object(checkpoint.read_file(self._path), self._path)
-            if not resume and not self._state.get('finished'):
+        if os.path.lexists(self._path) and (first or resume):
+            self._state = checkpoint.json_object(checkpoint.read_file(self._path), self._path)
+        if first and not resume:
+            if self._state and not self._state.get('finished'):
                 raise DataError(f'{self._folder} are of a training that has not ended: continue it '
                                 'with --resume, or take another --output-dir')
-        if not resume and first:
-            self._state = None
             shutil.rmtree(self._folder)
             checkpoint.make_folder(out, 'checkpoints')
+            self._state = None
 
     def folder(self, row):
         """Where the states of a Row are."""
@@ -235,57 +222,48 @@ class Progress:
 
     def finish(self):
         """The training has ended: another one may begin here."""
-        self._state['finished'] = True
-        self._write()
-
-    def _write(self):
-        checkpoint.write(self._path, json.dumps(self._state))
+        checkpoint.write(self._path, json.dumps({**self._state, 'finished': True}))
 
     def held_out(self, pictures, options, choose, say):
-        """The HeldOut of the training that is continued, or a new one: choose().
-
-        The data have to be those of the training before. A picture that is gone is replaced by the
-        next one that is there.
-        """
+        """The HeldOut of the training that is continued, or a new one: choose(). The data have to
+        be those of the training before, but for pictures that are gone."""
+        options = json.loads(json.dumps(options))
         if self._state is None:
             held_out = choose()
             self._state = {
-                'options': json.loads(json.dumps(options)), 'classes': pictures.names,
-                'pictures': list(zip(pictures.files, pictures.digests)), 'finished': False,
-                'train': held_out.train.tolist(), 'test': held_out.test.tolist(),
-                'kind': held_out.kind}
+                'options': options, 'classes': pictures.names, 'kind': held_out.kind,
+                'pictures': list(zip(pictures.files, pictures.digests)),
+                'train': held_out.train.tolist(), 'test': held_out.test.tolist()}
             if self._first:
-                self._write()
+                checkpoint.write(self._path, json.dumps(self._state))
             return held_out
         try:
-            return self._continued(pictures, json.loads(json.dumps(options)), say)
+            return self._continued(pictures, options, say)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError):
             raise DataError(f'{self._path} is damaged: take another --output-dir') from None
 
     def _continued(self, pictures, options, say):
         state = self._state
         for name, value in options.items():
-            if state['options'].get(name) != value:
-                raise DataError(f'the training was begun with {name} = '
-                                f'{printable(state["options"].get(name))}, not {printable(value)}: '
-                                'resume with the same, or take another --output-dir')
-        now = {file: (digest, row) for row, (file, digest)
-               in enumerate(zip(pictures.files, pictures.digests))}
-        saved = dict(map(tuple, state['pictures']))
-        other = [file for file in now if saved.get(file) != now[file][0]]
+            before = state['options'].get(name)
+            if before != value:
+                raise DataError(f'the training was begun with {name} = {printable(before)}, not '
+                                f'{printable(value)}: resume with the same, or take another '
+                                '--output-dir')
+        saved, now = dict(state['pictures']), dict(zip(pictures.files, pictures.digests))
+        other = [file for file in now if saved.get(file) != now[file]]
         gone = [file for file in saved if file not in now]
-        lost = sorted(set(state['classes']) - set(pictures.names))
-        for files, what in ((other, 'new, or not what they were'), (lost and gone, 'gone, with all '
-                            f'of class {printable((lost or [""])[0])}')):
-            if files:
-                raise DataError(f'{len(files)} pictures are {what}; the first is '
-                                f'{printable(files[0])}: restore the data with which the training '
-                                'was begun, or take another --output-dir')
+        if other or set(state['classes']) - set(pictures.names):
+            raise DataError(
+                f'{len(other or gone)} pictures are '
+                f'{"new, or not what they were" if other else "gone, with all of a class"}; the '
+                f'first is {printable((other or gone)[0])}: restore the data with which the '
+                'training was begun, or take another --output-dir')
         if gone:
             say(f'left out {len(gone)} pictures that are gone since the training was begun; the '
                 f'first is {printable(gone[0])}')
-        rows = np.array([now.get(file, (None, -1))[1] for file, _ in state['pictures']])
-        train, test = (rows[np.array(state[part], int)] for part in ('train', 'test'))
-        there = np.flatnonzero(train >= 0)
-        train = train[there[np.searchsorted(there, np.arange(len(train))) % len(there)]]
-        return HeldOut(train, test[test >= 0], state['kind'])
+        rows = {file: row for row, file in enumerate(pictures.files)}
+        train, test = (np.array([rows[file] for file in (state['pictures'][row][0] for row
+                                                         in state[part]) if file in rows], int)
+                       for part in ('train', 'test'))
+        return HeldOut(train, test, state['kind'])

@@ -1,10 +1,6 @@
 """Train a recognizer on pictures of your own: people, products, plants.
 
     python examples/recognizer/train.py DATA --output-dir OUT
-    python examples/recognizer/train.py DATA --output-dir OUT --center-weight 0 0.1
-    python examples/recognizer/train.py DATA --output-dir OUT --network resnet18_v2
-    python examples/recognizer/train.py DATA --output-dir OUT \\
-        --network model-symbol.json --params model-0000.params --layer fc1 --freeze 'stage1*'
 
 DATA is a folder with one sub-folder of pictures per class, a .rec file with its .idx as ``python -m
 mxnet.tools.im2rec`` writes them (insightface's train.rec also), or an .npz file with `images`,
@@ -40,6 +36,7 @@ from center_loss_op.gluon import CenterLoss, CenterTrainer, DecorrelationLoss  #
 
 import checkpoint
 import data
+import metrics
 import mxnet as mx
 import networks
 import numpy as np
@@ -73,20 +70,14 @@ def train(images, labels, network=networks.SMALL, center_weight=0., decorrelatio
     network : networks.Spec
     center_weight, decorrelation : float
         λ, which rises from 0 to its full height, and the weight of the decorrelation loss.
-    epochs, batch_size, lr, wd, drawings, seed, contexts
-        As the options of this program. The batch is of all devices and workers together.
-    store : str or KVStore
-        Adds up the gradients of several devices or workers.
+    epochs, batch_size, lr, wd, drawings, seed, contexts, store
+        As the options of this program; a store can also be a KVStore.
     rows : numpy.ndarray, optional
         The rows of `images` to train on, in an order that is part of the training (default: all).
     folder : str, optional
         Where a state is written after each epoch; if there is one already, it is continued.
     after_epoch : callable, optional
         Called with the row of the history, to add to it, and the `Trained` network.
-
-    Returns
-    -------
-    Trained
     """
     contexts = contexts or [mx.cpu()]
     rank, workers = (0, 1) if isinstance(store, str) else (store.rank, store.num_workers)
@@ -204,21 +195,17 @@ class Trained:
             return False
         _, arrays, state = found
         try:
-            self.history = list(state['history'])
             for number, parameter in enumerate(self._parameters):
-                array = arrays[f'parameter-{number}']
-                if array.shape != parameter.shape:
-                    raise ValueError(f'a parameter has shape {array.shape}, not {parameter.shape}')
-                parameter.set_data(mx.nd.array(array))
+                parameter.set_data(mx.nd.array(arrays.pop(f'parameter-{number}')))
             for updater in self._trainer._updaters:
                 for name, array in arrays.items():
-                    if name.startswith('momentum-'):
-                        number = int(name[len('momentum-'):])
-                        updater.states[number] = mx.nd.array(array)
-                        updater.states_synced[number] = False   # it moves to the device when used
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f'{folder} is of another training ({error}): take another '
-                            '--output-dir') from None
+                    number = int(name[len('momentum-'):])
+                    updater.states[number] = mx.nd.array(array)
+                    updater.states_synced[number] = False   # it moves to the device when used
+            self.history = list(state['history'])
+        except (KeyError, TypeError, ValueError, AssertionError) as error:
+            raise DataError(f'{folder} is of another training ({networks.first_line(error)}): take '
+                            'another --output-dir') from None
         return True
 
 
@@ -255,31 +242,38 @@ def run(options, store, log):
                               return_inverse=True)
     of_all = np.zeros(len(images), 'int64')
     of_all[held_out.train] = labels
-    measure = results.Measure(held_out.test, pictures.labels, options.distance, options.seed)
-    if spec.params and measure and log.first:
+    of_test, measured, embeddings, trained = pictures.labels[held_out.test], {}, {}, {}
+
+    def measure(row, found):
+        embeddings[row] = found
+        measured[row] = metrics.measure(found, of_test, options.distance, seed=options.seed)
+
+    if spec.params and len(of_test) and log.first:
         before = networks.build(spec, shape, len(names), contexts)[2]
         measure('before', networks.embed_all(before, images, held_out.test, contexts[0]))
-
-    trained = {}
-    for row in recipe.rows(options.center_weight, len(names), not measure or store != 'device'):
+    for row in recipe.rows(options.center_weight, len(names),
+                           not len(of_test) or store != 'device', log):
         def after_epoch(line, network, row=row):
-            if measure:
-                line.update(measure.quickly(network.embeddings(images, held_out.test)))
+            if len(of_test):
+                found = metrics.held_out(network.embeddings(images, held_out.test), of_test,
+                                         options.distance, draws=0)[0]
+                line.update((name, found[name].value) for name in ('eer', 'rank1'))
             log.epoch(row.name, network.history, options.epochs)
 
         network = trained[row] = train(
-            images, of_all, spec, *row, epochs=options.epochs, batch_size=options.batch_size,
-            lr=options.lr, wd=options.wd, drawings=options.drawings, seed=options.seed,
-            contexts=contexts, store=store, rows=held_out.train, after_epoch=after_epoch,
-            folder=progress.folder(row), say=log, title=row.name)
-        log.history(row.name, network.history)
-        if measure and log.first:
+            images, of_all, spec._replace(plain=row.plain), *row[:2], epochs=options.epochs,
+            batch_size=options.batch_size, lr=options.lr, wd=options.wd, drawings=options.drawings,
+            seed=options.seed, contexts=contexts, store=store, rows=held_out.train,
+            after_epoch=after_epoch, folder=progress.folder(row), say=log, title=row.name)
+        log.history(row.name, network.history, last=True)
+        if len(of_test) and log.first:
             measure(row, network.embeddings(images, held_out.test))
     if not log.first:
         return None
 
-    chosen = recipe.choose(measure.figures, list(trained), len(names))
-    result = results.summary(trained, chosen, measure, held_out, pictures, options.distance)
+    chosen = recipe.choose({row: one[0] for row, one in measured.items()}, list(trained),
+                           len(names))
+    result = results.summary(trained, chosen, measured, held_out, pictures, options.distance)
     files = exported(trained[chosen].embed, shape, out, log)
     files['classes.npz'] = checkpoint.npz(names=names, centers=trained[chosen].centers())
     last = trained[chosen].history[-1]
@@ -288,16 +282,13 @@ def run(options, store, log):
         'std': [1], 'features': trained[chosen].classifier.weight.shape[1],
         'distance': options.distance, 'thresholds': result['thresholds'],
         'measured_on': held_out.kind, 'classes': sorted({*names.tolist(), *trained_before}),
-        'row': {'center_weight': last['center_weight'], 'decorrelation': chosen.decorrelation,
+        'row': {**chosen._asdict(), 'center_weight': last['center_weight'],
                 'epoch': last['epoch']}})
     checkpoint.write(os.path.join(out, 'metrics.json'), json.dumps(result, indent=2) + '\n')
     checkpoint.write(os.path.join(out, 'report.html'), results.page(
-        result, measure, chosen, pictures, held_out.test, options.pictures))
-    log.draw()
+        result, measured, embeddings.get(chosen), pictures, held_out.test, options.pictures))
     progress.finish()
-    for line in results.lines(result):
-        print(line)
-    print(f'wrote {printable(out)}')
+    print(*results.lines(result), f'wrote {printable(out)}', sep='\n')
     return result
 
 

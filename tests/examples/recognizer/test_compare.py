@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import compare
+import metrics
 import numpy as np
 import pytest
 import train
@@ -65,6 +66,32 @@ def test_a_comparison_that_is_killed_goes_on(data, tmp_path, monkeypatch, capsys
     assert not os.listdir(str(out / 'unfinished'))
     assert capsys.readouterr().out.splitlines()[-9].startswith('| --- |')
     assert (out / 'gain.png').read_bytes().startswith(b'\x89PNG')
+    for line in lines:      # figures of later questions need no training
+        embeddings = np.load(str(out / 'embeddings' / f'{line["embeddings"]}.npy'))
+        found = metrics.held_out(embeddings, np.repeat(np.arange(12), 7), 'cosine')[0]['rank1']
+        assert line['figures']['cosine']['rank1'][0] == pytest.approx(found.value, abs=1e-4)
+    other = run(data, out, *sizes, '--classes', '4', '--size', '16', '16')  # not to be mixed
+    assert len(other) == 10 and other[-1]['settings']['shape'] == [16, 16, 1]
+
+
+def test_the_rule_is_shown_by_draws_of_test_classes(data, tmp_path, monkeypatch, capsys):
+    """Center loss that always helps is chosen always, and harmful one never."""
+    random, labels = np.random.RandomState(0), np.repeat(np.arange(12), 7)
+    (tmp_path / 'embeddings').mkdir()
+    of, lines = compare.load(options(data)), []
+    settings = compare.settings_of(options(data), of)
+    for classes, (softmax, center) in (20, (0.7, 0.2)), (40, (0.2, 0.7)):
+        for name, noise in ('softmax', softmax), (CENTER, center):
+            embeddings = np.eye(12)[labels] + noise * random.randn(84, 12)
+            np.save(str(tmp_path / 'embeddings' / f'{classes}-{name}.npy'), embeddings)
+            lines.append({'settings': settings, 'classes': classes, 'images_per_class': 0,
+                          'seed': 0, 'recipe': name, 'embeddings': f'{classes}-{name}',
+                          'figures': compare.figures_of(embeddings, labels)})
+    (tmp_path / 'runs.jsonl').write_text('\n'.join(map(json.dumps, lines)))
+    monkeypatch.setattr(compare, 'DRAWS', 10)
+    run(data, tmp_path, '--rule')
+    rows = [line.split(' | ') for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[5:] for row in rows] == [['helps', '100', '100 |'], ['harms', '0', '0 |']]
 
 
 def test_a_table_says_what_the_figures_are():
@@ -80,9 +107,10 @@ def test_a_table_says_what_the_figures_are():
             line(CENTER, 0, [0.1, 0.05, 0.15], [0.8, 0.8, 0.8]),
             line(CENTER, 1, [0.2, 0.15, 0.25], [1.0, 1.0, 1.0])]
     found = compare.summary(runs)[20, 8, CENTER, 'cosine']
-    assert found['eer'][0] == pytest.approx(0.15) and found['eer'][2] == pytest.approx(0.5)
-    assert found['eer'][3] == pytest.approx((0.5, 0.5))
-    assert found['rank1'][2] == pytest.approx(30)       # points
+    eer, ratio, gain = found['eer']
+    assert (eer.value, ratio.value, gain.value) == pytest.approx((0.15, 0.5, 15))
+    assert ratio.interval() == pytest.approx((0.5, 0.5))
+    assert found['rank1'][1].value == pytest.approx(30)     # points
     assert 'enrolled_rank1' not in found
 
 
@@ -111,8 +139,8 @@ def test_turned_classes_and_validation_ones(data):
 
 def test_what_a_recipe_trains(data, tmp_path):
     """Also by the program itself, in a terminal without λ."""
-    assert compare.parsed('plain-center-0.03-decorrelation-0.01') == (
-        (0.03, 0.01), True, 'λ = 0.03, decorrelation 0.01, plain')
+    row = compare.parsed('plain-center-0.03-decorrelation-0.01')
+    assert row == (0.03, 0.01, True) and row.name == 'λ = 0.03, decorrelation 0.01, plain'
     done = subprocess.run(
         [sys.executable, compare.__file__, str(data), '--output-dir', str(tmp_path), *QUICK,
          '--recipes', 'plain-center-0.03', '--seeds', '0', '--classes', '5'],

@@ -70,10 +70,10 @@ def test_an_interval_is_where_the_figure_of_other_classes_lies():
         inside += low < truth['eer'].value < high
     assert inside >= 15     # 95 % are meant to be; 20 classes are few
     same, _ = metrics.held_out(embeddings[:120], labels[:120], 'cosine', seed=seed)
-    assert same['eer'].better_than(figures['eer']) == (0, 0)
+    assert same['eer'].with_(np.subtract, figures['eer']).interval() == (0, 0)
     worse, _ = metrics.held_out(np.random.RandomState(0).randn(120, 16), labels[:120], 'cosine',
                                 seed=seed)
-    assert worse['eer'].better_than(figures['eer'])[0] > 0
+    assert worse['eer'].with_(np.subtract, figures['eer']).interval()[0] > 0
 
 
 def test_enrolled_from_five_is_what_a_loop_over_images_counts():

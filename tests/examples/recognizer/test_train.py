@@ -64,8 +64,8 @@ def test_the_exported_network_is_the_one_of_the_table(trained):
     recognizer = checkpoint.load_recognizer(
         str(out), ['embedding.onnx', 'embedding-0000.params', 'classes.npz'])
     exported = result['rows'][result['exported']]
-    assert recognizer['row'] == {'epoch': 2, 'decorrelation': exported['decorrelation'],
-                                 'center_weight': exported['center_weight']}
+    assert recognizer['row'] == {name: exported[name] for name in (
+        'epoch', 'decorrelation', 'center_weight', 'plain')}
     assert recognizer['thresholds'] == result['thresholds'] and recognizer['size'] == [8, 8]
     onnxruntime = pytest.importorskip('onnxruntime')
     session = onnxruntime.InferenceSession(recognizer['content']['embedding.onnx'],
@@ -95,12 +95,7 @@ def test_held_out_classes_are_written_down(trained):
     assert not trained_on & set(held_out['classes'])
     assert trained_on | set(held_out['classes']) == set(os.listdir(data))
     log = (out / 'training.log').read_text()
-    assert all(name in log for name in held_out['classes'])
-    assert log.count(': epoch ') == 6
-
-
-def test_files(trained):
-    out, _, _ = trained
+    assert all(name in log for name in held_out['classes']) and log.count(': epoch ') == 6
     with open(out / 'history.csv', encoding='utf-8') as file:
         rows = list(csv.DictReader(file))
     assert [(row['row'], row['epoch']) for row in rows[-2:]] == [
@@ -186,22 +181,36 @@ def test_classes_that_are_held_out_by_name_or_never():
             recipe.hold_out(pictures, names, 0, before if 'trained' in message else set())
 
 
-@pytest.mark.parametrize('weights, classes, one, names', [
-    (None, 100, False, ['softmax', 'softmax, decorrelation 0.1', 'λ = 0.1, decorrelation 0.1']),
-    (None, 19, False, ['softmax']), (None, 100, True, ['λ = 0.1, decorrelation 0.1']),
-    ([0.1], 5, False, ['λ = 0.1, decorrelation 0.1']), ([0], 100, False, ['softmax'])])
-def test_rows(weights, classes, one, names):
-    assert [row.name for row in recipe.rows(weights, classes, one)] == names
+THREE = 'softmax', 'softmax, decorrelation 0.1', 'λ = 0.1, decorrelation 0.1'
 
 
-@pytest.mark.parametrize('eer, rank1, classes, chosen', [
-    ((0.2, 0.19, 0.15), (0.7, 0.7, 0.7), 100, 2), ((0.2, 0.19, 0.15), (0.7, 0.7, 0.6), 100, 1),
-    ((0.2, 0.19, 0.15), (0.7, 0.7, 0.7), 19, 1), ((0.1, 0.2, 0.15), (0.7, 0.8, 0.9), 100, 0),
-    ((0.2, 0.2, 0.2), (0.7, 0.7, 0.7), 100, 0)])
-def test_choose(eer, rank1, classes, chosen):
-    rows = recipe.rows([0, 0.1], classes, False)
-    figures = {row: {'eer': metrics.Figure(one, np.zeros(0)), 'rank1': metrics.Figure(two, None)}
-               for row, one, two in zip(rows, eer, rank1)}
+@pytest.mark.parametrize('weights, classes, one, names, why', [
+    (None, 201, False, THREE, ''), (None, 201, True, THREE[2:], ''),
+    (None, 200, False, ('softmax', 'λ = 0.01, decorrelation 0.01, plain'), ''),
+    (None, 20, True, ('softmax',), 'only be found by a comparison'),
+    (None, 19, False, ('softmax',), 'fewer than 20 classes, here 19'),
+    ([0.1, 0], 20, False, THREE, ''), ([0.1], 5, False, THREE[2:], ''),
+    ([0], 500, False, ('softmax',), '')])
+def test_rows(weights, classes, one, names, why):
+    said = []
+    assert tuple(row.name for row in recipe.rows(weights, classes, one, said.append)) == names
+    assert why in ''.join(said) and len(said) == bool(why)
+
+
+@pytest.mark.parametrize('eer, rank1, classes, held_out, draws, chosen', [
+    ((0.2, 0.19, 0.15), (0.7, 0.7, 0.7), 300, 15, 0, 2),
+    ((0.2, 0.19, 0.15), (0.7, 0.7, 0.6), 300, 15, 0, 1),    # rank-1 is lower
+    ((0.2, 0.19, 0.15), (0.7, 0.7, 0.7), 19, 15, 0, 1),     # of too few classes
+    ((0.1, 0.2, 0.15), (0.7, 0.8, 0.9), 300, 15, 0, 0),
+    ((0.2, 0.2, 0.2), (0.7, 0.7, 0.7), 300, 15, 0, 0),
+    ((0.2, 0.19, 0.15), (0.7, 0.7, 0.7), 300, 14, 18, 1),   # lower in 90 % of the draws
+    ((0.2, 0.19, 0.15), (0.7, 0.7, 0.7), 300, 14, 19, 2)])
+def test_choose(eer, rank1, classes, held_out, draws, chosen):
+    rows = recipe.rows([0, 0.1], classes, False, print)
+    lower = np.where(np.arange(20) < draws, -1, 1)      # in which draws λ = 0.1 is
+    figures = {row: {
+        'eer': metrics.Figure(one, lower if row.center_weight else np.zeros(20), held_out),
+        'rank1': metrics.Figure(two, None, held_out)} for row, one, two in zip(rows, eer, rank1)}
     assert recipe.choose(figures, rows, classes) == rows[chosen]
     assert recipe.choose({}, rows[-1:], 5) == rows[-1]
 
@@ -213,6 +222,16 @@ def test_few_classes_hold_out_images(tmp_path, capsys):
     assert 'too few classes to hold some out' in capsys.readouterr().out
     recognizer = checkpoint.load_recognizer(str(tmp_path / 'out'))
     assert recognizer['measured_on'] == 'images'
+
+
+def test_some_classes_get_the_recipe_for_few(tmp_path):
+    """Softmax and a plain embedding, each with its states and its row."""
+    result = run(arrays(tmp_path / 'a.npz', 25, 4), tmp_path / 'out', '--epochs', '1')
+    softmax, plain = result['rows'].values()
+    assert not softmax['plain'] and plain['plain'] and plain['center_weight'] == 0.01
+    states = [checkpoint.load_state(str(folder), print)[1] for folder in sorted(
+        (tmp_path / 'out' / 'checkpoints').glob('lambda-*'))]
+    assert len(states[0]) != len(states[1])     # only one has the batch normalization's means
 
 
 def test_batches():
@@ -292,7 +311,7 @@ def _swapped(data):
 @pytest.mark.parametrize('change, arguments, message', [
     (_new, [], '1 pictures are new'), (_swapped, [], '2 pictures are new, or not what they were'),
     (lambda data: (data / 'class 03').rename(data / 'a'), [], '6 pictures are new'),
-    (lambda data: shutil.rmtree(data / 'class 03'), [], 'gone, with all of class class 03'),
+    (lambda data: shutil.rmtree(data / 'class 03'), [], 'gone, with all of a class; .*class 03/'),
     (lambda data: None, ['--lr', '0.05'], 'begun with lr = 0.1, not 0.05'),
     (lambda data: None, ['--seed', '1'], 'begun with seed = 0, not 1'),
 ], ids=['new', 'swapped', 'renamed', 'gone', 'lr', 'seed'])
