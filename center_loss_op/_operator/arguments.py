@@ -11,7 +11,7 @@ import textwrap
 import warnings
 from dataclasses import MISSING, dataclass, field, fields
 from functools import lru_cache, wraps
-from typing import Any, Callable, Collection, Optional, TypeVar, cast
+from typing import Any, Callable, Collection, Dict, Optional, TypeVar, cast
 
 import numpy as np
 
@@ -195,7 +195,8 @@ def _of_node(attributes):
     for name, argument in arguments.items():
         if name not in attributes and argument.default is MISSING:
             raise TypeError(f'missing argument {name!r}')
-    return Arguments(**{name: Text(value) for name, value in attributes.items()})
+    texts: Dict[str, Any] = {name: Text(value) for name, value in attributes.items()}
+    return Arguments(**texts)
 
 
 def complete_docstring(documented, function=None, **renamed):

@@ -13,6 +13,7 @@ import itertools
 import logging
 import os
 import threading
+from typing import Any, Dict, Optional
 
 import mxnet as mx
 import numpy as np
@@ -96,7 +97,8 @@ class Recorded:
     def __init__(self, key):
         self._key = key
         self._lock = threading.Lock()
-        self._forwards = collections.Counter()  # by context: how many there were,
+        # By context: how many there were,
+        self._forwards: Dict[Any, int] = collections.Counter()
         self._failed = {}                       # the number of the last that failed since the step,
         # and the passes that have had a backward: (number, forwards until then, features, classes)
         self._passes = {}
@@ -150,7 +152,8 @@ class Gatherer:
         self._int_keys = int_keys
         self._room = 0              # how many samples a slot can hold
         self._steps = 0
-        self._most = 1              # the most backward passes, one after another; None: any number
+        # The most backward passes, one after another; None: any number.
+        self._most: Optional[int] = 1
         self.use(kvstore)
         self._recorded = RECORDED[key] = Recorded(key)
 

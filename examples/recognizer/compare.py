@@ -243,25 +243,27 @@ def write_results(out, runs, classes):
 def picture(found):
     """The gain over softmax by the number of classes: a line per figure."""
     names = list(dict.fromkeys(key[2] for key in found if key[2] != 'softmax')) or ['softmax']
-    numbers = sorted({key[0] for key in found})
+    numbers, sizes = (sorted({key[place] for key in found}) for place in (0, 1))
     chart = Figure(figsize=(4.5 * len(names), 8), layout='constrained')
     panels = chart.subplots(2, len(names), squeeze=False, sharey=True)
     for axes, (distance, name) in zip(panels.flat, itertools.product(DISTANCES, names)):
-        for each, figure in itertools.product(sorted({key[1] for key in found}), metrics.TITLES):
-            gains = {number: of[figure][2] for (number, *rest), of in found.items()
+        for (style, each), (number, figure) in itertools.product(
+                zip(itertools.cycle(('-', '--', ':')), sizes), enumerate(metrics.TITLES)):
+            gains = {classes: of[figure][2] for (classes, *rest), of in found.items()
                      if rest == [each, name, distance] and figure in of}
             if gains:
-                axes.plot(list(gains), [gain.value for gain in gains.values()], marker='.',
-                          label=metrics.TITLES[figure] + f', {each} pictures each' * bool(each))
+                axes.plot(list(gains), [gain.value for gain in gains.values()], style, marker='.',
+                          color=f'C{number}', label=metrics.TITLES[figure]
+                          + f', {each or "all"} pictures each' * (len(sizes) > 1))
                 limits = [gain.interval() or [gain.value] * 2 for gain in gains.values()]
-                axes.fill_between(list(gains), *zip(*limits), alpha=0.1,
-                                  color=axes.lines[-1].get_color())
+                axes.fill_between(list(gains), *zip(*limits), alpha=0.1, color=f'C{number}')
         axes.axhline(0, color='grey', linewidth=1)
         axes.set(title=f'{parsed(name).name}\n{distance}', xscale='log',
                  xlabel='classes trained on', ylabel='gain over softmax, points')
         axes.minorticks_off()
         axes.set_xticks(numbers, numbers)
-    panels[0, 0].legend(frameon=False, fontsize='small')
+    chart.legend(*panels[0, 0].get_legend_handles_labels(), loc='outside lower center', ncols=2,
+                 frameon=False, fontsize='small')
     return chart
 
 

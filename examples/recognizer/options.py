@@ -14,7 +14,7 @@ def parse(arguments=None, text='Train a recognizer.'):
     parser = argparse.ArgumentParser(description=text.splitlines()[0])
     add = parser.add_argument
     add('data', metavar='DATA', help='a folder with one sub-folder of pictures per class, a .rec '
-        'file with its .idx, or an .npz file')
+        'file, or an .npz file')
     add('--output-dir', metavar='OUT', required=True, help='where everything is written')
     add('--network', default='small', help='"small" (default), for small pictures; the name of a '
         'network in mx.gluon.model_zoo.vision; or the -symbol.json file of your own, to fine-tune')

@@ -2,8 +2,8 @@
 
     python examples/recognizer/train.py DATA --output-dir OUT
 
-DATA is a folder with one sub-folder of pictures per class, a .rec file with its .idx as ``python -m
-mxnet.tools.im2rec`` writes them (insightface's train.rec also), or an .npz file with `images`,
+DATA is a folder with one sub-folder of pictures per class, a .rec file as ``python -m
+mxnet.tools.im2rec`` writes it (insightface's train.rec also), or an .npz file with `images`,
 bytes (n, height, width), and `labels`. Some classes are held out of the training: pairs of their
 pictures show how well the network tells apart classes that it has never seen. With fewer than ten
 classes, pictures are held out instead. The last epoch of each loss is measured; `recipe.choose`
