@@ -24,8 +24,8 @@ PYTHONS = ((3, 8), (3, 14))
 NUMPYS = ((1, 19), (2,))
 MXNET = '1.9.1'
 
-# What MXNet's libraries are linked with and its wheel leaves out, and what Debian, Ubuntu and Fedora
-# call it. GCC has no libquadmath where `long double` has 128 bits, as on aarch64.
+# What MXNet's libraries are linked with and its wheel leaves out: as Debian and Ubuntu call it, and
+# Fedora. GCC has no libquadmath where `long double` has 128 bits, as on aarch64.
 LIBRARIES = ('libgomp.so.1',) + (('libquadmath.so.0',) if platform.machine() == 'x86_64' else ())
 PACKAGES = {'libgomp.so.1': ('libgomp1', 'libgomp'),
             'libquadmath.so.0': ('libquadmath0', 'libquadmath')}
