@@ -10,9 +10,8 @@ NO_HANG = 'tests/_mxnet/test_process.py::test_no_hang'
 class Change(NamedTuple):
     """What is changed, the fault that this prevents, and the test that shows the fault.
 
-    `function` ('module:function') makes the change at import, together with others of its module,
-    and returns what it did, or None if this system does not need it. Changes without a function are
-    made `when` the program uses something.
+    `function` makes the change at import, and returns what it did, or None if this system does not
+    need it. Without a function it is made `when` the program uses something.
     """
     what: str
     prevents: str
@@ -40,20 +39,17 @@ CHANGES = [
            'tests/_mxnet/test_compat.py::test_operators_whose_arguments_hold_numbers_of_numpy',
            '_mxnet.compat:install_text_of_attributes'),
     Change('mxnet.executor.Executor.backward: fences around it, if the graph has center loss',
-           'centers that are read after a step can have the values before it, and a read that was '
-           'queued before a step the values after it',
+           'a read after a step has the values before it, or a read before it those after it',
            'tests/_mxnet/test_reading.py::test_reads_before_a_step',
            '_mxnet.centers:install'),
-    Change('mxnet.base._LIB.MXAutogradBackwardEx: fences around it, if a Gluon block with center '
-           'loss was used',
+    Change('mxnet.base._LIB.MXAutogradBackwardEx: fences around it, if a CenterLoss was used',
            'an array of the centers that was read before a backward pass is wrong after it, and an '
            'update is lost if a convolution had the centers as its weight meanwhile',
            'tests/_mxnet/test_reading.py::test_reads_before_a_step',
            '_mxnet.centers:install'),
     Change('mxnet.gluon.block.SymbolBlock.__init__: the centers get the class Centers, and their '
            'losses lose the key of a CenterTrainer',
-           'centers of an imported network that are read after a step can have the values before '
-           'it',
+           'a read of the centers of an imported network has the values before a step',
            'tests/_mxnet/test_reading.py::test_reads_of_files_after_a_step',
            '_mxnet.centers:install'),
     Change('mxnet.gluon.block.HybridBlock.export: leaves out the key of a CenterTrainer',
@@ -62,13 +58,11 @@ CHANGES = [
            '_mxnet.centers:install'),
     Change('mxnet.ndarray.Custom, mxnet.ndarray.op.Custom and '
            'mxnet._ctypes.ndarray.CachedOp.__init__: center loss gets plain arrays',
-           "arrays in oneDNN's layout, such as a reshaped result of a convolution, are read after "
-           'they were freed',
+           "arrays in oneDNN's layout, such as a reshaped convolution, are read when freed",
            'tests/test_layout.py::test_any_array_is_itself',
            '_mxnet.layout:install'),
     Change('mxnet.module.base_module.BaseModule.predict and '
-           'mxnet.module.base_module.BaseModule.iter_predict: a loss of a whole batch has no '
-           'padding to cut off',
+           'mxnet.module.base_module.BaseModule.iter_predict: a loss of one number stays whole',
            'MXNet fails if the last batch is padded',
            'tests/test_symbol.py::test_predict_of_one_number_per_batch',
            '_mxnet.predict:install'),
@@ -81,10 +75,8 @@ CHANGES = [
            'a fork, or a program that is started by a plain fork, hangs while operators are queued',
            NO_HANG, '_mxnet.process:install'),
     Change("mxnet.operator._registry: the operator 'centerloss'; for the step in C handlers of "
-           'forks (pthread_atfork) and an exit handler (atexit.register), after which it calls no '
-           'Python',
-           'MXNet does not know the operator; a fork in the middle of a step leaves its locks '
-           'locked in the child',
+           'forks (pthread_atfork) and an exit handler (atexit.register)',
+           'MXNet does not know the operator; a fork in the midst of a step locks up the child',
            'tests/test_reload.py::test_executed_again',
            '_operator.operator:install'),
     Change('SIGINT: a handler that defers interrupts while an exception would be lost, by a '

@@ -15,8 +15,7 @@ import sys
 import types
 import warnings
 
-__all__ = ['MXNET', 'NAMES', 'NUMPYS', 'PACKAGES', 'PYTHONS', 'RESTORED', 'check',
-           'install_in_children', 'install_numpy_names', 'install_onnx_mapping',
+__all__ = ['check', 'install_in_children', 'install_numpy_names', 'install_onnx_mapping',
            'install_text_of_attributes']
 
 # -- what a machine must have before MXNet can be loaded
@@ -25,10 +24,9 @@ PYTHONS = ((3, 8), (3, 14))
 NUMPYS = ((1, 19), (2,))
 MXNET = '1.9.1'
 
-# What libmxnet.so and the libgfortran.so.3 beside it are linked with and MXNet's wheel leaves out.
-# GCC has no libquadmath where `long double` has 128 bits, as on aarch64.
+# What MXNet's libraries are linked with and its wheel leaves out: as Debian and Ubuntu call it, and
+# Fedora. GCC has no libquadmath where `long double` has 128 bits, as on aarch64.
 LIBRARIES = ('libgomp.so.1',) + (('libquadmath.so.0',) if platform.machine() == 'x86_64' else ())
-# What Debian and Ubuntu call the packages, and Fedora.
 PACKAGES = {'libgomp.so.1': ('libgomp1', 'libgomp'),
             'libquadmath.so.0': ('libquadmath0', 'libquadmath')}
 
