@@ -2,7 +2,7 @@
 
 All blocks run in one process, with the names of the blocks before them. A block of ```text directly
 below a block of Python is what it prints: a number with a point may differ by a twentieth, and …
-stands for anything.
+stands for anything. A block that trains has to move centers.
 """
 import ast
 import contextlib
@@ -32,6 +32,10 @@ def run(path, names):
         sys.modules['mxnet'].nd.waitall()
         if printed and not is_like(printed, output.getvalue()):
             sys.exit(f'{path}, block {number} prints\n{output.getvalue()}\nand not\n{printed}')
+        if any(word in code for word in ('.backward(', '.fit(', '.update(')):
+            for name, centers in centers_in(code, names):
+                if not centers.asnumpy().any():
+                    sys.exit(f'{path}, block {number} does not move the centers of {name}')
 
 
 def is_like(want, got):
@@ -39,6 +43,17 @@ def is_like(want, got):
     match = re.fullmatch(pattern.replace('…', '.*'), got.strip())
     return match and all(abs(float(one) - float(other)) <= 0.05 * float(one)
                          for one, other in zip(NUMBER.findall(want), match.groups()))
+
+
+def centers_in(code, names):
+    """The names of losses and trained Modules that stand in a block, with their centers."""
+    for name in {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}:
+        value = names.get(name)
+        if hasattr(value, 'centers') and not isinstance(value, type):
+            yield name, value.centers.data(value.centers.list_ctx()[0])
+        elif getattr(value, 'params_initialized', False):
+            yield from ((name, array) for key, array in value.get_params()[1].items()
+                        if key.endswith('center_bias'))
 
 
 def main(paths):

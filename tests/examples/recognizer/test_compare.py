@@ -80,7 +80,7 @@ def test_the_rule_is_shown_by_draws_of_test_classes(data, tmp_path, monkeypatch,
     (tmp_path / 'embeddings').mkdir()
     of, lines = compare.load(options(data)), []
     settings = compare.settings_of(options(data), of)
-    for classes, (softmax, center) in (20, (0.7, 0.2)), (40, (0.2, 0.7)):
+    for classes, (softmax, center) in (60, (0.7, 0.2)), (80, (0.2, 0.7)):
         for name, noise in ('softmax', softmax), (CENTER, center):
             embeddings = np.eye(12)[labels] + noise * random.randn(84, 12)
             np.save(str(tmp_path / 'embeddings' / f'{classes}-{name}.npy'), embeddings)

@@ -197,20 +197,28 @@ def test_rows(weights, classes, one, names, why):
     assert why in ''.join(said) and len(said) == bool(why)
 
 
-@pytest.mark.parametrize('eer, rank1, classes, held_out, draws, chosen', [
-    ((0.2, 0.19, 0.15), (0.7, 0.7, 0.7), 300, 15, 0, 2),
-    ((0.2, 0.19, 0.15), (0.7, 0.7, 0.6), 300, 15, 0, 1),    # rank-1 is lower
-    ((0.2, 0.19, 0.15), (0.7, 0.7, 0.7), 49, 15, 0, 1),     # of too few classes
-    ((0.1, 0.2, 0.15), (0.7, 0.8, 0.9), 300, 15, 0, 0),
-    ((0.2, 0.2, 0.2), (0.7, 0.7, 0.7), 300, 15, 0, 0),
-    ((0.2, 0.19, 0.15), (0.7, 0.7, 0.7), 300, 14, 18, 1),   # lower in 90 % of the draws
-    ((0.2, 0.19, 0.15), (0.7, 0.7, 0.7), 300, 14, 19, 2)])
-def test_choose(eer, rank1, classes, held_out, draws, chosen):
+LOWER, SAME, HIGHER = (0.2, 0.19, 0.15), (0.7, 0.7, 0.7), (0.1, 0.2, 0.15)
+
+
+@pytest.mark.parametrize('eer, rank1, classes, lower_eer, lower_rank1, chosen', [
+    (LOWER, SAME, 301, 0, 0, 2),
+    (LOWER, (0.7, 0.7, 0.6), 301, 20, 15, 2),       # rank-1 is lower in 75 % of the draws
+    (LOWER, (0.7, 0.7, 0.6), 301, 20, 16, 1),
+    (LOWER, (0.7, 0.6, 0.7), 301, 20, 0, 2), (LOWER, (0.7, 0.6, 0.6), 301, 0, 16, 0),
+    (HIGHER, (0.7, 0.8, 0.9), 301, 20, 0, 0), ((0.2, 0.2, 0.2), SAME, 301, 0, 0, 0),
+    (LOWER, SAME, 300, 18, 0, 1), (LOWER, SAME, 300, 19, 0, 2),     # not usual for few classes
+    (LOWER, (0.7, 0.7, 0.69), 300, 20, 0, 1),
+    (LOWER, SAME, 49, 20, 0, 1)])                   # of too few classes
+def test_choose(eer, rank1, classes, lower_eer, lower_rank1, chosen):
+    """Of softmax, softmax with decorrelation and λ = 0.1; of 20 draws some are lower for λ."""
     rows = recipe.rows([0, 0.1], classes, False, print)
-    lower = np.where(np.arange(20) < draws, -1, 1)      # in which draws λ = 0.1 is
-    figures = {row: {
-        'eer': metrics.Figure(one, lower if row.center_weight else np.zeros(20), held_out),
-        'rank1': metrics.Figure(two, None, held_out)} for row, one, two in zip(rows, eer, rank1)}
+
+    def figure(value, row, lower):
+        draws = np.where(np.arange(20) < lower, -1, 1) if row.center_weight else np.zeros(20)
+        return metrics.Figure(value, draws, 20)
+
+    figures = {row: {'eer': figure(one, row, lower_eer), 'rank1': figure(two, row, lower_rank1)}
+               for row, one, two in zip(rows, eer, rank1)}
     assert recipe.choose(figures, rows, classes) == rows[chosen]
     assert recipe.choose({}, rows[-1:], 5) == rows[-1]
 
