@@ -33,7 +33,8 @@ def run(*command, cwd, fails=False, **environment):
     """What a command prints; it has to fail, or not to."""
     done = subprocess.run([str(part) for part in command], cwd=str(cwd), timeout=600, check=False,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          universal_newlines=True, env={**os.environ, 'PYTHONPATH': '', **environment})
+                          universal_newlines=True,
+                          env={**os.environ, 'PYTHONPATH': '', **environment})
     assert bool(done.returncode) == fails, done.stdout
     return done.stdout
 
