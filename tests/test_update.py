@@ -108,6 +108,8 @@ def test_one_warning_if_no_backward_pass_comes(forward, hybridize, log):
     # Backward passes of another loss do not hide it, whatever its arguments.
     train(3 * MANY_WITHOUT_BACKWARD, (forward, loss), (trained, made(alpha=loss.alpha)))
     assert not loss.centers.data().asnumpy().any()
+    train(1, (trained, loss))
+    train(MANY_WITHOUT_BACKWARD, (forward, loss))
     assert log().count('had no backward pass') == 1
     assert 'CenterLoss.update(embedding, label)' in log() and 'attach_grad' in log()
 
