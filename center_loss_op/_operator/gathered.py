@@ -220,6 +220,9 @@ class Gatherer:
         self._warn_of_passes(recorded)
         # The first copy of a context that is given twice has them all.
         passes = [recorded.pop(copy.context, ()) for copy in centers]
+        if recorded:
+            raise RuntimeError(f'samples of key={self.key!r} on {", ".join(map(str, recorded))}, '
+                               'where there is no copy of the centers')
         while True:
             buffers = [self._slot(number, len(centers), *slot)
                        for number, slot in enumerate(zip(passes, centers))]

@@ -345,6 +345,20 @@ def test_a_step_without_samples_is_named():
         trainer.step()
 
 
+def test_samples_where_no_centers_are_are_named():
+    """They are those of another node with the key."""
+    loss, trainer = made()
+    data, label, centers = (array.as_in_context(mx.cpu(1)) for array in (
+        mx.nd.ones((4, 2)), LABELS, mx.nd.zeros((3, 2))))
+    data.attach_grad()
+    with mx.autograd.record():
+        value = mx.nd.Custom(data, label, centers, op_type='centerloss', num_class=3,
+                             key=loss._attributes['key'])
+    value.backward()
+    with pytest.raises(RuntimeError, match=r"^samples of key='.*' on cpu\(1\), where"):
+        trainer.step()
+
+
 def test_hoarding_is_named(caplog, monkeypatch):
     monkeypatch.setattr(gathered, '_TOO_MANY', 3)
     loss, trainer = made()
