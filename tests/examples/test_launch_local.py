@@ -10,9 +10,9 @@ EXAMPLES = Path(__file__).resolve().parents[2] / 'examples'
 LAUNCHER = EXAMPLES / 'launch_local.py'
 BAR = ('import sys, time\n'
        'sys.stdout.write("begun\\ndos\\r\\n")\n'
-       'for done in range(10):\n'
-       '    sys.stderr.write("\\r%d of 10" % done)\n'
-       '    sys.stderr.flush()\n'
+       # At once: the worker is ended as soon as the first state is seen.
+       'sys.stderr.write("".join("\\r%d of 10" % done for done in range(10)))\n'
+       'sys.stderr.flush()\n'
        'time.sleep(60)\n')
 
 
