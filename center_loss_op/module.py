@@ -63,7 +63,7 @@ class CenterTrainer:
         self.alpha = alpha
         self._gatherer = Gatherer(_key_of(key) if isinstance(key, mx.sym.Symbol) else key, kvstore)
         os.environ.setdefault('MXNET_UPDATE_ON_KVSTORE', '0')
-        # The node with the key: by Module, or by what FeedForward has instead.
+        # Centers and α of the node with the key: by Module, or by what FeedForward has instead.
         self._nodes: MutableMapping[Any, Any] = weakref.WeakKeyDictionary()
 
     @property
@@ -126,14 +126,15 @@ class CenterTrainer:
                 raise ValueError(f'the module must have one center loss with key={key!r}, found '
                                  f'{", ".join(loss.name for loss in nodes) or "none"}: give each '
                                  'a key and a CenterTrainer of its own')
-            self._nodes[holder], = nodes
+            node, = nodes
+            self._nodes[holder] = node.centers, Arguments.of_node(node.attributes).alpha
             if getattr(store, 'type', '').startswith('dist'):
                 self._gatherer.use(store)
         if not executors:
             raise ValueError('the module is not bound: call module.bind, or fit, before')
-        node, alpha = self._nodes[holder], self.alpha
-        self._gatherer.step([executor.aux_dict[node.centers] for executor in executors],
-                            Arguments.of_node(node.attributes).alpha if alpha is None else alpha)
+        centers, alpha = self._nodes[holder]
+        self._gatherer.step([executor.aux_dict[centers] for executor in executors],
+                            alpha if self.alpha is None else self.alpha)
 
 
 def _key_of(loss: mx.sym.Symbol) -> str:

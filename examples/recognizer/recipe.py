@@ -67,7 +67,8 @@ def rows(center_weights, classes, one, say):
             say(f'softmax only: whether center loss helps with {classes} classes can only be found '
                 'by a comparison')
         return [SOFTMAX] if one else [SOFTMAX, OF_FEW_CLASSES]
-    weights = sorted(set(center_weights or ([0.1] if one else [0, 0.1])))
+    usual = OF_MANY_CLASSES.center_weight
+    weights = sorted(set(center_weights or ([usual] if one else [0, usual])))
     result = [] if weights[0] else [SOFTMAX, Row(0., DECORRELATION)][:len(weights)]
     return result + [Row(weight, DECORRELATION) for weight in weights if weight]
 
@@ -87,15 +88,16 @@ def choose(figures, rows, classes):
     """
     best, usual = rows[0], OF_FEW_CLASSES if classes <= MANY else OF_MANY_CLASSES
     for row in rows[1:]:
+        if row.center_weight and classes < FEWEST_FOR_CENTER_LOSS:
+            continue
         eer, rank1 = ((figures[row][name], figures[best][name]) for name in ('eer', 'rank1'))
         better = eer[0].value < eer[1].value
         if row == usual:
             better &= np.mean(rank1[0].draws < rank1[1].draws) < LIKELY
         else:
             better &= rank1[0].value >= rank1[1].value
-        if row.center_weight:
-            better &= classes >= FEWEST_FOR_CENTER_LOSS and (
-                row == usual or np.mean(eer[0].draws < eer[1].draws) >= SURE)
+            if row.center_weight:
+                better &= np.mean(eer[0].draws < eer[1].draws) >= SURE
         best = row if better else best
     return best
 
