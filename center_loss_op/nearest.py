@@ -1,23 +1,22 @@
 """Classify features by the nearest center."""
 import math
-import numbers
 from typing import Any, Optional, Sequence, Tuple, Union
 
 import mxnet as mx
 import numpy as np
+from mxnet import sym
 
-from ._operator import arrays
-from ._operator.arguments import more_than_two_axes
+from ._operator.arguments import more_than_two_axes, number
 
 __all__ = ['nearest_center']
 
 # The most numbers of a temporary array.
 _BLOCK = 1 << 19
 
-Array = Union[mx.nd.NDArray, mx.sym.Symbol]
+Array = Union[mx.nd.NDArray, sym.Symbol]
 Two = Tuple[Any, Any]   # labels and distances
 # The types that MXNet makes after npx.set_np(): subclasses of the others, with other operators.
-_NUMPY = (mx.np.ndarray, mx.sym.numpy._Symbol)
+_NUMPY = (mx.np.ndarray, sym.numpy._Symbol)
 
 
 def nearest_center(embedding: Array, centers: Array, threshold: float = math.inf,
@@ -50,27 +49,24 @@ def nearest_center(embedding: Array, centers: Array, threshold: float = math.inf
 
     Notes
     -----
-    On a CPU, arrays are searched in blocks, and the label is right for every finite input. A graph
-    has one product of N · C in float64, and holds at most 2²⁴ centers.
+    Arrays are searched on the CPU, in blocks, and the label is right for every finite input. A
+    graph computes one product of N · C in float64, and holds at most 2²⁴ centers.
 
     Examples
     --------
     >>> embedding, scores = net(x)
     >>> label, distance = nearest_center(embedding, center_loss.centers.data(), threshold=2.5)
     """
-    if isinstance(threshold, bool) or not isinstance(threshold, numbers.Real):
-        raise TypeError(f'threshold must be a number >= 0, got {threshold!r}')
-    if not threshold >= 0:
-        raise ValueError(f'threshold must be a number >= 0, got {threshold!r}')
+    threshold = number('threshold', threshold, float, 'a number >= 0', lambda value: value >= 0)
     both = embedding, centers
     if not any(all(isinstance(array, kind) for array in both)
-               for kind in (mx.nd.NDArray, mx.sym.Symbol)):
+               for kind in (mx.nd.NDArray, sym.Symbol)):
         hint = ': give .data() of the parameter' if isinstance(centers, mx.gluon.Parameter) else ''
         raise TypeError('embedding and centers must both be NDArrays or both Symbols, got '
                         f'{type(embedding).__name__} and {type(centers).__name__}{hint}')
     inputs = [array.as_nd_ndarray() for array in both]
-    if isinstance(embedding, mx.sym.Symbol):
-        found = _by_product(mx.sym, *inputs, threshold, _numbers(exclude), 'float32')
+    if isinstance(embedding, sym.Symbol):
+        found = _by_product(*inputs, threshold, _numbers(exclude))
     else:
         found = _of_arrays(*inputs, threshold, exclude)
     if isinstance(embedding, _NUMPY):
@@ -113,14 +109,8 @@ def _of_arrays(embedding: Any, centers: Any, threshold: float, exclude: Any) -> 
     dtype = np.float64 if np.float64 in (embedding.dtype, centers.dtype) else np.float32
     if not len(embedding):  # MXNet's operators take an empty array only after npx.set_np()
         return tuple(mx.nd.empty((0,), context, kind) for kind in (np.int32, dtype))
-    embedding, centers = _plain(embedding), _plain(centers)
-    if not arrays.is_host_memory(context):
-        at_once = max(1, _BLOCK // len(centers))
-        parts = [_by_product(mx.nd, embedding[begin:begin + at_once], centers, threshold, exclude,
-                             dtype) for begin in range(0, len(embedding), at_once)]
-        return tuple(mx.nd.concat(*part, dim=0) for part in zip(*parts))
     with np.errstate(all='ignore'):
-        label, distance = _in_blocks(embedding.asnumpy(), centers, exclude)
+        label, distance = _in_blocks(_plain(embedding).asnumpy(), _plain(centers), exclude)
         label[~(distance < threshold)] = -1
         distance = distance.astype(dtype)
     return mx.nd.array(label, context, np.int32), mx.nd.array(distance, context, dtype)
@@ -133,29 +123,28 @@ def _plain(array: mx.nd.NDArray) -> mx.nd.NDArray:
     return array.astype(np.float64 if array.dtype == np.float64 else np.float32, copy=False)
 
 
-def _by_product(F: Any, embedding: Array, centers: Array, threshold: float, exclude: np.ndarray,
-                dtype: Any) -> Two:
+def _by_product(embedding: Any, centers: Any, threshold: float, exclude: np.ndarray) -> Two:
     """By ‖x − c‖² = ‖x‖² − 2 (x·c − ½‖c‖²) in float64, with operators that ONNX also has."""
-    embedding, centers = F.cast(embedding, 'float64'), F.cast(centers, 'float64')
-    number = F.contrib.arange_like(centers, axis=0)
-    counts = F.min((centers - centers) == 0, axis=1)  # 0 for a row with a NaN or infinity
+    embedding, centers = sym.cast(embedding, 'float64'), sym.cast(centers, 'float64')
+    numbers = sym.contrib.arange_like(centers, axis=0)
+    counts = sym.min((centers - centers) == 0, axis=1)  # 0 for a row with a NaN or infinity
     if len(exclude):
-        counts = _set_to_zero(F, counts, exclude)
+        counts = _set_to_zero(counts, exclude)
     # Replace excluded and non-finite centers by the first valid one.
-    row = counts * number + F.broadcast_mul(1 - counts, F.argmax(counts, axis=0))
-    centers = F.take(centers, row, axis=0)
-    scores = F.broadcast_sub(
-        F.dot(embedding, centers, transpose_b=True),
-        F.expand_dims(0.5 * F.sum(F.square(centers), axis=1), axis=0))
-    best = F.argmax(scores, axis=1)
-    difference = embedding - F.take(centers, best, axis=0)
-    distance = F.sqrt(F.sum(F.square(difference), axis=1))
-    known = F.cast(distance < threshold, 'int32') * F.cast(F.take(counts, F.take(row, best)),
-                                                           'int32')
-    return known * (F.cast(F.take(row, best), 'int32') + 1) - 1, F.cast(distance, dtype)
+    row = counts * numbers + sym.broadcast_mul(1 - counts, sym.argmax(counts, axis=0))
+    centers = sym.take(centers, row, axis=0)
+    scores = sym.broadcast_sub(
+        sym.dot(embedding, centers, transpose_b=True),
+        sym.expand_dims(0.5 * sym.sum(sym.square(centers), axis=1), axis=0))
+    best = sym.argmax(scores, axis=1)
+    difference = embedding - sym.take(centers, best, axis=0)
+    distance = sym.sqrt(sym.sum(sym.square(difference), axis=1))
+    best = sym.take(row, best)
+    known = sym.cast(distance < threshold, 'int32') * sym.cast(sym.take(counts, best), 'int32')
+    return known * (sym.cast(best, 'int32') + 1) - 1, sym.cast(distance, 'float32')
 
 
-def _set_to_zero(F: Any, counts: Array, exclude: np.ndarray) -> Array:
+def _set_to_zero(counts: Any, exclude: np.ndarray) -> Any:
     """`counts` with zeros at the places `exclude`, by the same few operators for any places.
 
     Cuts `counts` and zeros into runs of kept and of excluded classes, and joins the right ones.
@@ -164,11 +153,11 @@ def _set_to_zero(F: Any, counts: Array, exclude: np.ndarray) -> Array:
     excluded = np.zeros(max(exclude) + 2, bool)
     excluded[exclude] = True
     cuts = tuple((np.flatnonzero(excluded[1:] != excluded[:-1]) + 1).tolist())
-    longer = F.concat(counts, F.slice_axis(counts, axis=0, begin=0, end=1), dim=0)
-    kept, zeros = (F.split_v2(numbers, cuts) for numbers in (longer, F.zeros_like(longer)))
+    longer = sym.concat(counts, sym.slice_axis(counts, axis=0, begin=0, end=1), dim=0)
+    kept, zeros = (sym.split_v2(numbers, cuts) for numbers in (longer, sym.zeros_like(longer)))
     first = int(excluded[0])
     runs = [(zeros if (first + run) % 2 else kept)[run] for run in range(len(cuts) + 1)]
-    return F.slice_axis(F.concat(*runs, dim=0), axis=0, begin=0, end=-1)
+    return sym.slice_axis(sym.concat(*runs, dim=0), axis=0, begin=0, end=-1)
 
 
 def _in_blocks(embedding: np.ndarray, centers: mx.nd.NDArray, exclude: np.ndarray) -> Two:

@@ -17,7 +17,7 @@ import numpy as np
 
 __all__ = ['FORMULAS', 'Arguments', 'check_data_type', 'check_elements', 'check_shapes',
            'class_count', 'complete_docstring', 'explained', 'flag', 'more_than_two_axes',
-           'non_negative_int', 'non_negative_number', 'warn_once']
+           'non_negative_int', 'non_negative_number', 'number', 'warn_once']
 
 F = TypeVar('F', bound=Callable[..., Any])
 
@@ -48,23 +48,23 @@ def _must_be(wanted, name, value):
     return f'{name} must be {wanted}, got {value!r}'
 
 
-def _number(name, value, kind, wanted, good):
+def number(name, value, kind, wanted, good):
     """`value`, a number or its Text, as an int or a float for which `good` is true."""
     types = (Text, numbers.Integral if kind is int else numbers.Real)
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, types):
         raise TypeError(_must_be(wanted, name, value))
     try:
-        number = kind(value)
+        result = kind(value)
     except (ValueError, OverflowError):  # a text without a number; a number beyond every float
-        number = math.nan
-    if not good(number):
+        result = math.nan
+    if not good(result):
         raise ValueError(_must_be(wanted, name, value))
-    return number
+    return result
 
 
 def class_count(name, value):
     """`value` as an int > 0 that an array has room for."""
-    count = _number(name, value, int, 'a positive integer', lambda number: number > 0)
+    count = number(name, value, int, 'a positive integer', lambda number: number > 0)
     if count > _MAX_ELEMENTS:
         raise ValueError(f'{name} must be at most {_MAX_ELEMENTS}, as many elements as an MXNet '
                          f'array can have, got {value!r}')
@@ -73,16 +73,16 @@ def class_count(name, value):
 
 def non_negative_int(name, value):
     """`value` as an int >= 0."""
-    return _number(name, value, int, 'an integer >= 0', lambda number: number >= 0)
+    return number(name, value, int, 'an integer >= 0', lambda number: number >= 0)
 
 
 def _finite_number(name, value):
-    return _number(name, value, float, 'a finite number', math.isfinite)
+    return number(name, value, float, 'a finite number', math.isfinite)
 
 
 def non_negative_number(name, value):
     """`value` as a finite float >= 0."""
-    return _number(name, value, float, 'a finite number >= 0',
+    return number(name, value, float, 'a finite number >= 0',
                    lambda number: math.isfinite(number) and number >= 0)
 
 
