@@ -5,7 +5,7 @@ from typing import Any, Collection, Dict, Optional, Union
 
 import mxnet as mx
 import numpy as np
-from mxnet.gluon.loss import Loss, _apply_weighting
+from mxnet.gluon.loss import Loss
 from mxnet.util import is_np_array
 
 from ._mxnet.centers import Centers, blocks_being_traced
@@ -40,9 +40,9 @@ def _check_array(name: str, array: Any) -> None:
 
 
 def _check_initializer(value: Any) -> None:
-    """TypeError or ValueError if MXNet can make no initializer of `value`."""
     try:
-        mx.init.create(value)
+        if value is not None:
+            mx.init.create(value)
     except Exception as error:  # whatever the constructor of a registered one raises, too
         kind = ValueError if isinstance(value, (str, dict)) else TypeError
         names = ', '.join(mx.registry.get_registry(mx.init.Initializer))
@@ -53,9 +53,10 @@ def _check_initializer(value: Any) -> None:
 class CenterLoss(Loss):
     """Center loss of Wen et al., ECCV 2016 (equations 2, 4 and 5), one number per sample.
 
-    Call it with features, (N, d), labels, (N,) or (N, 1), and, if you like, a weight per sample.
-    It returns λ · 'none' of these formulas, (N,), in the dtype of the features. Its backward pass
-    moves the centers, so call it once per backward pass, on all views and parts of a batch.
+    Call it with features, (N, d), labels, (N,) or (N, 1), and optionally a weight per sample. It
+    returns one loss per sample, (N,): λ times 'none' below, in the dtype of the features. Its
+    backward pass moves the centers. Call it once per backward pass, on the concatenation of all
+    views and parts.
 
 %(formulas)s
 
@@ -77,7 +78,7 @@ class CenterLoss(Loss):
     Raises
     ------
     TypeError, ValueError
-        At once, for a wrong argument or array. A bad label raises MXNetError in a later read.
+        At once, for a wrong argument or array. A bad label raises MXNetError when a result is read.
 
     Examples
     --------
@@ -100,13 +101,12 @@ class CenterLoss(Loss):
             num_class=arguments.class_count('classes', classes), alpha=alpha, reduction='none',
             use_ignore=use_ignore, ignore_label=ignore_label, need_top_grad=True,
             scale_output=True)
-        if center_initializer is not None:
-            _check_initializer(center_initializer)
+        _check_initializer(center_initializer)
         in_units = arguments.non_negative_int('in_units', in_units)
         arguments.check_elements(given.num_class, in_units)
-        # `alpha` also where it is the default, for the property.
+        # `alpha` also if it is the default, for the property.
         self._attributes = {**dict(given.items()), 'alpha': given.alpha,
-                            'scale': 1 if self._weight is None else self._weight}
+                            'scale': 1 if weight is None else self._weight}
         # The blocks around this one whose graphs hold its arguments.
         self._parents: Collection[mx.gluon.Block] = ()
         description = {'shape': (given.num_class, in_units), 'init': center_initializer,
@@ -144,7 +144,7 @@ class CenterLoss(Loss):
             self._parents = weakref.WeakSet((*self._parents, *blocks_being_traced()))
         else:
             self._check(*inputs)
-            inputs[1] = label.detach()  # a new handle, for the same reason as that of the centers
+            inputs[1] = label.detach()  # a new handle, as Centers.data() returns
             if sample_weight is not None and embedding.dtype != BFLOAT16:
                 inputs[2] = sample_weight.astype(embedding.dtype, copy=False)
         if self._cached_graph and len(self._in_format) != len(inputs):
@@ -181,23 +181,18 @@ class CenterLoss(Loss):
     def hybrid_forward(self, F: Any, embedding: Array, label: Array,
                        sample_weight: Optional[Array] = None,
                        center_bias: Optional[Array] = None) -> Array:
-        inputs = [embedding, label, center_bias]
-        if is_np_array():  # mx.npx has no custom operators; this is the same array
-            inputs = [array.as_nd_ndarray() for array in inputs]
+        # mx.npx has no custom operators; these are the same arrays.
+        inputs = [array.as_nd_ndarray() for array in (embedding, label, center_bias)]
         loss = F.Custom(*inputs, op_type=OP_TYPE, name='fwd', **self._attributes)
-        if is_np_array():
-            loss, F = loss.as_np_ndarray(), F.npx
         if sample_weight is not None:
-            sample_weight = F.reshape_like(sample_weight, loss)
-        return _apply_weighting(F, loss, None, sample_weight)
+            loss = loss * F.reshape_like(sample_weight.as_nd_ndarray(), loss)
+        return loss.as_np_ndarray() if is_np_array() else loss
 
     def update(self, embedding: mx.nd.NDArray, label: mx.nd.NDArray) -> None:
         """Move the centers by equation 4, without a loss: for features without a backward pass.
 
-        Parameters
-        ----------
-        embedding, label : NDArray
-            As for a call. With a :class:`CenterTrainer`, its next step moves the centers.
+        `embedding` and `label` are those of a call. If the loss has a :class:`CenterTrainer`, the
+        next step of the trainer moves the centers.
         """
         self._check(embedding, label)
         embedding = embedding.detach()
@@ -208,10 +203,10 @@ class CenterLoss(Loss):
 
     @property
     def centers(self) -> mx.gluon.Parameter:
-        """The centers, (C, d), an auxiliary state: no gradient, no optimizer.
+        """The centers, (C, d): an auxiliary state, without gradient and optimizer.
 
-        After `backward()`, `centers.data()` returns the moved centers; while recording, a copy of
-        those before the step. The parameter in `collect_params()` makes no copies.
+        After `backward()`, `centers.data()` returns the moved centers. While recording, it returns
+        a copy of those before the step; the parameter in `collect_params()` makes no copies.
         """
         return self.center_bias.as_read
 
@@ -239,7 +234,7 @@ arguments.complete_docstring(CenterLoss, CenterLoss.__init__, classes='num_class
 
 
 class DecorrelationLoss(Loss):
-    r"""DeCov of Cogswell et al., ICLR 2016, over d: a companion of center loss.
+    r"""DeCov of Cogswell et al., ICLR 2016, divided by d: a companion of center loss.
 
     .. math::
 
@@ -247,10 +242,10 @@ class DecorrelationLoss(Loss):
         C = \frac{1}{N} \sum_i (x_i - \bar x)(x_i - \bar x)^T
 
     It keeps features from becoming redundant (docs/results.md). Call it with features, (N, d). It
-    returns weight · P for each sample, (N,), in the dtype of the features, from the samples of one
-    device, ignored ones included. Normalize them by ``BatchNorm(scale=False, center=False)``: with
-    a learned scale, the network can lower the loss by making all features smaller. In a hybridized
-    parent, cast features of float16 to float32.
+    returns weight · P for each sample, (N,), in the dtype of the features. P is that of all samples
+    of one device, ignored ones included. Normalize the features by ``BatchNorm(scale=False,
+    center=False)``: with a learned scale, the network can lower the loss by making all features
+    smaller. In a hybridized parent, cast features of float16 to float32.
 
     Parameters
     ----------
@@ -291,16 +286,16 @@ class DecorrelationLoss(Loss):
             raise ValueError(f'embedding must be (N, d), got shape {embedding.shape}'
                              f'{arguments.more_than_two_axes("embedding", embedding.shape)}')
         arguments.check_data_type('embedding', np.dtype(embedding.dtype))
-        if embedding.dtype != np.float16:
-            return super().forward(embedding)
-        # float16 has too few digits for a covariance, and no product of matrices on a CPU.
-        return super().forward(embedding.astype('float32')).astype('float16')
+        if embedding.dtype == np.float16:
+            # It has too few digits for a covariance, and no product of matrices on a CPU.
+            return super().forward(embedding.astype('float32')).astype('float16')
+        return super().forward(embedding)
 
     def hybrid_forward(self, F: Any, embedding: Array) -> Array:
-        if not is_np_array():
-            return _apply_weighting(F, decorrelation(F, embedding).reshape((-1,)), self._weight)
-        loss = decorrelation(F, embedding.as_nd_ndarray()).reshape((-1,)).as_np_ndarray()
-        return _apply_weighting(F, loss, self._weight)
+        loss = decorrelation(F, embedding.as_nd_ndarray()).reshape((-1,))
+        if self._weight is not None:
+            loss = loss * self._weight
+        return loss.as_np_ndarray() if is_np_array() else loss
 
 
 class CenterTrainer:
@@ -322,7 +317,7 @@ class CenterTrainer:
     ------
     TypeError, ValueError
         `center_loss` is not a CenterLoss, `kvstore` is neither a store nor a type that MXNet knows,
-        or the store is asynchronous. MXNet allows one distributed store: pass it, not its name.
+        or it is asynchronous, or the name of a distributed store: pass the store itself.
 
     Examples
     --------
