@@ -10,7 +10,7 @@ import numbers
 import textwrap
 import warnings
 from dataclasses import MISSING, dataclass, field, fields
-from functools import lru_cache, wraps
+from functools import lru_cache, partial, wraps
 from typing import Any, Callable, Collection, Dict, Optional, TypeVar, cast
 
 import numpy as np
@@ -62,39 +62,29 @@ def number(name, value, kind, wanted, good):
     return result
 
 
+non_negative_int = partial(number, kind=int, wanted='an integer >= 0', good=lambda n: n >= 0)
+non_negative_number = partial(number, kind=float, wanted='a finite number >= 0',
+                              good=lambda n: 0 <= n < math.inf)
+_finite_number = partial(number, kind=float, wanted='a finite number', good=math.isfinite)
+
+
 def class_count(name, value):
-    """`value` as an int > 0 that an array has room for."""
-    count = number(name, value, int, 'a positive integer', lambda number: number > 0)
+    count = number(name, value, int, 'a positive integer', lambda n: n > 0)
     if count > _MAX_ELEMENTS:
         raise ValueError(f'{name} must be at most {_MAX_ELEMENTS}, as many elements as an MXNet '
                          f'array can have, got {value!r}')
     return count
 
 
-def non_negative_int(name, value):
-    """`value` as an int >= 0."""
-    return number(name, value, int, 'an integer >= 0', lambda number: number >= 0)
-
-
-def _finite_number(name, value):
-    return number(name, value, float, 'a finite number', math.isfinite)
-
-
-def non_negative_number(name, value):
-    """`value` as a finite float >= 0."""
-    return number(name, value, float, 'a finite number >= 0',
-                   lambda number: math.isfinite(number) and number >= 0)
-
-
 def flag(name, value):
     """`value` as a bool, from a bool or a Text that MXNet's own operators take for one."""
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
-    text = {'True': True, 'true': True, '1': True, 'False': False, 'false': False, '0': False}
-    if isinstance(value, Text) and value in text:
-        return text[value]
-    kind = ValueError if isinstance(value, Text) else TypeError
-    raise kind(_must_be('True or False', name, value))
+    if not isinstance(value, Text):
+        raise TypeError(_must_be('True or False', name, value))
+    if value not in ('True', 'true', '1', 'False', 'false', '0'):
+        raise ValueError(_must_be('True or False', name, value))
+    return value in ('True', 'true', '1')
 
 
 def _string(name, value, wanted='a string'):
@@ -164,11 +154,8 @@ class Arguments:
 
     @classmethod
     def of_node(cls, attributes):
-        """The arguments of a node of a graph, whose attributes are text.
-
-        Attributes such as ``__ctx_group__`` belong to MXNet and may be on any node. An argument
-        that is missing or unknown is a TypeError.
-        """
+        """The arguments of a node of a graph, whose attributes are text."""
+        # Attributes such as __ctx_group__ belong to MXNet and may be on any node.
         return _of_node(tuple(item for item in attributes.items()
                               if not item[0].startswith('__')))
 
@@ -202,8 +189,8 @@ def _of_node(attributes):
 def complete_docstring(documented, function=None, **renamed):
     """Put the texts of this module into the docstring of `documented`.
 
-    %(formulas)s stands for the formulas, %(name)s for the numpydoc entry of a parameter that is an
-    argument, %(arguments)s for all such entries. Names and defaults are those of the parameters of
+    %(formulas)s stands for the formulas, %(name)s for the entry of a parameter that is an argument,
+    %(arguments)s for all such entries. Names and defaults are those of the parameters of
     `function`, or of `documented`; ``parameter='argument'`` if their names differ.
     """
     if not documented.__doc__:  # python -OO
@@ -225,10 +212,7 @@ def complete_docstring(documented, function=None, **renamed):
         'formulas': '\n'.join(f'    - {what}: {formula}' for what, formula in FORMULAS.items())}
 
 
-# -- names that users of other losses write
-
-
-# Each line has our names first: of the operator and the graph, and of Gluon.
+# -- names that users of other losses write: behind ours, of the operator and the graph, and of Gluon
 _MEANT = (
     ('num_class', 'classes', 'num_classes', 'n_classes', 'nclass', 'num_cls', 'class_num',
      'nrof_classes'),
@@ -263,10 +247,7 @@ def unknown_argument(name: str, allowed: Collection[str]) -> TypeError:
 
 
 def explained(function: F) -> F:
-    """Decorate a function: an error about a name, or a place, of an argument says what is right.
-
-    Python's own error comes before the body of the function, and does not know what was meant.
-    """
+    """Decorate a function: an error about a name, or a place, of an argument says what is right."""
     parameters = inspect.signature(function).parameters.values()
     places = [each.name for each in parameters if each.kind == each.POSITIONAL_OR_KEYWORD]
     by_name = [each.name for each in parameters if each.kind == each.KEYWORD_ONLY]

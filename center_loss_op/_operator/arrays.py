@@ -27,7 +27,6 @@ def _address(array):
 
 
 def is_host_memory(context):
-    """Whether NumPy can read and write arrays on `context`."""
     return context.device_type.startswith('cpu')
 
 
@@ -55,11 +54,7 @@ def _store(target, req, values, factor):
 
 
 class View:
-    """The memory of an NDArray on a CPU.
-
-    It makes a NumPy array only if MXNet hands over other memory than the last time, which it does
-    not for a bound executor.
-    """
+    """The memory of an NDArray on a CPU."""
     __slots__ = ('address', '_array', '_bytes', '_dtype', '_shape')
 
     def __init__(self, shape, dtype):
@@ -70,17 +65,15 @@ class View:
 
     def __call__(self, array):
         address = _address(array)
-        if address != self.address:
+        if address != self.address:     # it stays the same for a bound executor
             self._array = np.ndarray(self._shape, self._dtype, self._bytes.from_address(address))
             self.address = address
         return self
 
     def read(self):
-        """All numbers."""
         return self._array
 
     def clear(self):
-        """Set all numbers to 0."""
         self._array[...] = 0
 
     def store(self, req, values, factor):
@@ -98,9 +91,7 @@ class View:
 
 
 class Copy:
-    """An NDArray on another device, with the methods of a View: what they read and write is copied
-    through NumPy arrays.
-    """
+    """An NDArray on another device, with the methods of a View, which copy."""
     __slots__ = ('_array',)
 
     def __init__(self, array):

@@ -1,19 +1,11 @@
-"""Decorrelation: keeps center loss from folding the features into a few directions.
-
-Center loss can make features redundant, above all next to batch normalization, which fixes the size
-of each feature. Classes that are not in the training set differ in the directions that get lost.
-"""
+"""Decorrelation: keeps center loss from making features redundant (docs/results.md)."""
 import mxnet as mx
 
 __all__ = ['decorrelation']
 
 
 def decorrelation(F, embedding):
-    """How much the features of a batch, (N, d), repeat each other: P, once per sample, (N, 1).
-
-    P = 1/(2d) · Σ_{j≠k} C_jk², where C = 1/N · Σ_i q_i q_iᵀ is the covariance of the batch, and
-    q_i = x_i − mean(x): DeCov of Cogswell et al., "Reducing Overfitting in Deep Networks by
-    Decorrelating Representations", ICLR 2016, divided by d. `F` is mxnet.ndarray or mxnet.symbol.
+    """P of :class:`center_loss_op.gluon.DecorrelationLoss` for features, (N, d), as (N, 1).
 
     One value per sample, as other losses have, so that weights mean the same. All intermediate
     values have two axes as well, because mx.viz.print_summary fails on one.

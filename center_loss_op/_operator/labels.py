@@ -1,7 +1,4 @@
-"""Checks the labels of a batch.
-
-Labels are few (N numbers), so NumPy checks them, on whatever device the features are.
-"""
+"""Checks the labels of a batch: with NumPy, on whatever device the features are."""
 import numpy as np
 
 __all__ = ['Batch', 'LabelError', 'largest_exact']
@@ -37,17 +34,11 @@ class Batch:
 
     A label is a whole number from 0 to num_class − 1 or, with `use_ignore`, `ignore_label`; else a
     LabelError names the first that is not.
-
-    Attributes
-    ----------
-    classes : numpy.ndarray of intp, shape (N,)
-        The class of each sample; 0 for one that does not count.
-    ignored : numpy.ndarray of bool, shape (N,), or None
-        Which samples do not count; None if all do.
-    count : int
-        M, the number of samples that count.
     """
-    __slots__ = ('classes', 'ignored', 'count')
+    __slots__ = (
+        'classes',  # the class of each sample, (N,), intp; 0 for one that does not count
+        'ignored',  # which samples do not count, (N,), bool; None if all do
+        'count')    # M, the number of samples that count
 
     def __init__(self, labels, num_class, ignore_label=None, use_ignore=True):
         labels = _plain(labels).reshape(-1)
@@ -86,6 +77,6 @@ class Batch:
 
     def counted(self, finite=None):
         """The positions of the samples that count, and are `finite`; None for all."""
-        if self.ignored is None:
-            return None if finite is None else finite.nonzero()[0]
-        return (~self.ignored if finite is None else finite & ~self.ignored).nonzero()[0]
+        if self.ignored is not None:
+            finite = ~self.ignored if finite is None else finite & ~self.ignored
+        return None if finite is None else finite.nonzero()[0]
