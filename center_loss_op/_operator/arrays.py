@@ -55,7 +55,6 @@ def _store(target, req, values, factor):
 
 class View:
     """The memory of an NDArray on a CPU."""
-    __slots__ = ('address', '_array', '_bytes', '_dtype', '_shape')
 
     def __init__(self, shape, dtype):
         self._shape, self._dtype = tuple(shape), np.dtype(dtype)
@@ -92,7 +91,6 @@ class View:
 
 class Copy:
     """An NDArray on another device, with the methods of a View, which copy."""
-    __slots__ = ('_array',)
 
     def __init__(self, array):
         self._array = array

@@ -35,16 +35,14 @@ class Batch:
     A label is a whole number from 0 to num_class − 1 or, with `use_ignore`, `ignore_label`; else a
     LabelError names the first that is not.
     """
-    __slots__ = (
-        'classes',  # the class of each sample, (N,), intp; 0 for one that does not count
-        'ignored',  # which samples do not count, (N,), bool; None if all do
-        'count')    # M, the number of samples that count
 
-    def __init__(self, labels, num_class, ignore_label=None, use_ignore=True):
+    def __init__(self, labels, num_class, use_ignore=False, ignore_label=-1):
         labels = _plain(labels).reshape(-1)
+        # The class of each sample, (N,); 0 for one that does not count.
         self.classes = classes = labels.astype(np.intp)
-        self.ignored, self.count = None, labels.size
-        if use_ignore and ignore_label is not None:
+        self.ignored = None             # which samples do not count, (N,); None if all do
+        self.count = labels.size        # M, how many count
+        if use_ignore:
             ignored = labels == ignore_label
             if ignored.any():
                 if labels.dtype.kind == 'f':
@@ -60,20 +58,15 @@ class Batch:
         if self.ignored is not None:
             good |= self.ignored
         if not good.all():
-            self._complain(labels, good, num_class, ignore_label, use_ignore)
-
-    @staticmethod
-    def _complain(labels, good, num_class, ignore_label, use_ignore):
-        first = int(np.argmin(good))
-        allowed = f'a whole number from 0 to {num_class - 1} ({num_class} classes)'
-        hint = ''
-        if ignore_label is not None and use_ignore:
-            allowed += f', or ignore_label={ignore_label:g}'
-        elif labels[first] == ignore_label:
-            hint = '. To leave samples of this label out, set use_ignore=True'
-        raise LabelError(f'label[{first}] is {labels[first]!s}, but a label must be {allowed}; '
-                         f'{np.count_nonzero(~good)} of the {good.size} labels of this batch are '
-                         f'not{hint}')
+            first, hint = int(np.argmin(good)), ''
+            allowed = f'a whole number from 0 to {num_class - 1} ({num_class} classes)'
+            if use_ignore:
+                allowed += f', or ignore_label={ignore_label:g}'
+            elif labels[first] == ignore_label:
+                hint = '. To leave samples of this label out, set use_ignore=True'
+            raise LabelError(f'label[{first}] is {labels[first]!s}, but a label must be {allowed}; '
+                             f'{np.count_nonzero(~good)} of the {good.size} labels of this batch '
+                             f'are not{hint}')
 
     def counted(self, finite=None):
         """The positions of the samples that count, and are `finite`; None for all."""

@@ -1,8 +1,7 @@
-"""The step in C, which never enters Python: whether it runs is decided here.
+"""Whether a step runs in C: if the library in `csrc` was built, whose callbacks MXNet then calls.
 
-If the library in `csrc` was built, MXNet calls its callbacks, and they call Python's for rare and
-for wrong cases. If it was not, or with ``CENTER_LOSS_NATIVE=0`` in the environment, MXNet calls
-Python's. ``CENTER_LOSS_NATIVE=FILE`` loads another library, for example one with a sanitizer.
+``CENTER_LOSS_NATIVE=0`` in the environment switches it off, ``CENTER_LOSS_NATIVE=FILE`` loads
+another library, for example one with a sanitizer.
 """
 import atexit
 import ctypes
@@ -37,14 +36,9 @@ def _load():
         loaded = ctypes.CDLL(files[0])
     except OSError as error:
         return None, str(error)
-    # The number is raised with each change of what the library and this module call of each other.
-    if not hasattr(loaded, 'center_loss_interface_3'):
+    if not hasattr(loaded, 'center_loss_init_4'):
         return None, f'{files[0]} is of another version: install again'
     return loaded, None
-
-
-_Told = ctypes.CFUNCTYPE(None)
-_ToldOfLabels = ctypes.CFUNCTYPE(None, ctypes.c_void_p, *[ctypes.c_int] * 4, ctypes.c_double)
 
 
 def register(op_type, creator, use, bad_label, *warnings):
@@ -53,11 +47,13 @@ def register(op_type, creator, use, bad_label, *warnings):
     `creator`, a ctypes function, makes Python's callbacks for a node. C calls the others: `use`
     when it makes a node, `bad_label` with the labels of a batch, `warnings` as in step.h.
     """
-    callbacks = [creator, _Told(use), _ToldOfLabels(bad_label), *map(_Told, warnings)]
+    told = ctypes.CFUNCTYPE(None)
+    told_of_labels = ctypes.CFUNCTYPE(None, ctypes.c_void_p, *[ctypes.c_int] * 4, ctypes.c_double)
+    callbacks = [creator, told(use), told_of_labels(bad_label), *map(told, warnings)]
     _state.callbacks += callbacks
     _state.library, _state.why_not = _load()
     if _state.library is not None:
-        _state.library.center_loss_init(_LIB.MXNDArrayGetData, _LIB.MXNDArrayFree, *callbacks)
+        _state.library.center_loss_init_4(_LIB.MXNDArrayGetData, _LIB.MXNDArrayFree, *callbacks)
         atexit.register(_state.library.center_loss_be_silent)
         _switch(True)
         creator = _state.library.center_loss_creator
@@ -65,8 +61,9 @@ def register(op_type, creator, use, bad_label, *warnings):
 
 
 def _switch(on):
-    _state.enabled = on
-    _state.library.center_loss_enable(on)
+    if _state.library is not None:
+        _state.enabled = on
+        _state.library.center_loss_enable(on)
 
 
 def library():
@@ -75,7 +72,7 @@ def library():
 
 
 def running():
-    """Whether the usual step of a node that is made now runs natively."""
+    """Whether the usual step of a node that is made now runs in C."""
     return _state.enabled
 
 
@@ -88,12 +85,10 @@ def which():
 
 @contextmanager
 def switched(on):
-    """Nodes made in this context run natively, or in Python: for tests and benchmarks."""
+    """Nodes made in this context run in C, if it is there, or in Python: for tests, benchmarks."""
     before = _state.enabled
-    if on != before:
-        _switch(on)
+    _switch(on)
     try:
         yield
     finally:
-        if on != before:
-            _switch(before)
+        _switch(before)

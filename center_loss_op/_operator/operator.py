@@ -12,14 +12,7 @@ from mxnet.ndarray.ndarray import _DTYPE_MX_TO_NP
 
 from .._mxnet.graph import OP_TYPE
 from .._mxnet.interrupts import defer_sigint
-from . import arrays, native
-from .arguments import (
-    Arguments,
-    check_data_type,
-    check_elements,
-    check_shapes,
-    complete_docstring,
-)
+from . import arguments, arrays, native
 from .labels import Batch, LabelError, largest_exact
 from .step import Step, warn_overlapping, warn_without_backward
 
@@ -40,13 +33,13 @@ def _logged(callback):
     return logging_callback
 
 
-def _report_bad_label(labels, number, samples, num_class, use_ignore, ignore_label):
+def _report_bad_label(labels, number, samples, *arguments):
     """Report what is wrong with labels that C refused, of the type that has MXNet's `number`."""
     dtype = np.dtype(_DTYPE_MX_TO_NP[number])
     memory = (ctypes.c_char * (samples * dtype.itemsize)).from_address(labels)
     try:
         with np.errstate(all='ignore'):
-            _logged(Batch)(np.frombuffer(memory, dtype), num_class, ignore_label, use_ignore)
+            _logged(Batch)(np.frombuffer(memory, dtype), *arguments)
     except LabelError:
         print('Error in CustomOp: ' + traceback.format_exc())  # as MXNet prints what it catches
 
@@ -54,17 +47,16 @@ def _report_bad_label(labels, number, samples, num_class, use_ignore, ignore_lab
 class CenterLossOp(mx.operator.CustomOp):
     """The operator on one context, for one set of shapes: see :class:`CenterLossProp`."""
 
-    def __init__(self, arguments, context, shapes, dtypes):
+    def __init__(self, given, context, shapes, dtypes):
         super().__init__()
-        self.step = Step(arguments, context)
+        self.step = Step(given, context)
         (data, label, centers), (data_type, label_type, centers_type) = shapes, dtypes
-        out = (1,) if arguments.reduction != 'none' else data[:1]
+        out = (1,) if given.reduction != 'none' else data[:1]
         self.data = arrays.access(context, data, data_type)
         self.label = arrays.access(context, label, label_type)
         self.grad = arrays.access(context, data, data_type)
         self.centers = arrays.access(context, centers, centers_type)
-        self.out = arrays.access(context, out,
-                                 data_type if arguments.scale_output else centers_type)
+        self.out = arrays.access(context, out, data_type if given.scale_output else centers_type)
 
     @_logged
     def forward(self, is_train, req, in_data, out_data, aux):
@@ -88,8 +80,8 @@ class CenterLossProp(mx.operator.CustomOpProp):
 
 %(formulas)s
 
-    M samples count, n_j of them of class j. The gradient is multiplied by the head gradient with
-    `need_top_grad`. The backward pass of a training forward moves the centers, once.
+    M samples count, n_j of them of class j. With `need_top_grad`, the gradient is multiplied by the
+    head gradient. The backward pass of a training forward moves the centers, once.
 
     Arguments (as attributes of the node)
     -------------------------------------
@@ -107,7 +99,7 @@ class CenterLossProp(mx.operator.CustomOpProp):
         defer_sigint()
         self.error = None
         try:
-            self.arguments = Arguments.of_node(kwargs)
+            self.arguments = arguments.Arguments.of_node(kwargs)
         except (TypeError, ValueError) as error:
             self.error = error
         super().__init__(need_top_grad=self.error is None and self.arguments.need_top_grad)
@@ -130,10 +122,10 @@ class CenterLossProp(mx.operator.CustomOpProp):
         # is the shape of a scalar.
         data, label = in_shape[0] or [-1, -1], in_shape[1] or [-1]
         num_class, reduction = self.arguments.num_class, self.arguments.reduction
-        check_shapes('data', tuple(data), tuple(label), num_class)
+        arguments.check_shapes('data', tuple(data), tuple(label), num_class)
         batch, features = max(data[0], label[0]), data[1]
         label = [batch, 1][:len(label)]
-        check_elements(num_class, features)
+        arguments.check_elements(num_class, features)
         out = (1,) if reduction != 'none' else (batch,)
         return [[batch, features], label], [out], [(num_class, features)]
 
@@ -141,7 +133,7 @@ class CenterLossProp(mx.operator.CustomOpProp):
     def infer_type(self, in_type):
         data, label = in_type
         if data is not None:
-            check_data_type('data', data)
+            arguments.check_data_type('data', data)
         if label is None and data is np.float32:
             label = data
         # For other features the type of the label stays unknown, because a SoftmaxOutput of the
@@ -161,7 +153,7 @@ class CenterLossProp(mx.operator.CustomOpProp):
                           [_DTYPE_MX_TO_NP[dtype] for dtype in in_dtypes])
 
 
-complete_docstring(CenterLossProp, Arguments)
+arguments.complete_docstring(CenterLossProp, arguments.Arguments)
 
 
 def _dense(handle, writable=True, stype=None):
@@ -171,9 +163,8 @@ def _dense(handle, writable=True, stype=None):
 class _Held(dict):
     """What MXNet's Python layer holds until MXNet frees it, by number.
 
-    The layer ties each operator into a reference cycle, so only Python's cyclic collector frees it,
-    and that counts objects without knowing their size. In imperative training, hundreds of dead
-    operators, each with N · d numbers, would wait for a collection.
+    The layer ties each operator into a reference cycle. In imperative training, hundreds of dead
+    operators, each with N · d numbers, would wait for Python's cyclic collector.
     """
 
     def __delitem__(self, number):
@@ -186,9 +177,8 @@ def install():
     """Register the operator with MXNet; its callbacks get plain NDArrays.
 
     MXNet keeps one list per process of the arrays that a backward pass reads: that of the operator
-    made last. If another operator reads the gradient of its output and this one does not, MXNet
-    asks for the storage type of an array that does not exist, and fails. All arrays of this
-    operator are dense, so its callbacks need not ask.
+    made last. By that of another operator, it can ask for the storage type of an array that does
+    not exist, and fails. All arrays of this operator are dense, so its callbacks do not ask.
     """
     creators: list = []
     library = SimpleNamespace(

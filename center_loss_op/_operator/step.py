@@ -1,9 +1,8 @@
-"""Equations 2, 4 and 5 of the paper, in NumPy.
+"""Equations 2, 4 and 5 of the paper, in NumPy; csrc/step.c is the same in C, for the usual cases.
 
-csrc/step.c is the same in C, for the usual cases on the CPU; tests hold the two together by random
-sequences of steps. In the shapes, N is the number of samples, d the number of features, C the
-number of classes, U the number of classes in a batch. All numbers are in the type of the centers:
-float64 for float64 features, else float32.
+In the shapes, N is the number of samples, d the number of features, C the number of classes, U the
+number of classes in a batch. All numbers are in the type of the centers: float64 for float64
+features, else float32.
 """
 import logging
 import math
@@ -24,10 +23,9 @@ logger = logging.getLogger('center_loss_op')
 # freed with it. Stays when this module is executed again.
 RECORDED = globals().get('RECORDED', weakref.WeakValueDictionary())
 
-# After so many training forwards in a row without a backward pass, warn: centers stand still.
+# After so many training forwards in a row without a backward pass, warn.
 MANY_WITHOUT_BACKWARD = 10
-# After so many updates in a row that came after another update since their forward pass, warn: each
-# call of the loss before one backward pass moves the centers by a whole step.
+# After so many updates in a row that came after another update since their forward pass, warn.
 MANY_OVERLAPPING = 10
 
 # Up to this many numbers, np.add.reduceat (3 ns per number) is faster than sums by pairs.
@@ -37,7 +35,6 @@ _LARGE = 1e12
 
 
 def warn_without_backward():
-    """Log that training forwards have no backward pass."""
     logger.warning(
         '%d training forward passes of a center loss in a row had no backward pass, so its centers '
         'stand still. Either its features need no gradient (a frozen network, stored features, '
@@ -49,7 +46,6 @@ def warn_without_backward():
 
 
 def warn_overlapping():
-    """Log that a loss is called several times before one backward pass."""
     logger.warning(
         '%d updates of centers in a row came after another update since their forward pass: a '
         'center loss is called several times before one backward pass (views, parts, frames, '
@@ -60,13 +56,7 @@ def warn_overlapping():
 
 
 class _InARow:
-    """Counts passes in a row of some arguments and centers, and warns once.
-
-    One count for all centers would not do: a loss that trains well would reset it for one whose
-    centers stand still. Another loss may get the memory of centers that were freed; the arguments
-    tell most of them apart. It keeps the counts of the last so many.
-    """
-    KEPT = 64
+    """Counts passes in a row, and warns once: by centers, as the struct History of csrc/step.c."""
 
     def __init__(self, many, warn):
         self._many, self._warn = many, warn
@@ -74,7 +64,7 @@ class _InARow:
 
     def count(self, *centers):
         self._counts[centers] = count = self._counts.get(centers, 0) + 1
-        if len(self._counts) > self.KEPT:
+        if len(self._counts) > 64:      # then forget the oldest
             del self._counts[next(iter(self._counts))]
         if count == self._many:
             self._warn()
@@ -106,9 +96,8 @@ def finite_rows(data, total):
 
 
 def by_class(batch, finite):
-    """The samples that count, and are `finite`: class by class, each in the order of the batch.
-
-    Their positions; their classes, ascending, (U,); how many are of each class, n_j, (U,).
+    """The positions of the samples that count, and are `finite`: class by class, each in the order
+    of the batch. Their classes, ascending, (U,). How many are of each class, n_j, (U,).
     """
     counted = batch.counted(finite)
     classes = batch.classes if counted is None else batch.classes[counted]
@@ -141,8 +130,7 @@ def sum_by_class(rows, order, counts):
 def move(centers, difference, batch, finite, alpha):
     """Equation 4: c_j ← c_j + α Σ_{i: y_i=j} (x_i − c_j) / (1 + n_j).
 
-    A center whose new value is not finite stays. `finite` tells which samples hold finite features
-    only; None for all that `batch` counts.
+    A center whose new value is not finite stays. `finite` is that of `finite_rows`.
     """
     order, classes, counts = by_class(batch, finite)
     if not classes.size:
@@ -173,9 +161,6 @@ class Step:
     and moves no center. Arrays are Views or Copies; `req` says how to store a result: 'null',
     'write', 'inplace' or 'add'. A LabelError comes before anything is written.
     """
-    __slots__ = ('address', 'arguments', 'batch', 'context', 'difference', 'finite', 'pending',
-                 'samples', '__weakref__')
-
     def __init__(self, arguments, context):
         self.arguments = arguments
         self.context = context
@@ -203,8 +188,8 @@ class Step:
     def _read(self, data, label, centers):
         """The checked labels, the features, and x_i − c_{y_i}: 0 where a sample does not count."""
         arguments = self.arguments
-        batch = Batch(label.read(), arguments.num_class, arguments.ignore_label,
-                      arguments.use_ignore)
+        batch = Batch(label.read(), arguments.num_class, arguments.use_ignore,
+                      arguments.ignore_label)
         features = data.read()
         difference = centers.take(batch.classes, self.difference)
         np.subtract(features, difference, out=difference)

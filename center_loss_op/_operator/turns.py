@@ -25,13 +25,13 @@ _lock = threading.Lock()
 
 @contextlib.contextmanager
 def one_at_a_time(address):
-    """A context in which no other step reads or moves the centers at this address."""
+    """A context in which no other step, in Python or in C, moves the centers at this address."""
     library = native.library()
     if library is None:
         with _ONE_AT_A_TIME:
             yield
         return
-    # As the steps in C do, which may move the same centers. It waits without Python's lock.
+    # It waits without Python's lock.
     claim = (ctypes.c_void_p * 2)()
     library.center_loss_claim(claim, ctypes.c_void_p(address))
     try:
@@ -41,13 +41,12 @@ def one_at_a_time(address):
 
 
 def waits(step, address):
-    """Note that the backward pass of `step` is going to move the centers at this address."""
+    """Note that `step` is still to move the centers at this address."""
     with _lock:
         _waiting[step] = [address, False]
 
 
 def forget(step):
-    """Note that no backward pass of `step` is going to move centers."""
     with _lock:
         _waiting.pop(step, None)
 

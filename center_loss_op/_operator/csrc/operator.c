@@ -301,8 +301,9 @@ PUBLIC int center_loss_creator(const char *op_type, int size, const char **keys,
   return 1;
 }
 
-/* Before the creator is registered: two functions of MXNet, and those of Python. */
-PUBLIC void center_loss_init(void *get, void *release, Creator creator, Use use, Complain bad_label,
+/* Before the creator is registered: two functions of MXNet, and those of Python. The number is
+   raised with each change of what native.py and this library call of each other. */
+PUBLIC void center_loss_init_4(void *get, void *release, Creator creator, Use use, Complain bad_label,
                              Warn unfollowed, Warn overlapping) {
   get_data = (int (*)(void *, void **))get;
   free_array = (int (*)(void *))release;
@@ -322,5 +323,3 @@ PUBLIC void center_loss_be_silent(void) {
 /* Whether nodes that are made from now on run here. */
 PUBLIC void center_loss_enable(int on) { enabled = on; }
 
-/* Raised with each change of what native.py and this library call of each other. */
-PUBLIC void center_loss_interface_3(void) {}
