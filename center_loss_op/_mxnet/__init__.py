@@ -2,8 +2,6 @@
 import importlib
 from typing import Dict, NamedTuple, Optional
 
-__all__ = ['CHANGES', 'Change', 'done', 'install']
-
 NO_HANG = 'tests/_mxnet/test_process.py::test_no_hang'
 
 

@@ -1,10 +1,9 @@
 """Reads of the centers come after updates that were queued before, and before later ones.
 
-The engine takes the backward pass of a custom operator for a reader of the auxiliary state,
-although this operator's backward pass moves the centers. So it may run a read that was queued after
-the backward pass before the update, and a read that was queued before it at the same time as the
-update. A :func:`fence` keeps them in order. Each backward pass has fences around it, that of an
-executor and that of autograd, and in Gluon each read of the centers is a fence.
+The engine takes the backward pass of a custom operator for a reader of the auxiliary state. So it
+may run reads that were queued before or after the backward pass together with the update. A
+:func:`fence` keeps them in order. Each backward pass has fences around it, that of an executor and
+that of autograd, and in Gluon each read of the centers is a fence.
 """
 import traceback
 import weakref
@@ -20,8 +19,6 @@ from mxnet.executor import Executor
 from .graph import center_losses, without_keys
 from .interrupts import defer_sigint
 
-__all__ = ['Centers', 'blocks_being_traced', 'fence', 'install']
-
 # A method of NDArray that queues a write of the array, which puts the memory that the array is a
 # view of back into the plain layout. A build without oneDNN has neither layout nor method.
 try:
@@ -32,11 +29,8 @@ except AttributeError:
 
 
 def fence(array):
-    """Make operations on `array` that are queued from now on wait for those queued before, and see
-    it in the plain layout.
-
-    This queues an operation that counts as a write of the array and leaves its values. The calling
-    thread does not wait; the call takes 3 us.
+    """Let operations on `array` that are queued from now on wait for those queued before, and see
+    it in the plain layout: queue a write that leaves the values. Takes 3 us, without a wait.
     """
     if _to_plain_layout:
         _to_plain_layout(array.handle)
@@ -50,11 +44,7 @@ _centers_of: 'weakref.WeakKeyDictionary[Any, Any]' = weakref.WeakKeyDictionary()
 
 
 def _executor_fenced(backward):
-    """`Executor.backward` between two fences for the centers of each center loss.
-
-    The one in front waits for earlier reads, among them forward passes of other nodes with the same
-    centers: an executor does not declare that a forward pass writes its auxiliary states.
-    """
+    """`Executor.backward` between two fences for the centers of each center loss."""
     @wraps(backward)
     def fenced_backward(self, *args, **kwargs):
         if self not in _centers_of:
@@ -78,10 +68,9 @@ _read: 'weakref.WeakValueDictionary[int, Any]' = weakref.WeakValueDictionary()
 class Centers(mx.gluon.Parameter):
     """The centers as Gluon computes with them; `as_read` is the same parameter for users.
 
-    `data()` returns a new handle of the same memory each time, because recording writes a note
-    into each input array that has no gradient, without a lock, and a backward pass clears it:
-    threads that shared one handle crashed, and of two backward passes the second one failed. Each
-    call is also a fence: an operation on the handle comes after the steps that were queued before.
+    `data()` is a fence, and returns a new handle of the same memory each time, because recording
+    writes a note into each input array that has no gradient, without a lock, and a backward pass
+    clears it: threads that shared one handle crashed, and the second of two backward passes failed.
 
     The centers of float16 features stay float32, whichever way they are cast or loaded.
     """
@@ -89,7 +78,6 @@ class Centers(mx.gluon.Parameter):
 
     @property
     def as_read(self):
-        """A :class:`CentersAsRead` that shares the whole state."""
         if self._views is None:
             view = object.__new__(CentersAsRead)
             view.__dict__ = self.__dict__
@@ -128,7 +116,7 @@ class Centers(mx.gluon.Parameter):
 
 
 class CentersAsRead(Centers):
-    """The centers as users read them, which `CenterLoss.centers` returns.
+    """The centers as users read them, with the state of the `Centers`.
 
     `data()` returns the array itself; while recording, a copy, because the backward pass of center
     loss moves the centers before that of another term has read them.
@@ -155,11 +143,7 @@ def _fence_all():
 
 
 def _autograd_fenced(backward):
-    """`MXAutogradBackwardEx`, which all of autograd's backward passes call, between two fences.
-
-    The fence in front also puts the centers into the plain layout if something between the passes
-    has put them into another.
-    """
+    """`MXAutogradBackwardEx`, which all of autograd's backward passes call, between two fences."""
     def fenced_backward(*args):
         _fence_all()
         status = backward(*args)
@@ -169,11 +153,7 @@ def _autograd_fenced(backward):
 
 
 def blocks_being_traced():
-    """The blocks whose graphs are being made by the calls that led here: a list of HybridBlock.
-
-    MXNet keeps no record of them: a child that is called with symbols is not told by whom, and
-    the stack of name scopes leaves out blocks with an empty prefix.
-    """
+    """The blocks whose graphs are being made by the calls that led here; MXNet has no such list."""
     return [frame.f_locals['self'] for frame, _ in traceback.walk_stack(None)
             if frame.f_code is mx.gluon.HybridBlock._get_graph.__code__]
 
@@ -181,8 +161,7 @@ def blocks_being_traced():
 def _with_centers(init):
     """`SymbolBlock.__init__`, which then turns the parameters of center losses into `Centers`.
 
-    A key in a file is that of another network's CenterTrainer. So losses whose centers are not
-    parameters that another block has already lose it, and move their own centers.
+    Losses whose centers no other block has lose their key: it is that of another network.
     """
     @wraps(init)
     def init_with_centers(self, outputs, *args, **kwargs):

@@ -15,9 +15,6 @@ import sys
 import types
 import warnings
 
-__all__ = ['check', 'install_in_children', 'install_numpy_names', 'install_onnx_mapping',
-           'install_text_of_attributes']
-
 # -- what a machine must have before MXNet can be loaded
 
 PYTHONS = ((3, 8), (3, 14))
@@ -32,14 +29,13 @@ PACKAGES = {'libgomp.so.1': ('libgomp1', 'libgomp'),
 
 
 def check():
-    """Raise ImportError, one line, where MXNet cannot be loaded: what to do."""
+    """Raise ImportError, one line, if MXNet cannot be loaded: what to do first."""
     for line in _lacking():
         raise ImportError(f'center_loss_op {line}')
 
 
 def _lacking():
-    """What is to be done first comes first: NumPy itself fails on a Python that is too old."""
-    yield from _python()
+    yield from _python()    # first: NumPy itself fails on a Python that is too old
     yield from _numpy()
     if 'mxnet' in sys.modules:
         return
@@ -107,24 +103,16 @@ def _renamed(new):
     return lambda *args, **kwargs: getattr(sys.modules['numpy'], new)(*args, **kwargs)
 
 
-def _in1d(ar1, ar2, *args, **kwargs):
-    """Which elements of `ar1` are in `ar2`, flat: numpy.isin keeps the shape."""
-    import numpy
-    return numpy.isin(numpy.ravel(ar1), ar2, *args, **kwargs)
 
 
-def _msort(a):
-    """A copy, sorted along the first axis."""
-    import numpy
-    return numpy.sort(a, axis=0)
 
 
-def _financial(name):
-    """A function that only raises, as in NumPy 1.20 to 1.26."""
-    def function(*args, **kwargs):
-        raise RuntimeError(f'NumPy 1.20 removed the function {name}; the package numpy-financial '
-                           'has it')
-    return function
+_FINANCIAL = ('mirr', 'npv', 'pmt', 'ppmt', 'pv', 'rate')
+
+
+def _financial(*args, **kwargs):
+    """Only raises, as in NumPy 1.20 to 1.26."""
+    raise RuntimeError(f'NumPy 1.20 removed {", ".join(_FINANCIAL)}; numpy-financial has them')
 
 
 NAMES = {
@@ -134,12 +122,14 @@ NAMES = {
     'Inf': math.inf, 'PINF': math.inf, 'NINF': -math.inf, 'NaN': math.nan, 'NAN': math.nan,
     'PZERO': 0.0, 'NZERO': -0.0,
     'alltrue': _renamed('all'), 'sometrue': _renamed('any'),
-    'product': _renamed('prod'), 'round_': _renamed('round'), 'msort': _msort,
+    'product': _renamed('prod'), 'round_': _renamed('round'),
+    'msort': lambda a: sys.modules['numpy'].sort(a, axis=0),
     'compat': types.SimpleNamespace(basestring=str),
-    # Gone in NumPy 2.4.
-    'in1d': _in1d, 'trapz': _renamed('trapezoid'),
+    # Gone in NumPy 2.4. (`isin` keeps the shape.)
+    'in1d': lambda *args, **kwargs: sys.modules['numpy'].isin(*args, **kwargs).ravel(),
+    'trapz': _renamed('trapezoid'),
     # Without a function since NumPy 1.20, gone in 2.0. MXNet copies them to mx.np.
-    **{name: _financial(name) for name in ('mirr', 'npv', 'pmt', 'ppmt', 'pv', 'rate')},
+    **dict.fromkeys(_FINANCIAL, _financial),
 }
 
 # The names that this process lacked.
@@ -185,10 +175,8 @@ def install_onnx_mapping():
 
 
 class _Inherited:
-    """Makes a child process import this package before MXNet, because a child unpickles it.
-
-    The settings that multiprocessing hands down from process to process come before the target and
-    its arguments, which may need MXNet.
+    """Makes a child process import this package before MXNet: a child unpickles its settings before
+    the target and its arguments, which may need MXNet.
     """
 
     def __reduce__(self):

@@ -5,8 +5,6 @@ from typing import Dict, NamedTuple
 
 import mxnet as mx
 
-__all__ = ['OP_TYPE', 'center_losses', 'content_of', 'is_center_loss', 'symbol_of', 'without_keys']
-
 OP_TYPE = 'centerloss'
 
 
@@ -18,7 +16,6 @@ class Node(NamedTuple):
 
 
 def is_center_loss(node):
-    """Whether a node of a graph's JSON is a center loss."""
     return node['op'] == 'Custom' and node['attrs']['op_type'] == OP_TYPE
 
 
@@ -46,13 +43,12 @@ def without_keys(symbol, names):
 
 
 def content_of(symbol):
-    """The graph of a symbol, as its JSON says it: a dict."""
+    """The graph of a symbol, the content of its JSON: a dict."""
     # MXNet does not escape control characters.
     return json.loads(symbol.tojson(remove_amp_cast=False), strict=False)
 
 
 def symbol_of(graph):
-    """The symbol of a graph, the content of its JSON."""
     def plain(escape):  # MXNet reads n, r, t, quote and backslash
         return escape[0] if escape[1] in 'nrt"\\' else json.loads(f'"{escape[0]}"')
     return mx.sym.load_json(re.sub(r'\\(u....|.)', plain, json.dumps(graph, ensure_ascii=False)))

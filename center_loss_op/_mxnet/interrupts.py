@@ -15,8 +15,6 @@ from _signal import default_int_handler, getsignal
 
 from mxnet import autograd, operator
 
-__all__ = ['defer_sigint']
-
 _CALLBACKS, _RECORDING = operator.__file__, autograd.__file__
 
 
@@ -49,16 +47,14 @@ class _Handler:
                 # A profiler in C cannot be set again from Python: it stays off.
                 sys.setprofile(profile if callable(profile) else None)
                 self.before(signum, frame)
-        # Python calls this when the thread enters or leaves a function, and raises there what it
-        # raises.
+        # Python calls it where the thread enters or leaves a function, and raises what it raises.
         sys.setprofile(watch)
 
 
 def defer_sigint():
     """Install the handler of SIGINT, if it is needed and not installed.
 
-    Called with every use of center loss, because a notebook sets Python's own handler again for
-    each cell. An event loop that handles SIGINT itself keeps its handler.
+    Called with every use of center loss, because a notebook sets Python's handler for each cell.
     """
     before = getsignal(signal.SIGINT)
     if getattr(before, 'defers_sigint', False):
@@ -67,15 +63,13 @@ def defer_sigint():
         return  # ignored, or set in C; and Python allows only the main thread to set it
     if before is default_int_handler:
         # asyncio and trio handle SIGINT only if the handler is signal.default_int_handler: it is.
-        if signal.default_int_handler is default_int_handler:
-            signal.default_int_handler = _Handler(before)
+        signal.default_int_handler = _Handler(before)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    elif not _in_event_loop():
+    elif not _in_event_loop():  # which handles SIGINT itself
         signal.signal(signal.SIGINT, _Handler(before))
 
 
 def _in_event_loop():
-    """Whether this thread runs an event loop of asyncio or trio."""
     for module, function in ('asyncio', 'get_running_loop'), ('trio.lowlevel', 'current_task'):
         try:
             getattr(sys.modules[module], function)()

@@ -18,8 +18,6 @@ from mxnet.ndarray import op
 from .centers import fence
 from .graph import OP_TYPE, center_losses, content_of, is_center_loss, symbol_of
 
-__all__ = ['install']
-
 FEATURES, LABEL = 0, 1      # their places among the inputs
 # Operators that copy, and their attributes in a graph: the fast one does not take labels of bool.
 _FAST = {'op': 'slice_axis', 'attrs': {'axis': '0', 'begin': '0', 'end': 'None'}}

@@ -2,14 +2,11 @@
 
 MXNet cuts the padding of the last batch off each output, and fails if it has one number.
 """
-from contextlib import contextmanager
 from functools import wraps
 
 import mxnet as mx
 
 from .graph import center_losses
-
-__all__ = ['install']
 
 
 class _Whole(mx.nd.NDArray):
@@ -20,40 +17,36 @@ class _Whole(mx.nd.NDArray):
         return self
 
 
-@contextmanager
-def _numbers_stay_whole(module):
-    """Let `module.get_outputs` return the losses of a whole batch as a `_Whole`."""
-    losses = {f'{loss.name}_output' for loss in center_losses(module.symbol)
-              if loss.attributes.get('reduction', 'mean') != 'none'}
-    get_outputs = module.get_outputs
+class _Module:
+    """A module whose losses of a whole batch are of the class `_Whole`."""
 
-    def get_outputs_and_whole_losses(*args, **kwargs):
-        outputs = list(get_outputs(*args, **kwargs))
-        for place, name in enumerate(module.output_names):
-            if name in losses:
+    def __init__(self, module):
+        self._module = module
+        self._losses = {f'{loss.name}_output' for loss in center_losses(module.symbol)
+                        if loss.attributes.get('reduction', 'mean') != 'none'}
+
+    def __getattr__(self, name):
+        return getattr(self._module, name)
+
+    def get_outputs(self, *args, **kwargs):
+        outputs = list(self._module.get_outputs(*args, **kwargs))
+        for place, name in enumerate(self._module.output_names):
+            if name in self._losses:
                 outputs[place] = outputs[place].detach()
                 outputs[place].__class__ = _Whole
         return outputs
-    module.get_outputs = get_outputs_and_whole_losses
-    try:
-        yield
-    finally:
-        del module.get_outputs
+
+
+def _with_whole_losses(predict):
+    @wraps(predict)
+    def predict_with_whole_losses(self, *args, **kwargs):
+        module = self if self.symbol is None else _Module(self)     # as that of a SequentialModule
+        return predict(module, *args, **kwargs)
+    return predict_with_whole_losses
 
 
 def install():
     """Replace `BaseModule.predict` and `BaseModule.iter_predict`."""
     base = mx.mod.BaseModule
-    of_all, of_each_batch = base.predict, base.iter_predict
-
-    @wraps(of_all)
-    def predict(self, *args, **kwargs):
-        with _numbers_stay_whole(self):
-            return of_all(self, *args, **kwargs)
-
-    @wraps(of_each_batch)
-    def iter_predict(self, *args, **kwargs):
-        with _numbers_stay_whole(self):
-            yield from of_each_batch(self, *args, **kwargs)
-    base.predict, base.iter_predict = predict, iter_predict
+    base.predict, base.iter_predict = map(_with_whole_losses, (base.predict, base.iter_predict))
     return 'replaced'

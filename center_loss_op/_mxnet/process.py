@@ -18,8 +18,6 @@ import mxnet as mx
 from mxnet.base import _LIB
 from mxnet.executor import Executor
 
-__all__ = ['install', 'wait_for_engine']
-
 logger = logging.getLogger('center_loss_op')
 
 # What MXNet calls at a fork: it ends the threads that run callbacks, and starts new ones. Through
@@ -50,19 +48,16 @@ def wait_for_engine():
 
 
 def _waits_and_shuts_down(shutdown):
-    """The function of MXNet's library that MXNet's exit handler calls.
-
-    An exit handler of our own would not do: those that a program registers between the imports of
-    MXNet and of this package come later, and may still queue operators.
+    """The function of MXNet's library that MXNet's exit handler calls, and so the last one: exit
+    handlers that a program has registered after MXNet's may still queue operators.
     """
     def wait_and_shut_down():
         try:
             wait_for_engine()
         finally:
             result = shutdown()
-        # Executors that are still alive are left to the operating system. Python frees them after
-        # its exit handlers; a thread of the engine then frees their operators and asks for Python's
-        # lock, and Python ends a thread that asks so late.
+        # Leave executors that are still alive to the operating system. Else a thread of the engine
+        # frees their operators and asks for Python's lock, and Python ends a thread so late.
         Executor.__del__ = lambda self: None
         return result
     return wait_and_shut_down
@@ -85,7 +80,6 @@ def _before_program(event, args):
 
 
 def _waits_and_spawns(spawn):
-    """The function by which multiprocessing starts Python."""
     @wraps(spawn)
     def wait_and_spawn(*args):
         wait_for_engine()

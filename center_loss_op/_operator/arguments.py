@@ -15,10 +15,6 @@ from typing import Any, Callable, Collection, Dict, Optional, TypeVar, cast
 
 import numpy as np
 
-__all__ = ['FORMULAS', 'Arguments', 'check_data_type', 'check_elements', 'check_shapes',
-           'class_count', 'complete_docstring', 'explained', 'flag', 'more_than_two_axes',
-           'non_negative_int', 'non_negative_number', 'number', 'warn_once']
-
 F = TypeVar('F', bound=Callable[..., Any])
 
 # What docstrings and docs/reference.md say; step.py and csrc/rows.h compute it.
@@ -212,7 +208,7 @@ def complete_docstring(documented, function=None, **renamed):
         'formulas': '\n'.join(f'    - {what}: {formula}' for what, formula in FORMULAS.items())}
 
 
-# -- names that users of other losses write: behind ours, of the operator and the graph, and of Gluon
+# -- names that users of other losses write, behind ours: of the operator, and of Gluon
 _MEANT = (
     ('num_class', 'classes', 'num_classes', 'n_classes', 'nclass', 'num_cls', 'class_num',
      'nrof_classes'),

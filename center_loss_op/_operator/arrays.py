@@ -13,8 +13,6 @@ from mxnet.base import _LIB, check_call
 
 from .labels import BFLOAT16
 
-__all__ = ['access', 'is_host_memory', 'opened']
-
 # PyDLL keeps Python's lock during the call, which returns at once. CDLL would release the lock, and
 # then wait for it if another thread takes it.
 _get_data = ctypes.PyDLL(_LIB._name).MXNDArrayGetData

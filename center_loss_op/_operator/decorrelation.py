@@ -1,8 +1,6 @@
 """Decorrelation: keeps center loss from making features redundant (docs/results.md)."""
 import mxnet as mx
 
-__all__ = ['decorrelation']
-
 
 def decorrelation(F, embedding):
     """P of :class:`center_loss_op.gluon.DecorrelationLoss` for features, (N, d), as (N, 1).

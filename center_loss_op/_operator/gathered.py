@@ -22,8 +22,6 @@ from . import arrays
 from .labels import Batch, largest_exact
 from .step import RECORDED, update
 
-__all__ = ['Gatherer', 'check_name']
-
 # How many elements of the centers are sent at a time, to make the copies equal.
 _CHUNK = 1 << 20
 # Backward passes between two steps of a CenterTrainer. So many are rare even with gradient

@@ -1,8 +1,6 @@
 """Checks the labels of a batch: with NumPy, on whatever device the features are."""
 import numpy as np
 
-__all__ = ['Batch', 'LabelError', 'largest_exact']
-
 BFLOAT16 = np.dtype([('bfloat16', np.uint16)])
 
 

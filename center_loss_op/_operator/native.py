@@ -12,10 +12,6 @@ from types import SimpleNamespace
 
 from mxnet.base import _LIB, check_call
 
-__all__ = ['VARIABLE', 'library', 'register', 'running', 'switched', 'which']
-
-VARIABLE = 'CENTER_LOSS_NATIVE'
-
 # The library whose callbacks are registered, why there is none, whether nodes are made with it, and
 # the ctypes callbacks that MXNet or it calls: C holds no reference. Stays when this module runs
 # again.
@@ -25,9 +21,9 @@ _state = globals().get('_state') or SimpleNamespace(
 
 def _load():
     """The library and None, or None and why there is none."""
-    wish = os.environ.get(VARIABLE, '')
+    wish = os.environ.get('CENTER_LOSS_NATIVE', '')
     if wish == '0':
-        return None, f'{VARIABLE}=0'
+        return None, 'CENTER_LOSS_NATIVE=0'
     files = [wish] if wish not in ('', '1') else sorted(map(str, Path(__file__).parent.glob(
         'csrc/native*.so')))
     if not files:

@@ -16,8 +16,6 @@ from . import arguments, arrays, native
 from .labels import Batch, LabelError, largest_exact
 from .step import Step, warn_overlapping, warn_without_backward
 
-__all__ = ['CenterLossOp', 'CenterLossProp', 'install']
-
 logger = logging.getLogger('center_loss_op')
 
 

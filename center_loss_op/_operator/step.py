@@ -14,9 +14,6 @@ import numpy as np
 from . import turns
 from .labels import Batch
 
-__all__ = ['MANY_OVERLAPPING', 'MANY_WITHOUT_BACKWARD', 'RECORDED', 'Step', 'update',
-           'warn_overlapping', 'warn_without_backward']
-
 logger = logging.getLogger('center_loss_op')
 
 # By key: what takes the samples of its nodes, the `gathered.Recorded` of a CenterTrainer. They are

@@ -14,8 +14,6 @@ from typing import Any, MutableMapping
 
 from . import native
 
-__all__ = ['forget', 'moves', 'one_at_a_time', 'waits']
-
 # Stays when this module is executed again.
 _ONE_AT_A_TIME = globals().get('_ONE_AT_A_TIME') or threading.Lock()
 # Maps a step to the memory of its centers, and whether another step has moved them since.
