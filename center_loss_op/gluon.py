@@ -180,7 +180,7 @@ class CenterLoss(Loss):
 
     def hybrid_forward(self, F: Any, embedding: Array, label: Array,
                        sample_weight: Optional[Array] = None,
-                       center_bias: Optional[Array] = None) -> Array:
+                       center_bias: Any = None) -> Array:
         # mx.npx has no custom operators; these are the same arrays.
         inputs = [array.as_nd_ndarray() for array in (embedding, label, center_bias)]
         loss = F.Custom(*inputs, op_type=OP_TYPE, name='fwd', **self._attributes)
@@ -247,18 +247,8 @@ class DecorrelationLoss(Loss):
     center=False)``: with a learned scale, the network can lower the loss by making all features
     smaller. In a hybridized parent, cast features of float16 to float32.
 
-    Parameters
-    ----------
-    weight : float or None, default None
-        Multiplies the loss: finite and >= 0; None: 1. It is constant: for a schedule, multiply the
-        loss.
-    batch_axis : int, default 0
-        The axis of the batch; only 0 is possible.
-
-    Raises
-    ------
-    TypeError, ValueError
-        At once, for a wrong argument or array.
+    `weight` is finite and >= 0, or None for 1. It is constant: for a schedule, multiply the loss.
+    The batch is axis 0. A wrong argument or array raises TypeError or ValueError at once.
 
     Examples
     --------
@@ -301,8 +291,8 @@ class DecorrelationLoss(Loss):
 class CenterTrainer:
     """Moves the centers of a :class:`CenterLoss` on several devices or workers.
 
-    Without it, each device and each worker moves its own copy of the centers by its own samples.
-    With it, every copy moves by equation 4 over the samples of all of them, to the same bits.
+    Every copy of the centers moves by equation 4 over the samples of all of them, to the same bits.
+    Without it, each device and each worker moves its own copy by its own samples.
 
     Parameters
     ----------

@@ -1,8 +1,7 @@
 """Symbols and checkpoints of the ported implementation, GitHub pangyupo/mxnet_center_loss.
 
-Its operator has three auxiliary states: `<name>_center_bias`, the centers, and `<name>_diff_bias`
-and `<name>_sum_bias`, which are working memory. Its graphs list all three as inputs of the node,
-but the operator of this package has only the centers.
+Its operator has three auxiliary states: `<name>_center_bias`, the centers, and two for its working
+memory. Its graphs list all three as inputs of the node.
 """
 import json
 from typing import Any, Dict, Tuple
@@ -23,20 +22,9 @@ _ATTRIBUTES = ('param', 'attr', 'attrs')
 def load_symbol(fname: str) -> mx.sym.Symbol:
     """Load a symbol of the ported implementation, or any other that `mx.sym.load` takes.
 
-    Parameters
-    ----------
-    fname : str
-        The JSON file, ``'<prefix>-symbol.json'``.
-
-    Returns
-    -------
-    Symbol
-        Its center loss nodes have the centers as their one auxiliary state.
-
-    Raises
-    ------
-    OSError, MXNetError
-        The file cannot be read, or holds no symbol.
+    `fname` is the name of the JSON file, ``'<prefix>-symbol.json'``. In the symbol, center loss
+    nodes have the centers as their one auxiliary state. Raises OSError or MXNetError if the file
+    cannot be read, or holds no symbol.
     """
     with open(fname, encoding='utf-8') as file:
         try:
@@ -60,22 +48,9 @@ def _is_ported(node: Dict[str, Any]) -> bool:
 def load_checkpoint(prefix: str, epoch: int) -> Tuple[mx.sym.Symbol, NDArrays, NDArrays]:
     """Load a checkpoint of the ported implementation, or any other, to train on and to save.
 
-    Parameters
-    ----------
-    prefix : str
-    epoch : int
-        Of the files ``<prefix>-symbol.json`` and ``<prefix>-<epoch>.params``.
-
-    Returns
-    -------
-    symbol : Symbol
-    arg_params, aux_params : dict of str to NDArray
-        Without the working memory of the ported operator.
-
-    Raises
-    ------
-    OSError, MXNetError
-        A file cannot be read, or MXNet cannot load it.
+    It reads ``<prefix>-symbol.json`` and ``<prefix>-<epoch>.params``, as `mx.model.load_checkpoint`
+    does, and returns the symbol and two dicts of name to NDArray, without the working memory of
+    the ported operator. Raises OSError or MXNetError if MXNet cannot load a file.
 
     Examples
     --------

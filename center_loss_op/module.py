@@ -17,18 +17,18 @@ _numbers = itertools.count()
 
 
 class CenterTrainer:
-    """Keeps one set of centers for a Module on several devices or workers.
+    """Moves the centers of a Module on several devices or workers.
 
-    As :class:`center_loss_op.gluon.CenterTrainer` does for Gluon. Without it, MXNet averages the
-    copies of the contexts when parameters are read, and never those of the workers.
+    Every copy of the centers moves by equation 4 over the samples of all of them, to the same bits.
+    Without it, MXNet averages the copies of the contexts when parameters are read, and never those
+    of the workers.
 
     Parameters
     ----------
     key : Symbol or str
         The node that :func:`center_loss_op.symbol.center_loss` returned, or the argument `key` of
         nodes of ``mx.sym.Custom``, for a BucketingModule. Create the trainer before the module is
-        bound. If a node has several trainers, the newest moves the centers, and :meth:`step` of an
-        older one raises RuntimeError.
+        bound. If a node has several trainers, the newest moves the centers.
     kvstore : str or KVStore, default 'device'
         Key-value store for the contexts of one worker. If the Module has a distributed store (or
         Horovod's), the trainer uses that one.
@@ -45,8 +45,8 @@ class CenterTrainer:
     Notes
     -----
     Servers that run the optimizer cannot sum. So this sets ``MXNET_UPDATE_ON_KVSTORE=0`` in the
-    environment unless it is set already. Module then runs the optimizer in the workers, and no
-    longer sends rank 0's parameters to the others: seed all of them alike.
+    environment unless it is set. Module then runs the optimizer in the workers, and does not send
+    rank 0's parameters to the others: seed all of them alike.
 
     Examples
     --------
@@ -76,7 +76,7 @@ class CenterTrainer:
         self._alpha = None if value is None else non_negative_number('alpha', value)
 
     def __call__(self, param: mx.model.BatchEndParam) -> None:
-        """As a `batch_end_callback` of `Module.fit` or `FeedForward.fit`; else TypeError."""
+        """Step, as a `batch_end_callback` of `Module.fit` or `FeedForward.fit`; else TypeError."""
         variables = param.locals or {}
         # For a name that it does not know, MXNet makes a store of one worker, or none at all.
         kvstore = variables.get('kvstore')
@@ -93,10 +93,10 @@ class CenterTrainer:
                             'center_trainer.step(module) after module.update() instead')
 
     def step(self, module: Union[mx.mod.Module, mx.mod.BucketingModule]) -> None:
-        """Move the centers by the samples of all backward passes since the last step.
+        """As :meth:`center_loss_op.gluon.CenterTrainer.step`.
 
-        `module` has parameters and an optimizer, and one center loss with this key; else TypeError
-        or ValueError. RuntimeError as by :meth:`center_loss_op.gluon.CenterTrainer.step`.
+        `module` has parameters and an optimizer, and one center loss with this key; else it raises
+        TypeError or ValueError.
         """
         # The buckets share their centers.
         current = module._curr_module if isinstance(module, mx.mod.BucketingModule) else module
@@ -110,10 +110,7 @@ class CenterTrainer:
         current._params_dirty = module._params_dirty = True
 
     def drop(self) -> None:
-        """Forget the samples since the last step: those of a step that an exception has ended.
-
-        Call it where you catch the exception, only on the worker that failed; not for a bad label.
-        """
+        """As :meth:`center_loss_op.gluon.CenterTrainer.drop`."""
         self._gatherer.drop()
 
     def _step(self, holder: Any, executors: Sequence[Any], store: Any) -> None:

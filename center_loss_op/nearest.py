@@ -64,11 +64,11 @@ def nearest_center(embedding: Array, centers: Array, threshold: float = math.inf
         hint = ': give .data() of the parameter' if isinstance(centers, mx.gluon.Parameter) else ''
         raise TypeError('embedding and centers must both be NDArrays or both Symbols, got '
                         f'{type(embedding).__name__} and {type(centers).__name__}{hint}')
-    inputs = [array.as_nd_ndarray() for array in both]
+    x, c = embedding.as_nd_ndarray(), centers.as_nd_ndarray()
     if isinstance(embedding, sym.Symbol):
-        found = _by_product(*inputs, threshold, _numbers(exclude))
+        found = _by_product(x, c, threshold, _numbers(exclude))
     else:
-        found = _of_arrays(*inputs, threshold, exclude)
+        found = _of_arrays(x, c, threshold, exclude)
     if isinstance(embedding, _NUMPY):
         found = tuple(array.as_np_ndarray() for array in found)
     return found

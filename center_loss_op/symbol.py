@@ -1,5 +1,5 @@
 """Center loss for symbol graphs."""
-from typing import Any, Dict, Optional
+from typing import Any, Optional
 
 import mxnet as mx
 
@@ -58,9 +58,10 @@ def center_loss(data: mx.sym.Symbol, label: mx.sym.Symbol, num_class: int, *,
     given = arguments.Arguments(
         num_class=num_class, alpha=alpha, scale=scale, reduction=reduction, use_ignore=use_ignore,
         ignore_label=ignore_label, need_top_grad=need_top_grad, **old)
-    inputs: Dict[str, mx.sym.Symbol] = {'data': data, 'label': label}
+    inputs = {'data': data, 'label': label}
     if center_bias is not None:
-        inputs['center_bias'] = _dense_variable('center_bias', center_bias)
+        _set_dense(center_bias)
+        inputs['center_bias'] = center_bias
     return mx.sym.Custom(**inputs, op_type=OP_TYPE, name=name, **dict(given.items()))
 
 
@@ -72,23 +73,11 @@ def decorrelation_loss(data: mx.sym.Symbol, scale: float = 1.0, need_top_grad: b
                        name: Optional[str] = None) -> mx.sym.Symbol:
     """DeCov of Cogswell et al., ICLR 2016, as a node: a companion of center loss.
 
-    Parameters
-    ----------
-    data : Symbol
-        The features, (N, d): float16 (the output is float32 then), float32 or float64.
-    scale : float, default 1.0
-        The weight of the gradient: finite and >= 0. The output is P of
-        :class:`center_loss_op.gluon.DecorrelationLoss` for each sample, (N,), whatever `scale`. A
-        Module's optimizer divides the gradient, scale · N · ∂P/∂x, by N.
-    need_top_grad : bool, default False
-        True: the gradient is multiplied by that of the output, as in a part of a larger loss.
-    name : str, optional
-        The name of the node.
-
-    Raises
-    ------
-    TypeError, ValueError
-        At once, if an argument has the wrong type or an impossible value.
+    `data` holds the features, (N, d): float16 (then the output is float32), float32 or float64. The
+    output is P of :class:`center_loss_op.gluon.DecorrelationLoss` for each sample, (N,). Its
+    gradient is scale · N · ∂P/∂x, which a Module's optimizer divides by N; with `need_top_grad`, it
+    is multiplied by that of the output. `scale` is finite and >= 0. A wrong argument raises
+    TypeError or ValueError at once.
 
     Examples
     --------
@@ -113,17 +102,17 @@ def _check_symbol(role: str, value: Any) -> None:
         raise TypeError(f'{role} must be a Symbol, got {value!r}')
 
 
-def _dense_variable(role: str, value: Any) -> mx.sym.Symbol:
-    """`value` if it is a variable of dense arrays; sets its storage type if it has none.
+def _set_dense(variable: Any) -> None:
+    """Set the storage type of the variable for the centers.
 
-    Without a storage type MXNet does not bind a graph in which another operator reads an auxiliary
-    state before its own operator comes: "Dispatch mode inconsistent".
+    Without one, MXNet does not bind a graph in which another operator reads an auxiliary state
+    before its own operator comes: "Dispatch mode inconsistent".
     """
-    _check_symbol(role, value)
-    if value.get_children() is not None or value.list_arguments() != [value.name]:
-        raise ValueError(f'{role} must be a variable (mx.sym.var), got {value!r}')
+    _check_symbol('center_bias', variable)
+    if variable.get_children() is not None or variable.list_arguments() != [variable.name]:
+        raise ValueError(f'center_bias must be a variable (mx.sym.var), got {variable!r}')
     dense = mx.sym.var('dense', stype='default').attr('__storage_type__')
-    if value.attr('__storage_type__') not in (None, dense):
-        raise ValueError(f"{role} must have stype='default', got {value!r} with another one")
-    value._set_attr(__storage_type__=dense)
-    return value
+    if variable.attr('__storage_type__') not in (None, dense):
+        raise ValueError("center_bias must have stype='default', got another one of "
+                         f'{variable!r}')
+    variable._set_attr(__storage_type__=dense)

@@ -44,7 +44,10 @@ _centers_of: 'weakref.WeakKeyDictionary[Any, Any]' = weakref.WeakKeyDictionary()
 
 
 def _executor_fenced(backward):
-    """`Executor.backward` between two fences for the centers of each center loss."""
+    """`Executor.backward` between two fences for the centers of each center loss.
+
+    The first one also waits for the forward passes of other nodes with the same centers.
+    """
     @wraps(backward)
     def fenced_backward(self, *args, **kwargs):
         if self not in _centers_of:
