@@ -1,12 +1,9 @@
 """One set of centers across devices and workers.
 
 A node with a `key` records the samples of its backward passes in :class:`Recorded`. Once per step,
-a :class:`Gatherer` brings the samples of all devices and workers together, in one order, and
-applies equation 4 over all of them to each copy of the centers.
-
-Gathering is a sum: each device puts its samples into its own slot of a buffer of zeros, and MXNet's
-key-value store adds the buffers up. So its traffic grows with the batch, not with the number of
-classes.
+a :class:`Gatherer` brings the samples of all devices and workers together, in one order: each
+device puts its samples into its own slot of a buffer of zeros, and MXNet's key-value store adds the
+buffers up. Then it applies equation 4 over all of them to each copy of the centers.
 """
 import collections
 import itertools
@@ -57,7 +54,7 @@ def check_name(kvstore):
 
 
 def _opened(kvstore):
-    """The key-value store for a type or a store, as MXNet's trainers take it."""
+    """The key-value store for a name or a store."""
     if isinstance(kvstore, str):
         check_name(kvstore)
         # A process can have one distributed store. And given Horovod's name, `gluon.Trainer`
@@ -95,14 +92,14 @@ class Recorded:
     def __init__(self, key):
         self._key = key
         self._lock = threading.Lock()
-        # By context: how many there were,
+        # By context: how many forward passes there were, and which of this step failed last.
         self._forwards: Dict[Any, int] = collections.Counter()
-        self._failed = {}                       # the number of the last that failed since the step,
-        # and the passes that have had a backward: (number, forwards until then, features, classes)
+        self._failed = {}
+        # By context, of backward passes: (forward's number, forwards so far, features, classes).
         self._passes = {}
 
     def count_forward(self, context, failed=False):
-        """Count a forward pass, or one that has failed: its number on this context."""
+        """Count a forward pass. Returns its number on this context."""
         with self._lock:
             self._forwards[context] += 1
             if failed:
@@ -110,7 +107,6 @@ class Recorded:
             return self._forwards[context]
 
     def record(self, context, forward_number, features, classes):
-        """Record the samples of a backward pass; RuntimeError if there were too many of them."""
         with self._lock:
             passes = self._passes.setdefault(context, [])
             if len(passes) >= _TOO_MANY:
@@ -141,8 +137,8 @@ class Recorded:
 class Gatherer:
     """Gathers the samples of `key` from all contexts and workers, and moves the centers.
 
-    Of several with one key, the newest one moves them, and starts without samples. A store takes
-    either numbers as names, as from `gluon.Trainer` (`int_keys`), or strings, as from Module.
+    A store takes either numbers as names, as from `gluon.Trainer` (`int_keys`), or strings, as from
+    Module.
     """
 
     def __init__(self, key, kvstore, int_keys=False):
@@ -174,8 +170,7 @@ class Gatherer:
         """Equation 4 over the samples of all contexts and workers since the last step.
 
         Every worker calls it, even without samples, with its copies of the centers, (C, d), one per
-        context, as many on every worker. The first call makes all copies equal to the first one of
-        rank 0. RuntimeError or ValueError says why no center has moved.
+        context, as many on every worker.
         """
         if RECORDED.get(self.key) is not self._recorded:
             raise RuntimeError(f'a newer CenterTrainer of key={self.key!r} moves the centers: call '
@@ -192,6 +187,7 @@ class Gatherer:
             self._recorded.take()
             raise
         self._steps += 1
+        self._mark = self._steps % (1 << 20) + 1    # says that a slot is of this step, added once
         features, classes = self._gather(centers)
         if self._steps == 1:  # now that the store has shown that it sums
             _warn_of_one_worker(self._store)
@@ -201,7 +197,6 @@ class Gatherer:
             update(arrays.opened(copy), features, batch, alpha)
 
     def drop(self):
-        """Forget all samples since the last step, those of queued passes too."""
         try:
             mx.nd.waitall()
         except mx.MXNetError:
@@ -227,7 +222,7 @@ class Gatherer:
             self._sum(f'samples/{self._room}', buffers)
             rows = buffers[0].asnumpy()
             counts = rows[:, :1, 0]
-            if (rows[:, 0, 1] != self._mark()).any():
+            if (rows[:, 0, 1] != self._mark).any():
                 raise RuntimeError(
                     'the key-value store did not return the sum over all workers of step '
                     f'{self._steps}. It runs the optimizer: use update_on_kvstore=False with '
@@ -262,19 +257,14 @@ class Gatherer:
                 'run a loop again', self.key, most, self._most)
         self._most = max(most, self._most or 0)
 
-    def _mark(self):
-        """What says that a slot is of this step, and was added once."""
-        return self._steps % (1 << 20) + 1
-
     def _slot(self, number, contexts, passes, like):
-        """A buffer of zeros, (slots, 1 + room, d + 1), with the samples of one context in its slot.
-
-        They are a header (count, mark), then one row of features and label per sample. The count is
-        -1 if there was no backward pass, and 0 for an empty batch.
+        """A buffer of zeros, (slots, 1 + room, d + 1), with the samples of one context in its slot:
+        a header (count, mark), then one row of features and label per sample. The count is -1 if
+        there was no backward pass.
         """
         rows = np.zeros((1 + self._room, like.shape[1] + 1), like.dtype)
         count = sum(len(classes) for *_, classes in passes) if passes else -1
-        rows[0, :2] = count, self._mark()
+        rows[0, :2] = count, self._mark
         if 0 < count <= self._room:
             passes = sorted(passes, key=lambda one: one[0])
             rows[1:count + 1, :-1] = np.concatenate([features for *_, features, _ in passes])

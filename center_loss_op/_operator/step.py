@@ -151,12 +151,11 @@ def update(centers, data, batch, alpha):
 
 
 class Step:
-    """The forward and the backward pass of an operator on a context.
+    """The forward and the backward pass of an operator on a context; arrays are Views or Copies.
 
-    A backward belongs to the last forward. A training forward keeps what its backward needs. After
-    any other forward, or one that failed, the backward computes the gradient from its own inputs,
-    and moves no center. Arrays are Views or Copies; `req` says how to store a result: 'null',
-    'write', 'inplace' or 'add'. A LabelError comes before anything is written.
+    A training forward keeps what the backward behind it needs. After any other forward, or one that
+    failed, the backward computes the gradient from its own inputs, and moves no center. `req` says
+    how to store a result. A LabelError comes before anything is written.
     """
     def __init__(self, arguments, context):
         self.arguments = arguments
@@ -200,11 +199,11 @@ class Step:
         if self.pending and is_train:
             _without_backward.count(arguments, self.address)
         self._forget()
+        recorded = RECORDED.get(arguments.key) if is_train else None
         try:
             batch, features, difference = self._read(data, label, centers)
         except Exception:
-            recorded = RECORDED.get(arguments.key)
-            if is_train and recorded:
+            if recorded:
                 recorded.count_forward(self.context, failed=True)
             raise
         losses = half_squares(difference)
@@ -219,20 +218,18 @@ class Step:
         self.pending = bool(arguments.alpha or arguments.key)
         self.address = centers.address
         if arguments.key:
-            counted, recorded = batch.counted(), RECORDED.get(arguments.key)
-            self.samples = (recorded.count_forward(self.context) if recorded else 0, *(
-                each if counted is None else each[counted]
-                for each in (features.astype(difference.dtype), batch.classes)))
+            number = recorded.count_forward(self.context) if recorded else 0
+            counted = slice(None) if batch.ignored is None else ~batch.ignored
+            self.samples = (number, features.astype(difference.dtype)[counted],
+                            batch.classes[counted])
         elif arguments.alpha:
             # Now, because the gradient may take the memory of the features.
             self.finite = finite_rows(features, total[0])
             turns.waits(self, self.address)
 
     def backward(self, req, head_gradient, grad, data, label, centers):
-        """Write the gradient, (N, d), and, once per training forward, move the centers, (C, d).
-
-        `head_gradient` is the gradient of the output; None for 1. With a `key` the samples are
-        recorded instead; a CenterTrainer moves the centers later.
+        """Write the gradient, (N, d), and, once per training forward, move the centers, (C, d), or
+        record the samples. `head_gradient` is the gradient of the output; None for 1.
         """
         arguments = self.arguments
         batch, difference = self.batch, self.difference
