@@ -1,5 +1,4 @@
 """Center loss for Gluon."""
-import itertools
 import weakref
 from typing import Any, Collection, Dict, Optional, Union
 
@@ -12,15 +11,12 @@ from ._mxnet.centers import Centers, blocks_being_traced
 from ._mxnet.graph import OP_TYPE
 from ._operator import arguments
 from ._operator.decorrelation import decorrelation
-from ._operator.gathered import Gatherer
+from ._operator.gathered import Gatherer, new_key
 from ._operator.labels import BFLOAT16
 
 __all__ = ['CenterLoss', 'CenterTrainer', 'DecorrelationLoss']
 
 Array = Union[mx.nd.NDArray, mx.sym.Symbol]
-
-# Numbers the losses that were given a CenterTrainer. All workers create theirs in the same order.
-_numbers = itertools.count()
 
 
 def _check_weight(value: Any, batch_axis: int = 0) -> Optional[float]:
@@ -327,9 +323,8 @@ class CenterTrainer:
         if not isinstance(center_loss, CenterLoss):
             raise TypeError(f'center_loss must be a CenterLoss, got {center_loss!r}')
         self._loss = center_loss
-        # Names alone may be equal. A loss keeps its key, which may be in the graph of a net.
-        key = (center_loss._attributes.get('key')
-               or f'{center_loss.centers.name}/{next(_numbers)}')
+        # A loss keeps its key, which may be in the graph of a net.
+        key = center_loss._attributes.get('key') or new_key(center_loss.centers.name)
         self._gatherer = Gatherer(key, kvstore, int_keys=True)
         center_loss._change(key=key)
 

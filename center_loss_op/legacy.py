@@ -4,7 +4,7 @@ Its operator has three auxiliary states: `<name>_center_bias`, the centers, and 
 memory. Its graphs list all three as inputs of the node.
 """
 import json
-from typing import Any, Dict, Tuple
+from typing import Dict, Tuple
 
 import mxnet as mx
 
@@ -29,7 +29,9 @@ def load_symbol(fname: str) -> mx.sym.Symbol:
     with open(fname, encoding='utf-8') as file:
         try:
             graph = json.load(file, strict=False)   # MXNet does not escape control characters
-            ported = [node for node in graph['nodes'] if _is_ported(node)]
+            ported = [node for node in graph['nodes']
+                      if any(node.get(key, {}).get('op_type') == OP_TYPE for key in _ATTRIBUTES)
+                      and len(node['inputs']) == len(_PORTED_INPUTS)]
         except (AttributeError, KeyError, TypeError, ValueError):   # the file holds no graph
             ported = []
     if not ported:
@@ -38,11 +40,6 @@ def load_symbol(fname: str) -> mx.sym.Symbol:
         inputs = dict(zip(_PORTED_INPUTS, node['inputs']))
         node['inputs'] = [inputs[role] for role in ('data', 'label', 'center_bias')]
     return symbol_of(graph)
-
-
-def _is_ported(node: Dict[str, Any]) -> bool:
-    return (any(node.get(key, {}).get('op_type') == OP_TYPE for key in _ATTRIBUTES)
-            and len(node['inputs']) == len(_PORTED_INPUTS))
 
 
 def load_checkpoint(prefix: str, epoch: int) -> Tuple[mx.sym.Symbol, NDArrays, NDArrays]:

@@ -1,5 +1,4 @@
 """Center loss for the Module API: one set of centers on several devices and workers."""
-import itertools
 import os
 import weakref
 from typing import Any, MutableMapping, Optional, Sequence, Union
@@ -8,12 +7,9 @@ import mxnet as mx
 
 from ._mxnet.graph import OP_TYPE, center_losses
 from ._operator.arguments import Arguments, non_negative_number
-from ._operator.gathered import Gatherer, check_name
+from ._operator.gathered import Gatherer, check_name, new_key
 
 __all__ = ['CenterTrainer']
-
-# Numbers the nodes that were given a trainer. All workers create theirs in the same order.
-_numbers = itertools.count()
 
 
 class CenterTrainer:
@@ -138,6 +134,6 @@ def _key_of(loss: mx.sym.Symbol) -> str:
     """The key of a center loss node, which gets one here if it has none."""
     if len(loss.list_outputs()) != 1 or loss.attr('op_type') != OP_TYPE:
         raise ValueError(f'key must be what symbol.center_loss returned, got {loss!r}')
-    key = loss.attr('key') or f'{loss.name}/{next(_numbers)}'
+    key = loss.attr('key') or new_key(loss.name)
     loss._set_attr(key=key)
     return key

@@ -30,13 +30,20 @@ PACKAGES = {'libgomp.so.1': ('libgomp1', 'libgomp'),
 
 def check():
     """Raise ImportError, one line, if MXNet cannot be loaded: what to do first."""
-    for line in _lacking():
+    for line in _lacking():     # the first is enough; what yields the next may rely on it
         raise ImportError(f'center_loss_op {line}')
 
 
 def _lacking():
     yield from _python()    # first: NumPy itself fails on a Python that is too old
-    yield from _numpy()
+    first, last = '%d.%d' % NUMPYS[0], NUMPYS[1][0]
+    install = f"run pip install 'numpy>={first},<{last + 1}'"
+    if not _finds('numpy'):
+        yield f'needs NumPy: {install}'
+    import numpy
+    version = tuple(map(int, numpy.__version__.split('.')[:2]))
+    if not NUMPYS[0] <= version < (last + 1,):
+        yield f'runs on NumPy {first} to {last}, found NumPy {numpy.__version__}: {install}'
     if 'mxnet' in sys.modules:
         return
     if not _finds('mxnet'):
@@ -55,18 +62,6 @@ def _python():
         first, last, this = ('%d.%d' % version for version in (*PYTHONS, python))
         yield (f'runs on Python {first} to {last}, this is Python {this}: use an environment with '
                'one of these')
-
-
-def _numpy():
-    first, last = '%d.%d' % NUMPYS[0], NUMPYS[1][0]
-    install = f"run pip install 'numpy>={first},<{last + 1}'"
-    if not _finds('numpy'):
-        yield f'needs NumPy: {install}'
-        return
-    import numpy
-    version = tuple(map(int, numpy.__version__.split('.')[:2]))
-    if not NUMPYS[0] <= version < (last + 1,):
-        yield f'runs on NumPy {first} to {last}, found NumPy {numpy.__version__}: {install}'
 
 
 def _venv():
@@ -94,17 +89,12 @@ def _loads(library):
 
 
 # -- the names that MXNet reads in NumPy, and that NumPy has removed since MXNet's release.
-# Each gets the value or the behaviour that it had. A name that NumPy has is never changed, and this
-# package uses none of them.
+# Each gets the value or the behaviour that it had. A name that NumPy has is never changed.
 
 
 def _renamed(new):
     """The function `numpy.<new>`, looked up when it is called: not every NumPy has it."""
     return lambda *args, **kwargs: getattr(sys.modules['numpy'], new)(*args, **kwargs)
-
-
-
-
 
 
 _FINANCIAL = ('mirr', 'npv', 'pmt', 'ppmt', 'pv', 'rate')
@@ -137,7 +127,7 @@ RESTORED = globals().get('RESTORED', [])
 
 
 def install_numpy_names():
-    """Give NumPy those of `NAMES` that it lacks; None if it has all."""
+    """Give NumPy those of `NAMES` that it lacks."""
     import numpy
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # NumPy warns about names that it is going to remove
@@ -151,7 +141,7 @@ def install_numpy_names():
 
 
 class _OnnxMapping(importlib.abc.Loader):
-    """Finds ``onnx.mapping``, which MXNet's exporter reads, with its two dictionaries."""
+    """Finds and loads ``onnx.mapping``, which MXNet's exporter reads."""
 
     def find_spec(self, fullname, path=None, target=None):
         if fullname != 'onnx.mapping':
@@ -169,8 +159,7 @@ class _OnnxMapping(importlib.abc.Loader):
 
 
 def install_onnx_mapping():
-    """Add a finder of modules, the last one: a module that ONNX has is found before it."""
-    sys.meta_path.append(_OnnxMapping())
+    sys.meta_path.append(_OnnxMapping())    # the last: a module that ONNX has is found before it
     return 'added'
 
 
@@ -184,7 +173,6 @@ class _Inherited:
 
 
 def install_in_children():
-    """Add an object to the settings that child processes inherit."""
     if not RESTORED:
         return None
     settings = multiprocessing.current_process()._config  # type: ignore[attr-defined]

@@ -37,7 +37,14 @@ _LAUNCHED = ('HOROVOD_SIZE', 'OMPI_COMM_WORLD_SIZE', 'DMLC_NUM_WORKER')
 
 logger = logging.getLogger('center_loss_op')
 
-_numbers = globals().get('_numbers') or itertools.count()  # stays when this is executed again
+# These stay when this module is executed again. All workers count alike, in the same order.
+_losses = globals().get('_losses') or itertools.count()     # that were given a CenterTrainer
+_numbers = globals().get('_numbers') or itertools.count()   # of names in stores
+
+
+def new_key(name):
+    """A key for a loss, whose name another loss may have, too."""
+    return f'{name}/{next(_losses)}'
 
 
 def check_name(kvstore):
@@ -287,8 +294,7 @@ class Gatherer:
     def _sum(self, name, arrays):
         """Replace each array by the sum over all contexts and workers."""
         if name not in self._names:
-            # The number is the same on all workers, which come here in the same order. It is above
-            # those of parameters, and below 2**31 / 9973, because MXNet multiplies it by 9973.
+            # Above the numbers of parameters, and below 2**31 / 9973: MXNet multiplies it by 9973.
             number = 100000 + next(_numbers)
             self._names[name] = (number if self._int_keys else
                                  f'center_loss/{self.key}/{name}/{number}')
