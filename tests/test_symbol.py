@@ -246,3 +246,14 @@ def test_predict_of_one_number_per_batch(reduction):
     parts = [[output.shape[0] for output in outputs]
              for outputs, *_ in module.iter_predict(batches)]
     assert parts == [[8, 8], [5, 5]] if reduction == 'none' else [[8, 1], [5, 1]]
+
+
+def test_predict_of_a_module_without_a_graph():
+    """A SequentialModule has no symbol of its own."""
+    module = mx.mod.SequentialModule()
+    graph = mx.sym.FullyConnected(mx.sym.var('data'), num_hidden=3)
+    module.add(mx.mod.Module(graph, label_names=None))
+    batches = mx.io.NDArrayIter(np.ones((5, 2)), batch_size=4)
+    module.bind(batches.provide_data, for_training=False)
+    module.init_params()
+    assert module.predict(batches).shape == (5, 3)

@@ -8,8 +8,8 @@ NO_HANG = 'tests/_mxnet/test_process.py::test_no_hang'
 class Change(NamedTuple):
     """What is changed, the fault that this prevents, and the test that shows the fault.
 
-    `function` makes the change at import, and returns what it did, or None if this system does not
-    need it. Without a function it is made `when` the program uses something.
+    `function` makes the change at import, and returns what it did, or None if it is not needed.
+    Without a function it is made `when` the program uses something.
     """
     what: str
     prevents: str
@@ -36,12 +36,9 @@ CHANGES = [
            'MXNet cannot read the numbers of NumPy 2 among the arguments of an operator',
            'tests/_mxnet/test_compat.py::test_operators_whose_arguments_hold_numbers_of_numpy',
            '_mxnet.compat:install_text_of_attributes'),
-    Change('mxnet.executor.Executor.backward: fences around it, if the graph has center loss',
-           'a read after a step has the values before it, or a read before it those after it',
-           'tests/_mxnet/test_reading.py::test_reads_before_a_step',
-           '_mxnet.centers:install'),
-    Change('mxnet.base._LIB.MXAutogradBackwardEx: fences around it, if a CenterLoss was used',
-           'an array of the centers that was read before a backward pass is wrong after it, and an '
+    Change('mxnet.executor.Executor.backward and mxnet.base._LIB.MXAutogradBackwardEx: fences '
+           'around them, if there is center loss',
+           'a read after a step has the values before it, or a read before it those after it; an '
            'update is lost if a convolution had the centers as its weight meanwhile',
            'tests/_mxnet/test_reading.py::test_reads_before_a_step',
            '_mxnet.centers:install'),
@@ -102,7 +99,7 @@ _done: Dict[str, Optional[str]] = globals().get('_done', {})
 
 
 def install():
-    """Make the changes of an import, in the order of the list, each once per process."""
+    """Make the changes of an import, each once per process."""
     package = __package__.rpartition('.')[0]
     for change in CHANGES:
         if change.function and change.function not in _done:

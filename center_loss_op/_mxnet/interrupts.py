@@ -1,16 +1,14 @@
 """An interrupt (Ctrl-C) is deferred while the exception it raises would be lost, or crash MXNet.
 
-MXNet calls a custom operator's Python callbacks in the middle of `mx.nd.Custom`. An exception that
-is raised there is dropped, and MXNet goes on with pointers that nobody has set: one interrupt in
-six to seventeen crashed a tight eager loop. Python drops exceptions in `__del__`, which runs each
-time that an array goes away. And where `autograd.record()` begins or ends, an exception would leave
-recording on for good.
+An exception in a custom operator's Python callback is dropped, and MXNet goes on with pointers that
+nobody has set. Python drops exceptions in `__del__`, which runs each time that an array goes away.
+And where `autograd.record()` begins or ends, an exception would leave recording on for good.
 """
 import signal
 import sys
 import threading
 
-# signal.getsignal takes 5 us: it looks for a name of the handler. And Python's own handler.
+# Python's own handler; signal.getsignal takes 5 us, because it looks for a name of the handler.
 from _signal import default_int_handler, getsignal
 
 from mxnet import autograd, operator

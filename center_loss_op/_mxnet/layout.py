@@ -5,9 +5,8 @@ layout of its own; `reshape`, a slice or an index of such an array is a view of 
 that is not oneDNN's, MXNet makes plain copies, calls the operator and frees the copies. A custom
 operator has only queued its work by then: it would read freed memory, and move the centers there.
 An executor keeps the copies; `mx.nd.Custom` and `CachedOp`, which runs hybridized and imported
-blocks, do not. So a graph gets copies in front of center loss, and behind it, for the gradient
-that comes back. `mx.nd.Custom` puts its arrays into the plain layout, but copies labels, and
-features while there are several threads. An identity would not do: it keeps the layout.
+blocks, do not. So the arrays are made plain in front of center loss, and copied behind it, for the
+gradient that comes back. An identity would not do: it keeps the layout.
 """
 import threading
 from functools import wraps
@@ -25,7 +24,6 @@ _OF_ANY_TYPE = {'op': 'tile', 'attrs': {'reps': '(1,)'}}
 
 
 def _plain_custom(custom):
-    """`mx.nd.Custom`, with plain arrays for center loss."""
     @wraps(custom)
     def plain_custom(*given, **kwargs):
         if kwargs.get('op_type') != OP_TYPE:
@@ -34,9 +32,9 @@ def _plain_custom(custom):
         for place, array in enumerate(data):
             if not isinstance(array, mx.nd.NDArray):
                 continue
-            # Threads may share it. A fence counts as a write, and among the passes of several
-            # threads, which read features and labels and write centers, it can close a circle of
-            # waits. A copy of the features costs another one of their gradient.
+            # A fence counts as a write: among passes of several threads that share labels or
+            # features it can close a circle of waits. But a copy of the features costs another one
+            # of their gradient.
             is_copied = array.stype == 'default' and array.size
             if place == LABEL and is_copied:
                 data[place] = mx.nd.tile(array, reps=(1,))
@@ -76,7 +74,6 @@ def _plain_graph(symbol):
 
 
 def _plain_cached_op(init):
-    """`CachedOp.__init__`, for a graph with copies around center loss."""
     @wraps(init)
     def plain_init(self, sym, *args, **kwargs):
         init(self, _plain_graph(sym) if center_losses(sym) else sym, *args, **kwargs)

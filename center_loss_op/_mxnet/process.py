@@ -1,9 +1,8 @@
-"""The end of a process, forks, and programs that are started, while operators are queued.
+"""The end of a process, forks, and programs that are started wait for the engine first.
 
 MXNet's shutdown stops the threads that run callbacks of custom operators, and then waits for
 operators that are still queued: for ever. Its preparation of a fork, a handler in C that runs after
-Python's, waits for such a thread with Python's lock, which the thread needs. So a process waits for
-the engine first.
+Python's, waits for such a thread with Python's lock, which the thread needs.
 """
 import ctypes
 import logging
@@ -63,10 +62,9 @@ def _waits_and_shuts_down(shutdown):
     return wait_and_shut_down
 
 
-# Before Python 3.10, programs are started by a plain fork, without Python's handlers of forks.
+# Programs are started by a plain fork, without Python's handlers of forks, before Python 3.10, and
+# if one of these local variables of `subprocess.Popen._execute_child` is set.
 _HAS_VFORK = sys.version_info >= (3, 10)
-# And later, if one of these local variables of `subprocess.Popen._execute_child` is set. (With
-# `preexec_fn` the handlers run as well.)
 _FORKING = ('preexec_fn', 'uid', 'gid', 'gids')
 
 
@@ -88,7 +86,6 @@ def _waits_and_spawns(spawn):
 
 
 def install():
-    """Wait for the engine at the end, and before forks. Python cannot remove the hooks."""
     _LIB.MXNotifyShutdown = _waits_and_shuts_down(_LIB.MXNotifyShutdown)
     os.register_at_fork(before=wait_for_engine)
     sys.addaudithook(_before_program)

@@ -28,7 +28,7 @@ HYBRIDIZED = {'eager': None, 'hybridized': {},
 def maps(values):
     """An NDArray that a convolution with ONE leaves as it is, in oneDNN's layout."""
     values = np.asarray(values, 'float32')
-    return nd.array(values.reshape((-1, 16, 2, 1) if values.ndim == 2 else (1, 16, 1, 1)))
+    return nd.array(values.reshape((-1, 16, 2, 1) if values.ndim == 2 else (1, 16, -1, 1)))
 
 
 def blocked(values):
@@ -176,6 +176,16 @@ def others():
         loss.update(blocked(data), blocked(label))
         inference(loss.centers.data())
     yield 'update', loss.centers.data(), oracle.center_loss(data, label, before).centers
+    many, head = np.tile(data, (64, 1)), RANDOM.rand(64 * N)
+    for _ in range(20):
+        given, x, before = blocked(head), nd.array(many), loss.centers.data().asnumpy()
+        x.attach_grad()
+        with autograd.record():
+            value = loss(x, nd.array(np.tile(label, 64)))
+        given.wait_to_read()    # only an array that is there is in a layout
+        value.backward(given)
+        yield ('gradient of a head in a layout', x.grad,
+               head[:, None] * (many - np.tile(before[label], (64, 1))))
     yield ('nearest_center', nearest_center(blocked(data), loss.centers.data())[0],
            ((data[:, None] - loss.centers.data().asnumpy()) ** 2).sum(2).argmin(1))
     x = blocked(data)
