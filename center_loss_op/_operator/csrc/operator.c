@@ -1,9 +1,6 @@
-/* The operator's callbacks for MXNet, as in operator.py, without Python: names, shapes, types, and
-   the passes.
-
-   The usual case is handled here. Rare cases (float16, other types of labels, a key, a GPU, a shape
-   that is not fully known) and errors (an argument, a shape, a type) go to Python's callbacks, which
-   handle all cases and report what is wrong. */
+/* The operator's callbacks for MXNet, as in operator.py, for the usual case. Rare cases (float16,
+   other types of labels, a key, a GPU, a shape that is not fully known) and errors (an argument, a
+   shape, a type) go to Python's callbacks. */
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -214,11 +211,11 @@ static int forward(int size, void **arrays, const int *tags, const int *reqs, in
   void *memory[4];
   int good = get_memory(4, arrays, memory);
   (void)tags;
-  if (!good) {
-    step_forget(o->step);
-  } else {
+  if (good) {
     good = step_forward(o->step, is_train, reqs[0], memory[0], memory[1], memory[2], memory[3]);
     if (!good) complain(o, memory[1]);
+  } else {
+    step_forget(o->step);
   }
   free_arrays(size, arrays);
   return good;
@@ -303,8 +300,8 @@ PUBLIC int center_loss_creator(const char *op_type, int size, const char **keys,
 
 /* Before the creator is registered: two functions of MXNet, and those of Python. The number is
    raised with each change of what native.py and this library call of each other. */
-PUBLIC void center_loss_init_4(void *get, void *release, Creator creator, Use use, Complain bad_label,
-                             Warn unfollowed, Warn overlapping) {
+PUBLIC void center_loss_init_4(void *get, void *release, Creator creator, Use use,
+                               Complain bad_label, Warn unfollowed, Warn overlapping) {
   get_data = (int (*)(void *, void **))get;
   free_array = (int (*)(void *))release;
   python = creator;
@@ -313,7 +310,7 @@ PUBLIC void center_loss_init_4(void *get, void *release, Creator creator, Use us
   step_warn(unfollowed, overlapping);
 }
 
-/* Before the end of the process: Python is called no more. */
+/* At the end of the process: Python is not called any more. */
 PUBLIC void center_loss_be_silent(void) {
   on_use = NULL;
   on_bad_label = NULL;
@@ -322,4 +319,3 @@ PUBLIC void center_loss_be_silent(void) {
 
 /* Whether nodes that are made from now on run here. */
 PUBLIC void center_loss_enable(int on) { enabled = on; }
-

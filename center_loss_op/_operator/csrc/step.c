@@ -130,16 +130,15 @@ static int read_labels(Step *s, const void *labels) {
   return 1;
 }
 
-/* Checks the labels of a batch (returns 0 at a bad one), then computes differences and losses. */
+/* Returns 0 at a bad label. */
 static int read_batch(Step *s, const void *data, const void *label, const void *centers) {
   if (!read_labels(s, label)) return 0;
   CALL(differences_and_losses, s, data, centers);
   return 1;
 }
 
-/* The centers are an input of MXNet's backward operator, not an output, so MXNet may run two
-   backward passes over the same centers at once. Here the second one waits; passes over other
-   centers do not. A step in Python claims its centers as well. */
+/* MXNet may run two backward passes over the same centers at once, because they are an input of
+   its operator. Here the second one waits. A step in Python claims its centers as well. */
 typedef struct Busy {
   const void *centers;
   struct Busy *next;
