@@ -121,7 +121,7 @@ class CenterLoss(Loss):
         return {**self.__dict__, '_attributes': attributes, '_parents': ()}
 
     def _change(self, **attributes: Any) -> None:
-        """Set arguments of the operator. Graphs that hold the old ones are made anew."""
+        """Set arguments of the operator; graphs that hold the old ones are made again."""
         self._attributes.update(attributes)
         for block in (self, *self._parents):
             block._clear_cached_op()
@@ -208,7 +208,7 @@ class CenterLoss(Loss):
 
     @property
     def weight(self) -> Optional[float]:
-        """λ, the weight of the loss: None stands for 1. A new one holds from the next call on."""
+        """λ, the weight of the loss; None: 1. A new value holds from the next call on."""
         return self._weight
 
     @weight.setter
@@ -218,7 +218,7 @@ class CenterLoss(Loss):
 
     @property
     def alpha(self) -> float:
-        """α, the rate of the centers. A new one holds from the next call on."""
+        """α, the rate of the centers. A new value holds from the next call on."""
         return self._attributes['alpha']
 
     @alpha.setter
@@ -302,8 +302,8 @@ class CenterTrainer:
     Raises
     ------
     TypeError, ValueError
-        `center_loss` is not a CenterLoss, `kvstore` is neither a store nor a type that MXNet knows,
-        or it is asynchronous, or the name of a distributed store: pass the store itself.
+        An argument is of another type, or the store is unknown or asynchronous, or is the name of a
+        distributed one: pass that store itself.
 
     Examples
     --------

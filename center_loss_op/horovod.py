@@ -26,16 +26,11 @@ _numbers = itertools.count()
 class Horovod(mx.kvstore.KVStoreBase):
     """Sums over the workers that `horovodrun` (or `mpirun`) started.
 
-    It works like MXNet's 'dist_sync': both `CenterTrainer`s take it, and so do `gluon.Trainer` and
-    Module, on any number of contexts per worker. The results are sums, not means: pass the global
-    batch size to `step` of a `gluon.Trainer`. The optimizer runs in the workers. Create the store
-    on every worker, in the same order relative to other stores. It calls `hvd.init()` if the
-    program did not.
-
-    Raises
-    ------
-    ImportError
-        Horovod is missing, or was built without MXNet.
+    Give it to both `CenterTrainer`s, `gluon.Trainer` and Module like MXNet's 'dist_sync', on any
+    number of contexts per worker. The results are sums, not means: pass the global batch size to
+    `step` of a `gluon.Trainer`. The optimizer runs in the workers. Create the store on every
+    worker, in the same order relative to other stores. It calls `hvd.init()` if the program did
+    not. ImportError: Horovod is missing, or was built without MXNet.
     """
     # 'dist_sync' tells MXNet that the workers step together.
     type = 'dist_sync_horovod'

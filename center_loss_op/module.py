@@ -30,13 +30,12 @@ class CenterTrainer:
         Horovod's), the trainer uses that one.
     alpha : float or None, default None
         α, the rate at which the centers move; None: that of the node. You can set the attribute
-        `alpha` at any time. On one context, a schedule of α is the reason to use a `CenterTrainer`.
+        `alpha` at any time, also on one context.
 
     Raises
     ------
     TypeError, ValueError
-        `kvstore` cannot gather, as in Gluon, `key` is another Symbol than a center loss, or `alpha`
-        is not a finite number >= 0.
+        `kvstore` cannot gather, as in Gluon, or another argument is wrong.
 
     Notes
     -----
@@ -74,7 +73,7 @@ class CenterTrainer:
     def __call__(self, param: mx.model.BatchEndParam) -> None:
         """Step, as a `batch_end_callback` of `Module.fit` or `FeedForward.fit`; else TypeError."""
         variables = param.locals or {}
-        # For a name that it does not know, MXNet makes a store of one worker, or none at all.
+        # For a name that it does not know, MXNet makes a store of one worker, or none.
         kvstore = variables.get('kvstore')
         if isinstance(kvstore, str):
             check_name(kvstore)

@@ -42,15 +42,11 @@ def nearest_center(embedding: Array, centers: Array, threshold: float = math.inf
         (N,), whatever the threshold; infinity if no center counts. float64 if an NDArray of the
         inputs is, else float32.
 
-    Raises
-    ------
-    TypeError, ValueError
-        For inputs, a threshold or classes of a wrong type, shape or value.
-
     Notes
     -----
     Arrays are searched on the CPU, in blocks, and the label is right for every finite input. A
-    graph computes one product of N · C in float64, and holds at most 2²⁴ centers.
+    graph computes one product of N · C in float64, and holds at most 2²⁴ centers. A wrong type,
+    shape or value raises TypeError or ValueError at once.
 
     Examples
     --------
@@ -75,7 +71,7 @@ def nearest_center(embedding: Array, centers: Array, threshold: float = math.inf
 
 
 def _numbers(exclude: Any, classes: Optional[int] = None) -> np.ndarray:
-    """The classes to exclude as numbers; in a graph, `classes` is not known yet, and None."""
+    """The classes to exclude as numbers; `classes` is None in a graph, which does not know it."""
     if exclude is None:
         exclude = ()
     elif isinstance(exclude, mx.nd.NDArray):
@@ -191,7 +187,7 @@ def _in_blocks(embedding: np.ndarray, centers: mx.nd.NDArray, exclude: np.ndarra
 
 
 def _candidates(x: np.ndarray, c: np.ndarray) -> Two:
-    """Pairs (i, j), sorted: the nearest c_j of each x_i is among them, which are few.
+    """A few pairs (i, j), sorted: the nearest c_j of each x_i is among them.
 
     The score ½‖c_j‖² − x_i·c_j orders the centers by distance. A center that is nearer than the one
     of the best score, c, has a norm of at most 2 ‖x_i‖ + ‖c‖. So the rounding errors of both scores

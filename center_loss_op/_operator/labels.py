@@ -20,11 +20,6 @@ def largest_exact(dtype):
     return 2 ** (np.finfo(dtype).nmant + 1) if dtype.kind == 'f' else None
 
 
-def _plain(labels):
-    """Labels as numbers that NumPy can compare: bfloat16, which it does not know, as float32."""
-    if labels.dtype == BFLOAT16:
-        return (labels.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-    return labels
 
 
 class Batch:
@@ -35,7 +30,9 @@ class Batch:
     """
 
     def __init__(self, labels, num_class, use_ignore=False, ignore_label=-1):
-        labels = _plain(labels).reshape(-1)
+        if labels.dtype == BFLOAT16:    # which NumPy does not know
+            labels = (labels.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+        labels = labels.reshape(-1)
         # The class of each sample, (N,); 0 for one that does not count.
         self.classes = classes = labels.astype(np.intp)
         self.ignored = None             # which samples do not count, (N,); None if all do

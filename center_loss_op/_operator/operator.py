@@ -108,9 +108,6 @@ class CenterLossProp(mx.operator.CustomOpProp):
             raise self.error
         return ['data', 'label']
 
-    def list_outputs(self):
-        return ['output']
-
     def list_auxiliary_states(self):
         return ['center_bias']
 
