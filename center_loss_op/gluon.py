@@ -243,8 +243,8 @@ class DecorrelationLoss(Loss):
     center=False)``: with a learned scale, the network can lower the loss by making all features
     smaller. In a hybridized parent, cast features of float16 to float32.
 
-    `weight` is finite and >= 0, or None for 1. It is constant: for a schedule, multiply the loss.
-    The batch is axis 0. A wrong argument or array raises TypeError or ValueError at once.
+    `weight` is finite and >= 0; None: 1. It is constant: for a schedule, multiply the loss. The
+    batch is axis 0. A wrong argument or array raises TypeError or ValueError at once.
 
     Examples
     --------
@@ -302,8 +302,8 @@ class CenterTrainer:
     Raises
     ------
     TypeError, ValueError
-        An argument is of another type, or the store is unknown or asynchronous, or is the name of a
-        distributed one: pass that store itself.
+        An argument has a wrong type, or the store is unknown or asynchronous. MXNet allows one
+        distributed store, so pass that store, not its name.
 
     Examples
     --------

@@ -26,11 +26,11 @@ _numbers = itertools.count()
 class Horovod(mx.kvstore.KVStoreBase):
     """Sums over the workers that `horovodrun` (or `mpirun`) started.
 
-    Give it to both `CenterTrainer`s, `gluon.Trainer` and Module like MXNet's 'dist_sync', on any
+    Use it like MXNet's 'dist_sync', with `gluon.Trainer`, Module and both `CenterTrainer`s, on any
     number of contexts per worker. The results are sums, not means: pass the global batch size to
     `step` of a `gluon.Trainer`. The optimizer runs in the workers. Create the store on every
     worker, in the same order relative to other stores. It calls `hvd.init()` if the program did
-    not. ImportError: Horovod is missing, or was built without MXNet.
+    not, and raises ImportError if Horovod is missing, or was built without MXNet.
     """
     # 'dist_sync' tells MXNet that the workers step together.
     type = 'dist_sync_horovod'

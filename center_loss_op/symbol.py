@@ -74,10 +74,10 @@ def decorrelation_loss(data: mx.sym.Symbol, scale: float = 1.0, need_top_grad: b
     """DeCov of Cogswell et al., ICLR 2016, as a node: a companion of center loss.
 
     `data` holds the features, (N, d): float16 (then the output is float32), float32 or float64. The
-    output is P of :class:`center_loss_op.gluon.DecorrelationLoss` for each sample, (N,). Its
-    gradient is scale · N · ∂P/∂x, which a Module's optimizer divides by N; with `need_top_grad`, it
-    is multiplied by that of the output. `scale` is finite and >= 0. A wrong argument raises
-    TypeError or ValueError at once.
+    output is P of :class:`center_loss_op.gluon.DecorrelationLoss` for each sample, (N,), without
+    `scale`, a number >= 0. The gradient is scale · N · ∂P/∂x, which a Module's optimizer divides by
+    N. With `need_top_grad`, it is also multiplied by the gradient of the output. A wrong argument
+    raises TypeError or ValueError at once.
 
     Examples
     --------

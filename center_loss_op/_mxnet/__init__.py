@@ -74,9 +74,8 @@ CHANGES = [
            'MXNet does not know the operator; a fork in the midst of a step locks up the child',
            'tests/test_reload.py::test_executed_again',
            '_operator.operator:install'),
-    Change('SIGINT: a handler that defers interrupts while an exception would be lost, by a '
-           'profile function (sys.setprofile); signal.default_int_handler is this handler, for '
-           'asyncio and trio',
+    Change('SIGINT, signal.default_int_handler: a handler that defers interrupts while an '
+           'exception would be lost, by a profile function (sys.setprofile)',
            'an interrupt in eager training is lost, crashes MXNet, or leaves recording on',
            'tests/_mxnet/test_interrupts.py::test_eager_loop',
            when='use of center loss in the main thread, unless an event loop handles SIGINT'),

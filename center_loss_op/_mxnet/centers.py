@@ -39,10 +39,6 @@ def fence(array):
             array[:1] *= 1
 
 
-# The centers of each executor that has run backward.
-_centers_of: 'weakref.WeakKeyDictionary[Any, Any]' = weakref.WeakKeyDictionary()
-
-
 def _executor_fenced(backward):
     """`Executor.backward` between two fences for the centers of each center loss.
 
@@ -50,16 +46,15 @@ def _executor_fenced(backward):
     """
     @wraps(backward)
     def fenced_backward(self, *args, **kwargs):
-        if self not in _centers_of:
+        if not hasattr(self, '_fenced'):
             names = {loss.centers for loss in center_losses(self._symbol)}
-            _centers_of[self] = [self.aux_dict[name] for name in names]
-        centers = _centers_of[self]
-        if centers:
+            self._fenced = [self.aux_dict[name] for name in names]
+        if self._fenced:
             defer_sigint()
-        for array in centers:
+        for array in self._fenced:
             fence(array)
         backward(self, *args, **kwargs)
-        for array in centers:
+        for array in self._fenced:
             fence(array)
     return fenced_backward
 

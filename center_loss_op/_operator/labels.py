@@ -20,8 +20,6 @@ def largest_exact(dtype):
     return 2 ** (np.finfo(dtype).nmant + 1) if dtype.kind == 'f' else None
 
 
-
-
 class Batch:
     """The checked labels of one batch: shape (N,) or (N, 1), any real type.
 
