@@ -184,7 +184,7 @@ def read_idx(folder, name):
             header = np.frombuffer(file.read(16 if 'images' in name else 8), '>u4')
             return np.frombuffer(file.read(), np.uint8).reshape(header[1:])
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise checkpoint.CheckpointError(f'cannot read {path}: {error}') from None
+        raise checkpoint.DataError(f'cannot read {path}: {error}') from None
 
 
 def draw(path, found, sets, names):
@@ -244,7 +244,7 @@ def main(arguments=None):
 if __name__ == '__main__':
     try:
         main()
-    except checkpoint.CheckpointError as error:
+    except checkpoint.DataError as error:
         sys.exit(f'paper_figures.py: error: {error}')
     except KeyboardInterrupt:
         sys.exit('interrupted: the same command continues')

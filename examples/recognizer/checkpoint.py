@@ -34,18 +34,18 @@ _LARGE, _RATIO = 2 ** 28, 100
 _SAFE = sum(getattr(os, name, 0) for name in ('O_NOFOLLOW', 'O_NONBLOCK', 'O_BINARY'))
 
 
-class CheckpointError(Exception):
-    """A file that cannot be written, or is not what it has to be; one line for the user."""
+class DataError(Exception):
+    """What the user can put right, as one line: it ends the program."""
 
 
 @contextlib.contextmanager
-def _one_line(doing):
+def one_line(doing):
     """A context that says in a line what the system did not allow."""
     try:
         yield
     except OSError as error:
         reason = 'it is a link' if error.errno == errno.ELOOP else error.strerror or error
-        raise CheckpointError(f'cannot {doing}: {reason}') from None
+        raise DataError(f'cannot {doing}: {reason}') from None
 
 
 # -- single files
@@ -58,7 +58,7 @@ def write(path, writer):
     """
     folder, name = os.path.split(path)
     unfinished = os.path.join(folder, f'.{name}.{os.getpid()}.unfinished')
-    with _one_line(f'write {path}'):
+    with one_line(f'write {path}'):
         try:
             _remove(unfinished)
             with open(unfinished, 'xb') as file:
@@ -91,10 +91,10 @@ def _sync(folder):
 
 def read_file(path, most=2 ** 40):
     """The bytes of a regular file that is no link and has no more than `most`."""
-    with _one_line(f'read {path}'), open(os.open(path, os.O_RDONLY | _SAFE), 'rb') as file:
+    with one_line(f'read {path}'), open(os.open(path, os.O_RDONLY | _SAFE), 'rb') as file:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode) or found.st_size > most:
-            raise CheckpointError(f'cannot read {path}: it is no file, or one of more bytes than '
+            raise DataError(f'cannot read {path}: it is no file, or one of more bytes than '
                                   'such a file can have')
         return file.read()
 
@@ -107,14 +107,14 @@ def digest(path):
 def make_folder(out, *names):
     """The path of a folder below OUT, which is made if it is not there; it must be no link."""
     path = out
-    with _one_line(f'write to {out}'):
+    with one_line(f'write to {out}'):
         os.makedirs(out, exist_ok=True)
         for name in names:
             path = os.path.join(path, name)
             with contextlib.suppress(FileExistsError):
                 os.mkdir(path)
             if not stat.S_ISDIR(os.lstat(path).st_mode):
-                raise CheckpointError(f'cannot write to {path}: it is no folder, or a link')
+                raise DataError(f'cannot write to {path}: it is no folder, or a link')
     return path
 
 
@@ -126,9 +126,9 @@ def json_object(content, path):
     try:
         result = json.loads(content.decode(), parse_constant=refuse)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f'cannot read {path}: {error}') from None
+        raise DataError(f'cannot read {path}: {error}') from None
     if not isinstance(result, dict):
-        raise CheckpointError(f'cannot read {path}: it is no object')
+        raise DataError(f'cannot read {path}: it is no object')
     return result
 
 
@@ -148,7 +148,7 @@ def read_npz(content, path='the .npz file'):
     # A damaged file makes zipfile and NumPy raise nearly anything.
     except Exception as error:
         reason = str(error).split('\n')[0][:200] or type(error).__name__
-        raise CheckpointError(f'cannot read {path}: {reason}') from None
+        raise DataError(f'cannot read {path}: {reason}') from None
 
 
 def _array(archive, info):
@@ -181,7 +181,7 @@ def lock(out, what, wait=0.):
     seconds at most.
     """
     path = os.path.join(make_folder(out), '.lock')
-    with _one_line(f'write {path}'):
+    with one_line(f'write {path}'):
         handle = os.open(path, os.O_RDWR | os.O_CREAT | _SAFE, 0o666)
     with open(handle, 'r+b') as file:
         end, said = time.monotonic() + wait, False
@@ -189,7 +189,7 @@ def lock(out, what, wait=0.):
             file.seek(0)
             other = ascii(file.read(200).decode(errors='replace'))[1:-1] or 'another program'
             if time.monotonic() >= end:
-                raise CheckpointError(f'{out} is in use by {other}: wait until it has ended')
+                raise DataError(f'{out} is in use by {other}: wait until it has ended')
             if not said:
                 print(f'waiting: {out} is in use by {other}', file=sys.stderr, flush=True)
                 said = True
@@ -247,10 +247,10 @@ def load_state(folder, say):
             arrays = read_npz(read_file(path), path)
             text = arrays.pop('state', np.zeros(0)).tobytes()
             return epoch, arrays, json_object(text, path)
-        except CheckpointError as error:
+        except DataError as error:
             say(f'passed over a damaged checkpoint: {error}')
     if found:
-        raise CheckpointError(f'no checkpoint in {folder} can be read: take another --output-dir')
+        raise DataError(f'no checkpoint in {folder} can be read: take another --output-dir')
     return None
 
 
@@ -269,13 +269,13 @@ def publish(out, files, description):
     text = json.dumps(description, indent=2, allow_nan=False) + '\n'
     _check(json.loads(text), DESCRIPTION)
     before = {}
-    with contextlib.suppress(CheckpointError):
+    with contextlib.suppress(DataError):
         before = _described(out)['files']
         _rename(out, before)        # finish what a kill interrupted
     for name, content in files.items():
         write(os.path.join(out, f'{name}.new'), content)
     write(os.path.join(out, DESCRIPTION), text)
-    with _one_line(f'write to {out}'):
+    with one_line(f'write to {out}'):
         _rename(out, digests)
         for name in set(before) - set(files):
             _remove(os.path.join(out, name))
@@ -303,7 +303,7 @@ def load_recognizer(out, names=('embedding.onnx',)):
             description['content'] = {name: _content(out, name, description['files'])
                                       for name in names}
             return description
-        except CheckpointError as error:
+        except DataError as error:
             reason = error
     raise reason
 
@@ -311,20 +311,20 @@ def load_recognizer(out, names=('embedding.onnx',)):
 def _content(out, name, digests):
     path = os.path.join(out, name)
     if name not in digests:
-        raise CheckpointError(f'{os.path.join(out, DESCRIPTION)} names no {name}: train again, '
+        raise DataError(f'{os.path.join(out, DESCRIPTION)} names no {name}: train again, '
                               "with all of pip install 'center_loss_op[examples,onnx]'")
     for candidate in filter(os.path.lexists, (path, f'{path}.new')):
         content = read_file(candidate)
         if digest(content) == digests[name]:
             return content
-    raise CheckpointError(f'{path} is missing, or not the file that {DESCRIPTION} describes: '
+    raise DataError(f'{path} is missing, or not the file that {DESCRIPTION} describes: '
                           'restore it, or train again')
 
 
 def _described(out):
     path = os.path.join(out, DESCRIPTION)
     if not os.path.lexists(path):
-        raise CheckpointError(f'{out} has no {DESCRIPTION}: OUT must be the --output-dir of '
+        raise DataError(f'{out} has no {DESCRIPTION}: OUT must be the --output-dir of '
                               'train.py, or of recognize.py import')
     description = json_object(read_file(path, 2 ** 24), path)
     _check(description, path)
@@ -364,12 +364,12 @@ _FIELDS = {
 
 
 def _check(description, path):
-    """CheckpointError unless these are the contents of a recognizer.json that can be used."""
+    """DataError unless these are the contents of a recognizer.json that can be used."""
     for name, good in _FIELDS.items():
         try:
             usable = good(description[name])
         except (LookupError, TypeError, ValueError, AttributeError):
             usable = False
         if not usable:
-            raise CheckpointError(f'cannot use {path}: no training with this program (format '
+            raise DataError(f'cannot use {path}: no training with this program (format '
                                   f'{FORMAT}) writes "{name}": {description.get(name)!r:.60}')

@@ -297,7 +297,7 @@ if __name__ == '__main__':
     warnings.filterwarnings('ignore')       # of what MXNet cannot infer
     try:
         main()
-    except (data.DataError, checkpoint.CheckpointError, OSError) as error:
+    except (data.DataError, OSError) as error:
         sys.exit(f'compare.py: error: {data.printable(error)}')
     except KeyboardInterrupt:
         sys.exit('interrupted: the same command continues')

@@ -17,9 +17,10 @@ import tempfile
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
-from checkpoint import CheckpointError, read_npz
+from checkpoint import DataError, one_line, read_npz
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
@@ -45,12 +46,9 @@ _TURNS = None, 0, 3, 1, 5, 4, 6, 2
 _IN_MEMORY = 2 ** 30
 # A picture takes at least so many bytes of an .npz file; more pictures are copies of one.
 _LEAST_BYTES = 16
+NO_PICTURES = 'a folder without pictures'
 _MOST_REASONS = 12      # on the screen, why pictures were left out
 _RECORD, _RECORD_HEADER = struct.pack('<I', 0xced7230a), struct.Struct('<IfQQ')
-
-
-class DataError(CheckpointError):
-    """Data that cannot be used, as one line for the user."""
 
 
 class BadPicture(Exception):
@@ -183,71 +181,51 @@ def walk(folder, pass_over=lambda path, reason: None):
     Links are followed, but no file or folder is visited twice. Hidden files are passed over, and
     `pass_over` is called with others.
     """
-    def identity(status):
-        return status.st_dev, status.st_ino
-
-    top, folders = pathlib.Path(os.path.realpath(folder)), [folder]
-    # A link to a folder above would bring everything that is on the disk.
-    seen = {identity(one.stat()) for one in (top, *top.parents)}
-    while folders:
-        folder, below = folders.pop(), []
+    def visited(path):
+        """The status of what is visited now; None if it is not there, or was visited before."""
         try:
-            with os.scandir(folder) as found:
-                found = sorted(found, key=lambda entry: (entry.is_symlink(), entry.name))
+            status = os.stat(path)
         except OSError as error:
-            pass_over(folder, error.strerror)
-            continue
-        for entry in found:
-            if entry.name.startswith('.'):
-                continue
-            try:
-                status = entry.stat()
-            except OSError as error:
-                pass_over(entry.path, 'a link to nothing' if entry.is_symlink() else error.strerror)
-                continue
-            suffix = os.path.splitext(entry.name)[1].lower()
-            if identity(status) in seen:
-                pass_over(entry.path, 'a link to what is read elsewhere, or to a folder above')
-            elif stat.S_ISDIR(status.st_mode):
-                below.append(entry.path)
-            elif not stat.S_ISREG(status.st_mode):
-                pass_over(entry.path, 'no regular file')
-            elif suffix in SUFFIXES:
-                yield entry.path
-            else:
-                pass_over(entry.path, f'{suffix or "no suffix"} is not the suffix of a picture')
-            seen.add(identity(status))
-        folders += reversed(below)
+            pass_over(path, 'a link to nothing' if os.path.islink(path) else error.strerror)
+            return None
+        if (status.st_dev, status.st_ino) in seen:
+            pass_over(path, 'a link to what is read elsewhere, or to a folder above')
+            return None
+        seen.add((status.st_dev, status.st_ino))
+        return status
+
+    seen, top = set(), pathlib.Path(os.path.realpath(folder))
+    for one in (top, *top.parents):     # a link to one above would bring all that is on the disk
+        visited(one)
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=lambda error: pass_over(
+            error.filename, error.strerror)):
+        for names in folders, files:
+            names[:] = sorted((name for name in names if not name.startswith('.')), key=lambda name:
+                              (os.path.islink(os.path.join(place, name)), name))
+        folders[:] = [name for name in folders if visited(os.path.join(place, name))]
+        for path in (os.path.join(place, name) for name in files):
+            suffix, status = os.path.splitext(path)[1].lower(), visited(path)
+            if status and not stat.S_ISREG(status.st_mode):
+                pass_over(path, 'no regular file')
+            elif status and suffix not in SUFFIXES:
+                pass_over(path, f'{suffix or "no suffix"} is not the suffix of a picture')
+            elif status:
+                yield path
 
 
-# -- data sets
+# -- data sets: what reads one yields (class, what the picture is called, where its pixels are), and
+# calls leave_out(class, file, reason)
 
 
-class Pictures:
-    """Decoded pictures of classes: `images`, (n, height, width, channels) uint8, and by image its
-    label, what it is called (its class stands in front), and a digest of its pixels.
-
-    `names` are those of the classes, by label; `apart` those that the data set itself sets apart
-    for the test. `left_out` has a dict per class and reason: these, `count`, and the `first` one.
-    """
-
-    def __init__(self):
-        self.images = self.labels = self.names = self.digests = None
-        self.files, self.apart, self.left_out, self._rows = [], set(), [], {}
-        # While it is read: the class of each file, and where its pixels are.
-        self.classes, self.sources = [], []
-
-    def add(self, name, file, source):
-        """One more picture of a class: in a file (a path), a record, or an array."""
-        self.classes.append(name)
-        self.files.append(file)
-        self.sources.append(source)
-
-    def leave_out(self, name, file, reason):
-        """Remember what was left out."""
-        if (name, reason) not in self._rows:
-            self.left_out.append({'class': name, 'reason': reason, 'count': 0, 'first': file})
-        self._rows.setdefault((name, reason), self.left_out[-1])['count'] += 1
+class Pictures(NamedTuple):
+    """Decoded pictures of classes."""
+    images: np.ndarray      # (n, height, width, channels), uint8
+    labels: np.ndarray      # (n,)
+    names: list             # of the classes, by label
+    files: list             # what each picture is called: its class stands in front
+    digests: list           # of the pixels of each
+    apart: list             # the classes that the data set itself sets apart for the test
+    left_out: list          # a dict per class and reason: these, `count`, and the `first` file
 
 
 def load(path, shape_for, out=None, quiet=False):
@@ -257,40 +235,71 @@ def load(path, shape_for, out=None, quiet=False):
     returns the channels, height and width to read them with. A folder `out` gets the pixels if they
     are many; they take no name there. Classes have two pictures or more, no two the same.
     """
-    pictures, read = Pictures(), {'.rec': _records, '.npz': _arrays}
-    try:
-        read = _folder if os.path.isdir(path) else read.get(os.path.splitext(path)[1])
-        if not read:
-            raise DataError(f'cannot read {path}: it is neither a folder nor a .rec or .npz file')
-        read(path, pictures)
-        good = _decode(pictures, shape_for, out, quiet)
-    except OSError as error:
-        raise DataError(f'cannot read {error.filename or path}: {error.strerror}') from None
-    return _chosen(path, pictures, good)
+    left_out = {}
+
+    def leave_out(name, file, reason):
+        row = {'class': name, 'reason': reason, 'count': 0, 'first': file}
+        left_out.setdefault((name, reason), row)['count'] += 1
+
+    read = {'.rec': _records, '.npz': _arrays}.get(os.path.splitext(path)[1])
+    read = in_folder if os.path.isdir(path) else read
+    if not read:
+        raise DataError(f'cannot read {path}: it is neither a folder nor a .rec or .npz file')
+    with one_line(f'read {path}'):
+        found = list(read(path, leave_out))
+        images, rows = _decoded(found, shape_for, out, quiet, leave_out)
+    digests, first = {}, {}
+    for row in rows:
+        name, file, _ = found[row]
+        digests[row] = hashlib.sha256(images[row]).hexdigest()
+        other = first.setdefault(digests[row], row)
+        if other != row:
+            leave_out(name, file, 'the same pixels as a picture of ' + printable(found[other][0]))
+    counts = Counter(found[row][0] for row in first.values())
+    rows = [row for row in first.values() if counts[found[row][0]] > 1]
+    for name, file, _ in (found[row] for row in first.values()):
+        if counts[name] == 1:
+            leave_out(name, file, 'the only picture of its class that can be used: a class needs '
+                      'two')
+    left_out = list(left_out.values())
+    if not rows:
+        reasons = {row['reason'] for row in left_out}
+        raise DataError(f'no class in {path} has two pictures that can be read'
+                        + (f': {min(reasons)}' if len(reasons) == 1 else ''))
+    for target, row in enumerate(rows):     # in place: they can be larger than the memory
+        if target != row:
+            images[target] = images[row]
+    names, labels = np.unique([found[row][0] for row in rows], return_inverse=True)
+    apart = [name for name in names.tolist() if read is _arrays and name.startswith('test_')
+             and names[-1].startswith('train_')]
+    return Pictures(images[:len(rows)], labels, names.tolist(), [found[row][1] for row in rows],
+                    [digests[row] for row in rows], apart, left_out)
 
 
-def _folder(path, pictures):
+def in_folder(path, leave_out):
+    """The pictures in a folder with one sub-folder per class."""
     def pass_over(file, reason):
         file = os.path.relpath(file, path)
-        pictures.leave_out(os.path.dirname(file).split(os.sep)[0], file, reason)
+        leave_out(os.path.dirname(file).split(os.sep)[0], file, reason)
 
-    with os.scandir(path) as found:
-        folders = {entry.name for entry in found
-                   if entry.is_dir() and not entry.name.startswith('.')}
-    if not folders:
+    with one_line(f'read {path}'), os.scandir(path) as found:
+        empty = {entry.name for entry in found
+                 if entry.is_dir() and not entry.name.startswith('.')}
+    if not empty:
         raise DataError(f'{path} has no sub-folders: it needs one per class')
     for source in walk(path, pass_over):
         file = os.path.relpath(source, path)
         if os.path.dirname(file):
-            pictures.add(file.split(os.sep)[0], file, source)
+            empty.discard(file.split(os.sep)[0])
+            yield file.split(os.sep)[0], file, source
         else:
             pass_over(source, 'it lies in no class')
-    for name in sorted(folders - set(pictures.classes)):
-        pictures.leave_out(name, name, 'a folder without pictures')
+    for name in sorted(empty):
+        leave_out(name, name, NO_PICTURES)
 
 
-def _records(path, pictures):
-    """As python -m mxnet.tools.im2rec writes it, or insightface."""
+def _records(path, leave_out):
+    """Those of a .rec file, as python -m mxnet.tools.im2rec writes it, or insightface."""
     with open(path, 'rb') as file:
         if file.read(4) != _RECORD:
             raise DataError(f'{path} is no RecordIO file')
@@ -300,11 +309,11 @@ def _records(path, pictures):
         try:
             label, picture, end = _record(content, offset)
             if picture:    # insightface's records of classes have no picture
-                pictures.add(label, f'{label}/record at byte {offset}', (content, offset))
+                yield label, f'{label}/record at byte {offset}', (content, offset)
             damaged = False
         except (ValueError, OverflowError, struct.error):
             if not damaged:
-                pictures.leave_out('', f'record at byte {offset}', 'a damaged record')
+                leave_out('', f'record at byte {offset}', 'a damaged record')
             damaged, end = True, content.find(_RECORD, offset + 1)      # goes on with the next one
         offset = end
 
@@ -326,7 +335,8 @@ def _record(content, offset):
     return str(int(labels[0])), record[start + 4 * flag:], offset
 
 
-def _arrays(path, pictures):
+def _arrays(path, leave_out):
+    """Those of an .npz file."""
     with open(path, 'rb') as file:
         arrays, size = read_npz(file, path), file.seek(0, os.SEEK_END)
     parts = ('train_', 'test_') if 'train_images' in arrays else ('',)
@@ -348,9 +358,7 @@ def _arrays(path, pictures):
         images = images[..., 0] if images.shape[3:] == (1,) else images
         for row, label in enumerate(labels.tolist()):
             label = label.decode(errors='replace') if isinstance(label, bytes) else str(label)
-            pictures.add(part + label, f'{part + label}/{part}images {row}', images[row])
-    if len(parts) == 2:
-        pictures.apart = {name for name in pictures.classes if name.startswith('test_')}
+            yield part + label, f'{part + label}/{part}images {row}', images[row]
 
 
 def each(function, items, title, quiet, batch=256):
@@ -363,38 +371,36 @@ def each(function, items, title, quiet, batch=256):
             bar.update(min(batch, len(items) - start))
 
 
-def _decode(pictures, shape_for, out, quiet):
-    """Read all headers, then decode all pictures; returns the rows of the good ones."""
-    bad = {}
-
-    def of_rows(function, rows, title):
-        """[function(row, its source)] of the rows whose pictures can be read."""
+def _decoded(found, shape_for, out, quiet, leave_out):
+    """(pixels, rows of what was found that have some): reads all headers, then all pictures."""
+    def of_each(function, rows, title):
+        """{row: function(its source, row)} of the rows whose pictures can be read."""
         def of(row):
-            source = pictures.sources[row]
+            source = found[row][2]
             try:
-                return function(row, io.BytesIO(_record(*source)[1]) if isinstance(source, tuple)
-                                else source)
+                return function(io.BytesIO(_record(*source)[1]) if isinstance(source, tuple)
+                                else source, row)
             except BadPicture as error:
-                bad[row] = str(error)
+                return error
 
-        found = [one for part in each(of, rows, title, quiet) for one in part]
-        return [one for row, one in zip(rows, found) if row not in bad]
+        results = [one for part in each(of, rows, title, quiet) for one in part]
+        for row, error in zip(rows, results):
+            if isinstance(error, BadPicture):
+                leave_out(*found[row][:2], str(error))
+        return {row: one for row, one in zip(rows, results) if not isinstance(one, BadPicture)}
 
-    def decode(row, source):
-        pictures.images[row] = read_picture(source, (height, width), channels)
-        return row
+    def decode(source, row):
+        images[row] = read_picture(source, (height, width), channels)
 
-    rows = range(len(pictures.files))
-    headers = of_rows(lambda row, source: picture_header(source), rows, 'looking at pictures')
-    if headers:
-        sides, grey = np.array(headers)[:, :2], all(header[2] for header in headers)
-        channels, height, width = shape_for(
-            1 if grey else 3, *np.median(sides, axis=0).astype(int).tolist())
-        pictures.images = _room((len(rows), height, width, channels), out)
-    good = of_rows(decode, [row for row in rows if row not in bad], 'reading pictures')
-    for row, reason in sorted(bad.items()):
-        pictures.leave_out(pictures.classes[row], pictures.files[row], reason)
-    return good
+    headers = of_each(lambda source, _: picture_header(source), range(len(found)),
+                      'looking at pictures')
+    if not headers:
+        return None, []
+    *sides, grey = zip(*headers.values())
+    channels, height, width = shape_for(
+        1 if all(grey) else 3, *np.median(sides, axis=1).astype(int).tolist())
+    images = _room((len(found), height, width, channels), out)
+    return images, list(of_each(decode, list(headers), 'reading pictures'))
 
 
 def _room(shape, out):
@@ -410,53 +416,6 @@ def _room(shape, out):
             raise DataError(f'{out} has no room for {size / 1e9:.1f} GB of pixels: '
                             f'{error.strerror}') from None
         return np.memmap(file, np.uint8, 'w+', shape=shape)
-
-
-def _chosen(path, pictures, good):
-    """Leave out what is there twice, and classes with one picture."""
-    digests = {row: hashlib.sha256(pictures.images[row]).hexdigest() for row in good}
-    members, owners, first_of, original, seen = {}, {}, {}, {}, set()
-    for row in good:
-        members.setdefault(pictures.classes[row], set()).add(digests[row])
-    for name in sorted(members):
-        original[name] = first_of.setdefault(frozenset(members[name]), name)
-        if original[name] == name:
-            for digest in members[name]:
-                owners.setdefault(digest, []).append(name)
-    for row in good:
-        name, digest = pictures.classes[row], digests[row]
-        others = [one for one in owners[digest] if one != name]
-        if original[name] != name:
-            reason = f'the same pictures as in {printable(original[name])}'
-        elif others:
-            reason = f'the same pixels are a picture of {printable(others[0])}'
-        elif (name, digest) in seen:
-            reason = 'the same pixels are there twice'
-        else:
-            seen.add((name, digest))
-            continue
-        pictures.leave_out(name, pictures.files[row], reason)
-        del digests[row]
-    counts = Counter(pictures.classes[row] for row in digests)
-    for row in [row for row in digests if counts[pictures.classes[row]] == 1]:
-        pictures.leave_out(pictures.classes[row], pictures.files[row], 'the only picture of its '
-                           'class that can be used: a class needs two')
-        del digests[row]
-    if not digests:
-        reasons = {row['reason'] for row in pictures.left_out}
-        raise DataError(f'no class in {path} has two pictures that can be read'
-                        + (f': {min(reasons)}' if len(reasons) == 1 else ''))
-    for target, row in enumerate(digests):  # in place, because they can be larger than the memory
-        if target != row:
-            pictures.images[target] = pictures.images[row]
-    names, pictures.labels = np.unique([pictures.classes[row] for row in digests],
-                                       return_inverse=True)
-    pictures.images, pictures.names = pictures.images[:len(digests)], names.tolist()
-    pictures.files = [pictures.files[row] for row in digests]
-    pictures.digests = list(digests.values())
-    pictures.apart = sorted(pictures.apart & set(pictures.names))
-    del pictures.classes, pictures.sources
-    return pictures
 
 
 def left_out_lines(left_out):

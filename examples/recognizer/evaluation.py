@@ -14,7 +14,7 @@ import metrics
 import numpy as np
 import report
 from data import printable
-from served import Network, RecognizerError, read_gallery, usable_name
+from served import DataError, Network, read_gallery, usable_name
 
 _MOST_COMPARED = 3000       # pictures of which all pairs are compared
 _THUMBNAIL = 96, 96
@@ -38,7 +38,7 @@ def evaluate(options):
     embeddings, rows, failed = network.all_of(paths)
     present, labels = np.unique([names[row] for row in rows], return_inverse=True)
     if len(present) < 2 or np.bincount(labels).max() < 2:
-        raise RecognizerError(f'{options.folder} needs pictures of two classes, and two of one')
+        raise DataError(f'{options.folder} needs pictures of two classes, and two of one')
     some = np.sort(np.random.RandomState(0).permutation(len(labels))[:_MOST_COMPARED])
     figures, curve, thresholds = metrics.measure(
         embeddings[some], labels[some], network.kind, {*metrics.STRANGERS, options.strangers})
@@ -89,7 +89,7 @@ def identified(options, network, embeddings, labels, present, result):
     if limit is None:
         try:
             limit, _ = network.stranger_threshold(options.strangers, len(gallery.names))
-        except RecognizerError:     # OUT has none: those that were just found
+        except DataError:     # OUT has none: those that were just found
             limit = math.inf if measured is None else measured
     result.update(enrolled=len(np.unique(own[own >= 0])),
                   threshold=limit if math.isfinite(limit) else None,
@@ -132,7 +132,7 @@ def evaluate_pairs(options, network):
     good = (place[pairs] >= 0).all(axis=1)
     pairs, same = place[pairs[good]], same[good]
     if min(same.sum(), (~same).sum()) < 10:
-        raise RecognizerError(
+        raise DataError(
             f'{options.bin or options.pairs} needs ten pairs of the same class and ten of '
             f'different ones, has {same.sum()} and {(~same).sum()} with their pictures')
     one, other = (metrics.scaled(embeddings[side], network.kind) for side in pairs.T)
@@ -158,7 +158,7 @@ def pairs_of_text(path, folder):
     try:
         lines = read_bytes(path).decode('utf-8-sig').splitlines()
     except UnicodeDecodeError:
-        raise RecognizerError(f'{path} is no text: is it a .bin? Then use --bin') from None
+        raise DataError(f'{path} is no text: is it a .bin? Then use --bin') from None
     used, pairs, same, missing = {}, [], [], []
     for number, line in enumerate(lines, 1):
         if re.fullmatch(r'\s*([0-9]+\s*){0,2}', line):
@@ -167,7 +167,7 @@ def pairs_of_text(path, folder):
         if len(words) == 3:
             words.insert(2, words[0])
         if len(words) != 4 or not all(re.fullmatch('[0-9]{1,9}', words[at]) for at in (1, 3)):
-            raise RecognizerError(f'{path}, line {number}: expected "name 1 2" or "name 1 other '
+            raise DataError(f'{path}, line {number}: expected "name 1 2" or "name 1 other '
                                   f'2", got {line[:80]!r}')
         pair = [(words[0], int(words[1])), (words[2], int(words[3]))]
         if all(one in files for one in pair):
@@ -204,7 +204,7 @@ def pairs_of_bin(path):
             raise ValueError('it has others')
     # A damaged pickle raises nearly anything.
     except Exception as error:
-        raise RecognizerError(f'cannot read {path} as a list of pictures and one of booleans: '
+        raise DataError(f'cannot read {path} as a list of pictures and one of booleans: '
                               f'{type(error).__name__}: {str(error)[:80]}') from None
     return ([io.BytesIO(file) for file in files], np.arange(len(files)).reshape(-1, 2),
             np.array(same, bool))
@@ -215,23 +215,22 @@ def pairs_of_bin(path):
 
 def class_files(folder):
     """(paths, their classes, 1 if a class has no pictures) of one sub-folder per class."""
-    paths, names, status = [], [], 0
-    try:
-        with os.scandir(folder) as entries:
-            classes = sorted((entry.name, entry.path) for entry in entries
-                             if entry.is_dir() and not entry.name.startswith('.'))
-        for name, path in classes:
-            if not usable_name(name):
-                raise RecognizerError(f'a class cannot have the name {name[:99]!r}: rename its '
-                                      f'folder in {folder}')
-            mine, missing = picture_files([path])
-            status |= missing
-            paths += mine
-            names += [name] * len(mine)
-    except OSError as error:
-        raise RecognizerError(f'cannot read {error.filename}: {error.strerror}') from None
-    if not paths:
-        raise RecognizerError(f'{folder} has no sub-folders with pictures: it needs one per class')
+    status = 0
+
+    def leave_out(name, file, reason):
+        nonlocal status
+        if reason == data.NO_PICTURES:
+            print(f'{printable(os.path.join(folder, file))}: no pictures', file=sys.stderr)
+            status = 1
+
+    found = list(data.in_folder(folder, leave_out))
+    for name in {name for name, *_ in found}:
+        if not usable_name(name):
+            raise DataError(f'a class cannot have the name {name[:99]!r}: rename its folder in '
+                            f'{folder}')
+    if not found:
+        raise DataError(f'{folder} has no sub-folders with pictures: it needs one per class')
+    names, _, paths = zip(*found)
     return paths, names, status
 
 

@@ -26,7 +26,7 @@ import metrics
 import numpy as np
 from data import printable
 from evaluation import class_files, evaluate, picture_files, read_bytes
-from served import MODEL, SHARE, WAIT, Network, RecognizerError, Runner, read_gallery, write_gallery
+from served import MODEL, SHARE, WAIT, DataError, Network, Runner, read_gallery, write_gallery
 from tqdm import tqdm
 
 
@@ -35,7 +35,7 @@ def main(arguments=None):
     options = parse(arguments)
     try:
         return options.command(options)
-    except checkpoint.CheckpointError as error:
+    except checkpoint.DataError as error:
         print(f'recognize.py: error: {printable(error)}', file=sys.stderr)
         return 1
 
@@ -107,7 +107,7 @@ def enrol(options):
     paths, names, status = class_files(options.gallery)
     embeddings, rows, failed = network.all_of(paths)
     if not rows:
-        raise RecognizerError(f'no picture in {options.gallery} can be read')
+        raise DataError(f'no picture in {options.gallery} can be read')
     names = np.array(names, object)[rows]
     with network.changing('enrol'):
         classes = read_gallery(options.out, network.settings, needed=False).classes()
@@ -198,7 +198,7 @@ def remove(options):
         classes = read_gallery(options.out, settings).classes()
         for name in names:
             if name not in classes:
-                raise RecognizerError(f'{name!r} is not enrolled, and nothing was removed: see '
+                raise DataError(f'{name!r} is not enrolled, and nothing was removed: see '
                                       f'recognize.py list {options.out}')
             del classes[name]
         write_gallery(options.out, settings, classes)
@@ -218,7 +218,7 @@ def bring(options):
     settings['features'] = runner(np.zeros((1, *runner.size, runner.channels), 'uint8')).shape[1]
     with checkpoint.lock(options.out, 'import'):
         if os.path.lexists(os.path.join(options.out, checkpoint.DESCRIPTION)):
-            raise RecognizerError(f'{options.out} has a recognizer already: take another OUT')
+            raise DataError(f'{options.out} has a recognizer already: take another OUT')
         checkpoint.publish(options.out, {MODEL: content}, settings)
     print('imported {}: pictures of {} x {} to {} features'.format(
         printable(options.model), *runner.size, settings['features']))

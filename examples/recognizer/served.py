@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import checkpoint
 import numpy as np
-from checkpoint import SIDES, CheckpointError
+from checkpoint import SIDES, DataError
 from data import BadPicture, each, printable, read_picture
 from tqdm import tqdm
 
@@ -17,10 +17,6 @@ WAIT = 60           # seconds for another program that changes OUT
 _PIXELS, _BATCH = 64 * 64 * 64, 64
 _TYPES = {'tensor(float)': np.float32, 'tensor(float16)': np.float16, 'tensor(double)': np.float64,
           'tensor(uint8)': np.uint8}
-
-
-class RecognizerError(CheckpointError):
-    """What the user can put right; it ends the program with one line."""
 
 
 # -- the network
@@ -42,7 +38,7 @@ def _bounded(path, more):
         yield
     except Exception as error:  # a network that is damaged or does not fit raises nearly anything
         reason = ' '.join(str(error).split())[:200] or type(error).__name__
-        raise RecognizerError(f'cannot run {path}: {reason}') from None
+        raise DataError(f'cannot run {path}: {reason}') from None
     finally:
         if limit is not None:
             resource.setrlimit(resource.RLIMIT_DATA, before)
@@ -76,12 +72,12 @@ class Runner:
                 or (size and found[1:] != list(size))
                 or not all(isinstance(one, int) and SIDES[0] <= one <= SIDES[1]
                            for one in found[1:])):
-            raise RecognizerError(
+            raise DataError(
                 f'{path} must take one input of {channels or "1 or 3"} x {asked[1]} x {asked[2]}, '
                 f'takes {[(one.type, one.shape) for one in inputs]}; --size H W says what it was '
                 f'trained with, from {SIDES[0]} to {SIDES[1]}')
         if not {len(mean), len(std)} <= {1, self.channels}:
-            raise RecognizerError(f'{path} takes {self.channels} channels: --mean and --std must '
+            raise DataError(f'{path} takes {self.channels} channels: --mean and --std must '
                                   'be one number, or one for each')
         self._type = _TYPES[inputs[0].type]
         self._mean, self._std = np.float32(mean), np.float32(std)
@@ -104,7 +100,7 @@ class Runner:
         shape = results[0].shape
         if len(shape) < 2 or shape[0] != count or not 0 < results[0].size <= count * \
                 checkpoint.FEATURES[1] or any(result.shape != shape for result in results):
-            raise RecognizerError(f'{self._path} must give an embedding per picture, gives '
+            raise DataError(f'{self._path} must give an embedding per picture, gives '
                                   f'{shape} for {count}')
         return np.concatenate(results).reshape(len(images), -1)[:len(pictures)]
 
@@ -143,7 +139,7 @@ class Network:
     def _embeddings(self, pictures):
         embeddings = self._run(np.stack(pictures)) if pictures else ()
         if pictures and embeddings.shape[1] != self.settings['features']:
-            raise RecognizerError(
+            raise DataError(
                 f'{self._path} gives {embeddings.shape[1]} features, recognizer.json says '
                 f'{self.settings["features"]}: train again')
         return iter(embeddings)
@@ -160,7 +156,7 @@ class Network:
         """A context in which no other program changes OUT."""
         with checkpoint.lock(self._out, what, WAIT):
             if checkpoint.load_recognizer(self._out, ())['files'] != self.settings['files']:
-                raise RecognizerError(f'{self._out} got another network meanwhile: start again')
+                raise DataError(f'{self._out} got another network meanwhile: start again')
             yield
 
     def write_thresholds(self, thresholds):
@@ -172,7 +168,7 @@ class Network:
             checkpoint.publish(self._out, settings.pop('content'), settings)
 
     def _no_threshold(self, asked, known):
-        return RecognizerError(f'{self._out} has no threshold for {asked}: use {known}--threshold '
+        return DataError(f'{self._out} has no threshold for {asked}: use {known}--threshold '
                                'DISTANCE, or find one with evaluate OUT FOLDER --write')
 
     def pair_threshold(self, far):
@@ -239,13 +235,13 @@ def read_gallery(out, settings, needed=True):
     path = os.path.join(out, GALLERY)
     if not os.path.lexists(path):
         if needed:
-            raise RecognizerError(f'nothing is enrolled yet: recognize.py enrol {out} GALLERY')
+            raise DataError(f'nothing is enrolled yet: recognize.py enrol {out} GALLERY')
         return Gallery([], np.zeros((0, settings['features'])), [])
     arrays = checkpoint.read_npz(checkpoint.read_file(path), path)
 
     def need(good, what):
         if not good:
-            raise RecognizerError(f'cannot use {path}: {what}; remove it and enrol again')
+            raise DataError(f'cannot use {path}: {what}; remove it and enrol again')
 
     need({'names', 'means', 'counts', 'network'} <= set(arrays), 'an array is missing in it')
     names, means, counts = (arrays[name] for name in ('names', 'means', 'counts'))

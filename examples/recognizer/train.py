@@ -42,7 +42,6 @@ import networks
 import numpy as np
 import recipe
 import results
-from checkpoint import CheckpointError
 from data import DataError, printable
 from mxnet import autograd, gluon
 from options import parse
@@ -321,7 +320,7 @@ if __name__ == '__main__':
     warnings.filterwarnings('ignore')       # of odd metadata, and of what MXNet cannot infer
     try:
         main()
-    except (DataError, CheckpointError, OSError) as error:
+    except (DataError, OSError) as error:
         sys.exit(f'train.py: error: {printable(error)}')
     except KeyboardInterrupt:
         print('interrupted: the epochs in training.log are kept, --resume continues after the last',

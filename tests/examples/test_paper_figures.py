@@ -63,5 +63,5 @@ def test_every_picture_of_mnist_and_the_table(mnist, tmp_path, monkeypatch, caps
         assert len(picture.convert('L').getcolors()) > 50       # not a blank page
     path = mnist / 'train-labels-idx1-ubyte.gz'
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(paper_figures.checkpoint.CheckpointError, match='cannot read .*labels'):
+    with pytest.raises(paper_figures.checkpoint.DataError, match='cannot read .*labels'):
         run(out, '--dataset', 'mnist', '--data-dir', str(mnist))

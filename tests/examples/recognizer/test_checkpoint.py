@@ -12,7 +12,7 @@ import zipfile
 import checkpoint
 import numpy as np
 import pytest
-from checkpoint import CheckpointError
+from checkpoint import DataError
 
 FOLDER = os.path.dirname(checkpoint.__file__)
 
@@ -39,7 +39,7 @@ def test_write_is_all_or_nothing(tmp_path, monkeypatch, break_it):
     checkpoint.write(str(path), 'old')
     monkeypatch.setattr(os, break_it, lambda *args: (_ for _ in ()).throw(
         OSError(28, 'No space left on device')))
-    with pytest.raises(CheckpointError, match='cannot write .*file: No space left'):
+    with pytest.raises(DataError, match='cannot write .*file: No space left'):
         checkpoint.write(str(path), lambda file: file.write(b'new'))
     assert path.read_bytes() == b'old' and os.listdir(tmp_path) == ['file']
 
@@ -58,13 +58,13 @@ def test_no_link_is_followed(tmp_path):
                  lambda: checkpoint.lock(str(out), 'test').__enter__(),
                  lambda: checkpoint.load_recognizer(str(out)),
                  lambda: checkpoint.read_file(str(out / 'embedding.onnx'))):
-        with pytest.raises(CheckpointError, match='is a link|or a link'):
+        with pytest.raises(DataError, match='is a link|or a link'):
             call()
     publish(out, b'one')
     assert checkpoint.load_recognizer(str(out))['network'] == 'one'
     assert os.listdir(outside) == ['file'] and (outside / 'file').read_bytes() == b'mine'
     os.mkfifo(out / 'pipe')
-    with pytest.raises(CheckpointError, match='it is no file'):
+    with pytest.raises(DataError, match='it is no file'):
         checkpoint.read_file(str(out / 'pipe'))
 
 
@@ -81,7 +81,7 @@ def test_lock(tmp_path, capsys):
     out = str(tmp_path / 'out')
     other = subprocess.Popen([sys.executable, '-c', code, FOLDER, out], stdout=subprocess.PIPE)
     other.stdout.readline()
-    with pytest.raises(CheckpointError, match=f'is in use by enrol, process {other.pid} on'):
+    with pytest.raises(DataError, match=f'is in use by enrol, process {other.pid} on'):
         with checkpoint.lock(out, 'train'):
             pass
     (tmp_path / 'out' / '.model.1.unfinished').write_bytes(b'')     # of a program that was killed
@@ -128,7 +128,7 @@ def _header(**header):
         'bomb', 'many bombs', 'bzip2'])
 def test_what_is_no_array(content, monkeypatch):
     monkeypatch.setattr(checkpoint, '_LARGE', 2 ** 20)
-    with pytest.raises(CheckpointError) as error:
+    with pytest.raises(DataError) as error:
         checkpoint.read_npz(content, path='file')
     assert str(error.value).startswith('cannot read file: ') and '\n' not in str(error.value)
 
@@ -148,7 +148,7 @@ def test_states(tmp_path):
     assert checkpoint.load_state(folder, said.append)[0] == 2
     assert len(said) == 1 and 'passed over' in said[0] and 'epoch-0003' in said[0]
     (tmp_path / 'epoch-0002.npz').write_bytes(b'')
-    with pytest.raises(CheckpointError, match='no checkpoint in .* can be read'):
+    with pytest.raises(DataError, match='no checkpoint in .* can be read'):
         checkpoint.load_state(folder, said.append)
 
 
@@ -219,11 +219,11 @@ def test_reading_while_another_publishes(tmp_path, monkeypatch):
 def test_files_of_another_network_are_refused(tmp_path):
     publish(tmp_path, b'one')
     (tmp_path / 'embedding.onnx').write_bytes(b'of another training')
-    with pytest.raises(CheckpointError, match='embedding.onnx is missing, or not the file that'):
+    with pytest.raises(DataError, match='embedding.onnx is missing, or not the file that'):
         checkpoint.load_recognizer(str(tmp_path))
     publish(tmp_path, b'two', ['classes.npz'])
     assert not (tmp_path / 'embedding.onnx').exists()
-    with pytest.raises(CheckpointError, match=r"names no embedding.onnx: .*examples,onnx"):
+    with pytest.raises(DataError, match=r"names no embedding.onnx: .*examples,onnx"):
         checkpoint.load_recognizer(str(tmp_path))
     assert checkpoint.load_recognizer(str(tmp_path), [])['network'] == 'two'
 
@@ -247,6 +247,6 @@ def test_a_recognizer_that_cannot_be(tmp_path, changes, message):
     content = changes if isinstance(changes, str) else json.dumps(
         {'format': 1, 'files': {}, **description(), **changes})
     (tmp_path / 'recognizer.json').write_bytes(content.encode(errors='surrogateescape'))
-    with pytest.raises(CheckpointError, match=message) as error:
+    with pytest.raises(DataError, match=message) as error:
         checkpoint.load_recognizer(str(tmp_path), [])
     assert '\n' not in str(error.value)

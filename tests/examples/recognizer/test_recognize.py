@@ -243,7 +243,7 @@ def test_the_threshold_for_a_share_of_strangers(cosine, run, table, share, count
         assert limit == pytest.approx(expected)
         assert bool(remark) == (count > 10 or (share is None and '0.01' not in table))
     else:
-        with pytest.raises(recognize.RecognizerError, match=expected):
+        with pytest.raises(recognize.DataError, match=expected):
             network.stranger_threshold(share, count)
 
 
@@ -330,8 +330,8 @@ TABLE = [
     ('enrol OUT MORE', called('some class'), '{MORE} has no sub-folders with pictures'),
     ('enrol OUT nowhere', nothing, 'cannot read nowhere: No such file'),
     ('enrol OUT MORE', called('some class', b'no picture'), 'no picture in {MORE} can be read'),
-    ('enrol OUT MORE', called('unknown'), "a class cannot have the name 'unknown'"),
-    ('enrol OUT MORE', called('a\tb'), r"a class cannot have the name 'a\tb'"),
+    ('enrol OUT MORE', called('unknown', b''), "a class cannot have the name 'unknown'"),
+    ('enrol OUT MORE', called('a\tb', b''), r"a class cannot have the name 'a\tb'"),
     ('evaluate OUT MORE', called('one', encoded(np.zeros((9, 9), 'uint8'))),
      '{MORE} needs pictures of two classes'),
     ('evaluate OUT --bin FILE', content(b'\x80\x02K\x01.'), 'cannot read {FILE}'),

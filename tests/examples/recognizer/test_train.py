@@ -358,7 +358,7 @@ def test_signals(tmp_path, number):
     while not list(out.glob('checkpoints/*/epoch-*')):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
-    with pytest.raises(checkpoint.CheckpointError, match=f'in use by train, process {process.pid}'):
+    with pytest.raises(checkpoint.DataError, match=f'in use by train, process {process.pid}'):
         run(data, out, '--resume')
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
@@ -481,7 +481,7 @@ def test_several_workers(tmp_path, store):
     (['--lr', '1e8'], 'the loss is no number any more in epoch 1: .* smaller --lr'),
 ])
 def test_bad_input_gets_one_line(tmp_path, arguments, message):
-    with pytest.raises(checkpoint.CheckpointError, match=message) as error:
+    with pytest.raises(checkpoint.DataError, match=message) as error:
         run(arrays(tmp_path / 'a.npz', 12, 4), tmp_path / 'out', *arguments)
     assert '\n' not in str(error.value)
 
