@@ -223,7 +223,7 @@ def main(arguments=None):
     sets = load(options.dataset, options.data_dir)
     grid = {figure: cells(figure, recipe) for figure in options.figures}
     total = len(options.seeds) * recipe.epochs * sum(map(len, grid.values()))
-    with checkpoint.lock(out, 'paper_figures'), tqdm(total=total, unit=' epochs') as bar:
+    with checkpoint.lock(out), tqdm(total=total, unit=' epochs') as bar:
         for figure, of_title in grid.items():
             found = {title: [result(training._replace(seed=seed), sets, out, bar)
                              for seed in options.seeds] for title, training in of_title.items()}

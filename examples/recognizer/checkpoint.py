@@ -9,7 +9,6 @@ import io
 import json
 import os
 import re
-import socket
 import stat
 import sys
 import time
@@ -27,7 +26,6 @@ DESCRIPTION = 'recognizer.json'
 # Sides of the input of a network, and sizes of an embedding.
 SIDES, FEATURES = (8, 4096), (1, 65536)
 _UNFINISHED = re.compile(r'\.[^/]+\.unfinished')
-_STATE = re.compile(r'epoch-(\d{4,})\.npz')
 # More than so many bytes that came out of a hundredth is no data, but an attack on the memory.
 _LARGE, _RATIO = 2 ** 28, 100
 # How a file is opened: no link is followed, and a pipe does not wait for its writer.
@@ -71,22 +69,11 @@ def write(path, writer):
             os.replace(unfinished, path)
         finally:
             _remove(unfinished)
-        _sync(folder)
 
 
 def _remove(path):
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
-
-
-def _sync(folder):
-    """Have a folder's names on the disk."""
-    if os.name != 'nt':
-        handle = os.open(folder or '.', os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def read_file(path, most=2 ** 40):
@@ -140,27 +127,22 @@ def read_npz(content, path='the .npz file'):
     file = io.BytesIO(content) if isinstance(content, bytes) else content
     try:
         with zipfile.ZipFile(file) as archive:
-            members = [one for one in archive.infolist() if one.filename.endswith('.npy')]
-            size = sum(one.file_size for one in members)
+            size = sum(one.file_size for one in archive.infolist())
             if size > max(_LARGE, _RATIO * file.seek(0, os.SEEK_END)):
                 raise ValueError(f'it would take {size} bytes of memory, out of proportion')
-            return {one.filename[:-len('.npy')]: _array(archive, one) for one in members}
+            for one in archive.infolist():
+                if one.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise ValueError(f'{one.filename} is compressed in an unusual way')
+                # Headers of later versions have any length.
+                if archive.open(one).read(8) != b'\x93NUMPY\1\0':
+                    raise ValueError(f'{one.filename} is no array of numbers')
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
     # A damaged file makes zipfile and NumPy raise nearly anything.
     except Exception as error:
         reason = str(error).split('\n')[0][:200] or type(error).__name__
         raise DataError(f'cannot read {path}: {reason}') from None
-
-
-def _array(archive, info):
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError(f'{info.filename} is compressed in an unusual way')
-    with archive.open(info) as file:
-        if file.peek(8)[:8] != b'\x93NUMPY\1\0':    # headers of later versions have any length
-            raise ValueError(f'{info.filename} is no array of numbers')
-        array = np.lib.format.read_array(file, allow_pickle=False)
-        if file.read(1):
-            raise ValueError(f'{info.filename} has more data than its header says')
-        return array
 
 
 def npz(**arrays):
@@ -174,47 +156,30 @@ def npz(**arrays):
 
 
 @contextlib.contextmanager
-def lock(out, what, wait=0.):
-    """A context in which no other program changes OUT, which is made if it is not there.
-
-    `what` this program does, such as 'enrol', is what the others say while they wait, for `wait`
-    seconds at most.
-    """
-    path = os.path.join(make_folder(out), '.lock')
+def lock(out, wait=0.):
+    """A context in which no other program changes OUT, which is made if it is not there. Another
+    one waits so many seconds, and then says why it does nothing."""
+    path, end = os.path.join(make_folder(out), '.lock'), time.monotonic() + wait
     with one_line(f'write {path}'):
         handle = os.open(path, os.O_RDWR | os.O_CREAT | _SAFE, 0o666)
-    with open(handle, 'r+b') as file:
-        end, said = time.monotonic() + wait, False
-        while not _locked(file, out):
-            file.seek(0)
-            other = ascii(file.read(200).decode(errors='replace'))[1:-1] or 'another program'
-            if time.monotonic() >= end:
-                raise DataError(f'{out} is in use by {other}: wait until it has ended')
-            if not said:
-                print(f'waiting: {out} is in use by {other}', file=sys.stderr, flush=True)
-                said = True
-            time.sleep(0.1)
-        with contextlib.suppress(OSError):      # a full disk is said where something is lost
-            file.truncate(0)
-            file.seek(0)
-            file.write(f'{what}, process {os.getpid()} on {socket.gethostname()}'.encode())
-            file.flush()
+    with open(handle, 'rb') as file:
+        while fcntl:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    raise DataError(f'{out} is in use by another program: wait until it has '
+                                    'ended') from None
+                time.sleep(0.1)
+            except OSError as error:    # on some file systems of networks
+                print(f'cannot lock {out} ({error.strerror}): start nothing else in it',
+                      file=sys.stderr)
+                break
         for name in filter(_UNFINISHED.fullmatch, os.listdir(out)):     # of programs that ended
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(out, name))
         yield
-
-
-def _locked(file, out):
-    """Whether the file is locked for this program now, or cannot be locked at all."""
-    try:
-        if fcntl:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        print(f'cannot lock {out} ({error.strerror}): start nothing else in it', file=sys.stderr)
-    return True
 
 
 # -- states of a training, a file each
@@ -225,15 +190,14 @@ def save_state(folder, epoch, arrays, state):
     text = np.frombuffer(json.dumps(state).encode(), np.uint8)
     write(os.path.join(folder, f'epoch-{epoch:04d}.npz'),
           lambda file: np.savez(file, state=text, **arrays))
-    for number, path in _states(folder)[:-2]:
-        if number < epoch:
-            os.unlink(path)
+    for path in _states(folder)[:-2]:
+        os.unlink(path)
 
 
 def _states(folder):
-    """[(epoch, path)] of the states in a folder, oldest first."""
-    found = filter(None, map(_STATE.fullmatch, os.listdir(folder)))
-    return sorted((int(match.group(1)), os.path.join(folder, match.group())) for match in found)
+    """The paths of the states in a folder, oldest first."""
+    names = filter(re.compile(r'epoch-\d{4,}\.npz').fullmatch, os.listdir(folder))
+    return [os.path.join(folder, name) for name in sorted(names, key=lambda one: (len(one), one))]
 
 
 def load_state(folder, say):
@@ -241,15 +205,14 @@ def load_state(folder, say):
 
     `say` is called with a line about each one that is damaged and passed over.
     """
-    found = _states(folder)
-    for epoch, path in reversed(found):
+    for path in reversed(_states(folder)):
         try:
             arrays = read_npz(read_file(path), path)
-            text = arrays.pop('state', np.zeros(0)).tobytes()
-            return epoch, arrays, json_object(text, path)
+            state = json_object(arrays.pop('state', np.zeros(0)).tobytes(), path)
+            return int(path[:-len('.npz')].split('-')[-1]), arrays, state
         except DataError as error:
             say(f'passed over a damaged checkpoint: {error}')
-    if found:
+    if _states(folder):
         raise DataError(f'no checkpoint in {folder} can be read: take another --output-dir')
     return None
 
@@ -279,7 +242,6 @@ def publish(out, files, description):
         _rename(out, digests)
         for name in set(before) - set(files):
             _remove(os.path.join(out, name))
-        _sync(out)
 
 
 def _rename(out, digests):

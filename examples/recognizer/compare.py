@@ -289,7 +289,7 @@ def main(arguments=None):
     if (not all(map(_RECIPE.fullmatch, options.recipes))
             or min(*options.seeds, options.images_per_class, 0) < 0):
         parser.error(f'--recipes must be such as {RECIPES[-1]}, and numbers 0 or more')
-    with checkpoint.lock(options.output_dir, 'compare'):
+    with checkpoint.lock(options.output_dir):
         print(compare(options))
 
 

@@ -109,7 +109,7 @@ def enrol(options):
     if not rows:
         raise DataError(f'no picture in {options.gallery} can be read')
     names = np.array(names, object)[rows]
-    with network.changing('enrol'):
+    with network.changing():
         classes = read_gallery(options.out, network.settings, needed=False).classes()
         before = set(classes)
         for name in sorted(set(names)):
@@ -193,7 +193,7 @@ def show(options):
 def remove(options):
     """Remove classes from OUT/gallery.npz: all of them, or none if one is not enrolled."""
     names = list(dict.fromkeys(options.names))
-    with checkpoint.lock(options.out, 'remove', WAIT):
+    with checkpoint.lock(options.out, WAIT):
         settings = checkpoint.load_recognizer(options.out, ())
         classes = read_gallery(options.out, settings).classes()
         for name in names:
@@ -216,7 +216,7 @@ def bring(options):
                 'mean': options.mean, 'std': options.std, 'distance': options.distance, 'row': {},
                 'classes': [], 'thresholds': {'pairs': {}, 'strangers': {}}}
     settings['features'] = runner(np.zeros((1, *runner.size, runner.channels), 'uint8')).shape[1]
-    with checkpoint.lock(options.out, 'import'):
+    with checkpoint.lock(options.out):
         if os.path.lexists(os.path.join(options.out, checkpoint.DESCRIPTION)):
             raise DataError(f'{options.out} has a recognizer already: take another OUT')
         checkpoint.publish(options.out, {MODEL: content}, settings)

@@ -152,16 +152,16 @@ class Network:
         return embeddings, list(found), len(found) < len(files)
 
     @contextlib.contextmanager
-    def changing(self, what):
+    def changing(self):
         """A context in which no other program changes OUT."""
-        with checkpoint.lock(self._out, what, WAIT):
+        with checkpoint.lock(self._out, WAIT):
             if checkpoint.load_recognizer(self._out, ())['files'] != self.settings['files']:
                 raise DataError(f'{self._out} got another network meanwhile: start again')
             yield
 
     def write_thresholds(self, thresholds):
         """Write the thresholds that were found into recognizer.json; the others stay."""
-        with self.changing('evaluate'):
+        with self.changing():
             settings = checkpoint.load_recognizer(self._out, tuple(self.settings['files']))
             for kind, found in thresholds.items():
                 settings['thresholds'][kind].update(found)

@@ -218,7 +218,7 @@ def main(arguments=None):
     store = networks.open_store(options.kv_store)
     if getattr(store, 'rank', 0):       # only the first worker writes
         return run(options, store, results.Log(None))
-    with checkpoint.lock(options.output_dir, 'train'):
+    with checkpoint.lock(options.output_dir):
         return run(options, store, results.Log(options.output_dir, options.resume))
 
 

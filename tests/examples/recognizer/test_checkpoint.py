@@ -55,7 +55,7 @@ def test_no_link_is_followed(tmp_path):
     (out / 'checkpoints').symlink_to(outside)
     checkpoint.write(str(out / 'metrics.json'), b'{}')
     for call in (lambda: checkpoint.make_folder(str(out), 'checkpoints', 'below'),
-                 lambda: checkpoint.lock(str(out), 'test').__enter__(),
+                 lambda: checkpoint.lock(str(out)).__enter__(),
                  lambda: checkpoint.load_recognizer(str(out)),
                  lambda: checkpoint.read_file(str(out / 'embedding.onnx'))):
         with pytest.raises(DataError, match='is a link|or a link'):
@@ -68,28 +68,27 @@ def test_no_link_is_followed(tmp_path):
         checkpoint.read_file(str(out / 'pipe'))
 
 
-def test_lock(tmp_path, capsys):
-    """Of two programs one waits or says who the other one is; a kill ends a lock."""
+def test_lock(tmp_path):
+    """Of two programs one waits, or says that the other one is there; a kill ends a lock."""
     code = '''if True:
         import sys, time
         sys.path.insert(0, sys.argv[1])
         import checkpoint
-        with checkpoint.lock(sys.argv[2], 'enrol'):
+        with checkpoint.lock(sys.argv[2]):
             print(flush=True)
             time.sleep(60)
     '''
     out = str(tmp_path / 'out')
     other = subprocess.Popen([sys.executable, '-c', code, FOLDER, out], stdout=subprocess.PIPE)
     other.stdout.readline()
-    with pytest.raises(DataError, match=f'is in use by enrol, process {other.pid} on'):
-        with checkpoint.lock(out, 'train'):
+    with pytest.raises(DataError, match='is in use by another program'):
+        with checkpoint.lock(out):
             pass
     (tmp_path / 'out' / '.model.1.unfinished').write_bytes(b'')     # of a program that was killed
     timer = threading.Timer(1, other.kill)
     timer.start()
-    with checkpoint.lock(out, 'train', wait=60):
-        assert os.listdir(out) == ['.lock']
-    assert 'waiting: ' in capsys.readouterr().err
+    with checkpoint.lock(out, wait=60):
+        assert os.listdir(out) == ['.lock'] and not timer.is_alive()
     other.wait()
     timer.join()
 
@@ -120,11 +119,11 @@ def _header(**header):
 @pytest.mark.parametrize('content', [
     b'', b'hello', pickle.dumps(_Bad()), _zip(pickle.dumps(_Bad())),
     checkpoint.npz(a=np.array([{}])), _zip(_header(shape=(10 ** 9,)) + bytes(8)),
-    _zip(_header(shape=(-1, -1)) + bytes(8)), _zip(_header(shape=(1,)) + bytes(16)),
+    _zip(_header(shape=(-1, -1)) + bytes(8)),
     _zip(_header(shape=(2 ** 18,)) + bytes(2 ** 21), compression=zipfile.ZIP_DEFLATED),
     _zip(_header(shape=(2 ** 16,)) + bytes(2 ** 19), 3, compression=zipfile.ZIP_DEFLATED),
     _zip(_header(shape=(1,)) + bytes(8), compression=zipfile.ZIP_BZIP2),
-], ids=['empty', 'text', 'pickle', 'pickle in it', 'objects', 'large header', 'negative', 'more',
+], ids=['empty', 'text', 'pickle', 'pickle in it', 'objects', 'large header', 'negative',
         'bomb', 'many bombs', 'bzip2'])
 def test_what_is_no_array(content, monkeypatch):
     monkeypatch.setattr(checkpoint, '_LARGE', 2 ** 20)
@@ -196,7 +195,7 @@ def test_out_is_one_network_after_a_kill_at_any_moment(tmp_path, monkeypatch):
                 for name in ('embedding.onnx', 'classes.npz')}
         publish(out, b'newest')
         assert checkpoint.load_recognizer(str(out))['network'] == 'newest'
-    assert 15 < last < 1000
+    assert 10 < last < 1000
     assert sorted(os.listdir(out)) == ['classes.npz', 'embedding.onnx', 'recognizer.json']
 
 
