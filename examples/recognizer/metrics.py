@@ -76,36 +76,6 @@ def mean(embeddings, kind):
 # -- pairs
 
 
-class Pairs(NamedTuple):
-    """Pairs of images, nearest first: their distance and the two classes, (P,)."""
-    distance: np.ndarray
-    one: np.ndarray
-    other: np.ndarray
-    counts: np.ndarray      # images of each class, (C,)
-
-    @classmethod
-    def all_of(cls, embeddings, labels, kind):
-        """Every pair once; labels are from 0 on."""
-        first, second = np.triu_indices(len(labels), k=1)
-        apart = distances(embeddings, embeddings, kind)[first, second]
-        order = np.argsort(apart, kind='stable')
-        return cls(apart[order], labels[first[order]], labels[second[order]], np.bincount(labels))
-
-    def some(self, seed):
-        """All pairs of one class, and some of the others."""
-        kept = np.random.RandomState(seed).uniform(size=len(self.one)) < _MOST_PAIRS / len(self.one)
-        kept |= self.one == self.other
-        return Pairs(*(column[kept] for column in self[:3]), self.counts)
-
-    def roc(self, drawn):
-        """As `roc`, if each class was drawn so many times, (C,)."""
-        same = self.one == self.other
-        share = drawn / np.maximum(self.counts, 1)
-        within = drawn / np.maximum(self.counts * (self.counts - 1) / 2, 1)
-        return roc(self.distance, same, np.where(
-            same, within[self.one], share[self.one] * share[self.other]))
-
-
 def roc(distance, same, weights):
     """(far, tar, distance): the shares of the pairs of different classes, and of the same class,
     that are no farther apart than each distance. Pairs come nearest first; begins with 0, 0, −inf.
@@ -227,15 +197,27 @@ def held_out(embeddings, labels, kind, draws=DRAWS, seed=0):
     `enrolled_from_five`. Labels are of any kind: two classes or more, one with two images or more.
     """
     labels = np.unique(labels, return_inverse=True)[1]
-    drawn = _drawn(labels.max() + 1, draws, seed)
-    pairs = Pairs.all_of(embeddings, labels, kind)
-    curve, some = pairs.roc(np.ones(drawn.shape[1])), pairs.some(seed)
-    of_draws = [rates(*some.roc(times)[:2]) for times in drawn]
-    figures = {name: Figure(value, np.array([one[name] for one in of_draws]), drawn.shape[1])
-               for name, value in rates(*curve[:2]).items()}
+    counts, (first, second) = np.bincount(labels), np.triu_indices(len(labels), k=1)
+    apart = distances(embeddings, embeddings, kind)[first, second]
+    order = np.argsort(apart, kind='stable')
+    pairs = apart[order], labels[first[order]], labels[second[order]]
+
+    def curve(apart, one, other, times):
+        """The ROC curve of these pairs, if each class was drawn so many times."""
+        share, within = times / counts, times / np.maximum(counts * (counts - 1) / 2, 1)
+        return roc(apart, one == other, np.where(
+            one == other, within[one], share[one] * share[other]))
+
+    drawn, of_all = _drawn(len(counts), draws, seed), curve(*pairs, np.ones(len(counts)))
+    # For the draws all pairs of one class, and some of the others.
+    kept = np.random.RandomState(seed).uniform(size=len(order)) < _MOST_PAIRS / len(order)
+    some = [part[kept | (pairs[1] == pairs[2])] for part in pairs]
+    of_draws = [rates(*curve(*some, times)[:2]) for times in drawn]
+    figures = {name: Figure(value, np.array([draw[name] for draw in of_draws]), len(counts))
+               for name, value in rates(*of_all[:2]).items()}
     figures.update(_figures({'rank1': rank1(embeddings, labels, kind),
                              **enrolled_from_five(embeddings, labels, kind, seed)}, drawn))
-    return figures, curve
+    return figures, of_all
 
 
 def identified(between, own, labels, limit, seed=0):
