@@ -52,8 +52,9 @@ def evaluate(options):
         [text, figures[name].text()] for name, text in FIGURES.items() if name in figures]
     if options.report:
         files = [paths[rows[row]] for row in some]
-        sections = [('Figures', report.table(*table)), *(
-            [('The enrolled classes', report.confusion(*zip(*confused)))] if confused else []),
+        sections = [
+            ('Figures', report.table(*table)),
+            ('Confusion table', report.table(['class', 'answer', 'pictures', 'of'], confused)),
             *report.of_embeddings(
                 embeddings[some], labels[some], present,
                 [os.path.relpath(file, options.folder) for file in files], network.kind,
@@ -73,8 +74,8 @@ def evaluate(options):
 
 
 def identified(options, network, embeddings, labels, present, result):
-    """({name: Figure} of what `identify` answers, [(class, answer)] of enrolled classes); adds to
-    the result how many are enrolled, and thresholds."""
+    """({name: Figure} of what `identify` answers, [(class, answer, how often, of how many)] of
+    enrolled classes); adds to the result how many are enrolled, and thresholds."""
     gallery = read_gallery(options.out, network.settings, needed=False)
     if not gallery.names:
         return {}, []
@@ -96,8 +97,10 @@ def identified(options, network, embeddings, labels, present, result):
                   threshold_for_these_strangers=measured)
     answers = np.array(gallery.names, object)[between.argmin(axis=1)]
     answers[nearest >= limit] = 'unknown'
+    true = present[labels]
+    confused = sorted(Counter(zip(true[own >= 0], answers[own >= 0])).items())
     return (metrics.identified(between, own, labels, limit),
-            list(zip(present[labels[own >= 0]], answers[own >= 0])))
+            [(one, answer, count, (true == one).sum()) for (one, answer), count in confused])
 
 
 def _lines(result, table, confused, wished):
@@ -115,8 +118,9 @@ def _lines(result, table, confused, wished):
     yield (f'too few classes to find the threshold for {wished} of strangers' if not points else
            f'threshold for {wished} of strangers, by enrolled classes: '
            + ', '.join(f'{count}: {limit:.4f}' for count, limit in points))
-    for one, other, count in report.mistakes(Counter(confused))[:10]:
-        yield f'{count} of {one} taken for {other}'
+    mistakes = [row for row in confused if row[0] != row[1]]
+    for one, answer, count, _ in sorted(mistakes, key=lambda row: (-row[2], row))[:10]:
+        yield f'{count} of {one} taken for {answer}'
 
 
 # -- pairs of pictures

@@ -8,7 +8,6 @@ import base64
 import html
 import io
 import warnings
-from collections import Counter
 
 import numpy as np
 from data import printable
@@ -25,7 +24,6 @@ figure img {height: 6em; margin-right: 2px}
 '''
 # Inline styles and inline pictures only: a browser refuses everything else.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-_LARGEST_TABLE = 20     # classes; with more, the most frequent confusions are listed
 _MOST_NAMES = 30        # classes whose names are written into the plot
 _MOST_POINTS = 2000
 
@@ -71,26 +69,6 @@ def left_out(rows):
     return table(['class', 'files', 'why', 'the first'], [
         [row['class'], row['count'], row['reason'], row['first']]
         for row in rows]) if rows else paragraph('Nothing was left out.')
-
-
-def confusion(true, given):
-    """Which class was taken for which, from the names of each picture's class and of the answer:
-    a row per class and a column per answer, or of many classes the most frequent mistakes."""
-    counts, totals = Counter(zip(true, given)), Counter(true)
-    names = sorted({*true, *given})
-    if len(names) <= _LARGEST_TABLE:
-        return paragraph('A row per class, a column per answer.') + table(['', *names], [
-            [one, *(counts[one, other] or '' for other in names)]
-            for one in names if one in totals])
-    return paragraph('The most frequent mistakes:') + table(
-        ['class', 'taken for', 'pictures', 'of'],
-        [[one, other, count, totals[one]] for one, other, count in mistakes(counts)[:40]])
-
-
-def mistakes(counts):
-    """[(class, another name that it got, how often)] of {(class, name): how often}, most first."""
-    return sorted(((*pair, count) for pair, count in counts.items() if pair[0] != pair[1]),
-                  key=lambda row: (-row[2], *row[:2]))
 
 
 def worst_pairs(embeddings, labels, files, kind, picture=None, count=12):
@@ -140,20 +118,17 @@ def roc_curves(curves):
 
 
 def scatter(embeddings, labels, names):
-    """The embeddings in the two directions in which the means of the classes differ most."""
+    """The embeddings in the two directions in which they differ most."""
     def draw(axes):
+        apart = embeddings - embeddings.mean(axis=0)
+        places = apart @ np.linalg.svd(apart, full_matrices=False)[2][:2].T
         present, colors = np.unique(labels, return_inverse=True)
-        means = np.stack([embeddings[labels == label].mean(axis=0) for label in present])
-        center = means.mean(axis=0)
-        base = means - center if len(means) > 2 else embeddings - center
-        plane = np.linalg.svd(base, full_matrices=False)[2][:2].T
         keep = np.random.RandomState(0).permutation(len(labels))[:_MOST_POINTS]
-        axes.scatter(*((embeddings[keep] - center) @ plane).T, c=colors[keep] % 20, cmap='tab20',
-                     s=14, linewidths=0)
+        axes.scatter(*places[keep].T, c=colors[keep] % 20, cmap='tab20', s=14, linewidths=0)
         if len(present) <= _MOST_NAMES:
-            for label, (x, y) in zip(present, (means - center) @ plane):
-                axes.text(x, y, printable(names[label]), ha='center', fontsize=8,
-                          parse_math=False, bbox={'color': 'white', 'alpha': 0.7, 'pad': 1})
+            for label in present:
+                axes.text(*places[labels == label].mean(axis=0), printable(names[label]),
+                          ha='center', fontsize=8, parse_math=False, bbox={'color': 'white', 'alpha': 0.7, 'pad': 1})
         axes.set(xticks=(), yticks=(), aspect='equal')
     if np.shape(embeddings)[1] < 2 or len(labels) < 3:
         return paragraph('Too little to draw.')

@@ -105,14 +105,15 @@ def summary(trained, chosen, measured, held_out, pictures, distance):
         'speed': {name: float(np.median([line[name] for line in history])) for name in _SPEED}}
 
 
-def _table(result):
-    """(header, rows) of what was measured."""
+def _table(result, most=None):
+    """(header, rows) of what was measured, with so many figures."""
     rows = {'before': result['before'], **result['rows']}
-    titles = {name: f'{title}, %' for name, title in metrics.TITLES.items()
-              if name in rows[result['exported']]}
-    return ['', *titles.values()], [
-        [f'{">" if name == result["exported"] else " "} {name}',
-         *(_cell(row[column], column in metrics.ERRORS) for column in titles)]
+    titles = [name for name in metrics.TITLES if name in rows[result['exported']]][:most]
+    header = ['', *(f'{metrics.TITLES[name]}, %' for name in titles), 'epoch', 'λ']
+    return header, [[
+        f'{">" if name == result["exported"] else " "} {name}',
+        *(_cell(row[title], title in metrics.ERRORS) for title in titles), row.get('epoch', ''),
+        '{:.3g}'.format(row['center_weight_at_epoch']) if 'epoch' in row else '']
         for name, row in rows.items() if row]
 
 
@@ -129,12 +130,7 @@ def lines(result):
     first, *others = _remarks(result)
     yield first
     if result['held_out']['images']:
-        header, rows = _table(result)
-        trained = [[row['epoch'], f'{row["center_weight_at_epoch"]:.3g}']
-                   for row in result['rows'].values()]
-        trained = [['', '']] * bool(result['before']) + trained
-        yield from report.aligned([*header[:1 + _ON_SCREEN], 'epoch', 'λ'], [
-            row[:1 + _ON_SCREEN] + more for row, more in zip(rows, trained)])
+        yield from report.aligned(*_table(result, _ON_SCREEN))
     yield from others
 
 

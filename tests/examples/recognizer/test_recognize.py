@@ -6,6 +6,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from collections import Counter
 
 import data
 import numpy as np
@@ -408,6 +409,9 @@ def test_evaluate_counts_what_identify_says(cosine, made, tmp_path, run):
     assert result['threshold_for_these_strangers'] == pytest.approx(apart[10], rel=1e-4)
     page = (tmp_path / 'page.html').read_text()
     assert 'digit 4/4 ' in page and 'image/jpeg' not in page
+    for (one, answer), count in Counter(
+            (one, line[1]) for line, one, of in zip(lines, true, known) if of).items():
+        assert f'<td>{one}</td><td>{answer}</td><td>{count}</td><td>25</td>' in page
     run('evaluate', cosine, made / 'images', '--strangers', '0.2', '--write', '--report',
         tmp_path / 'page.html', '--pictures')
     assert 'image/jpeg' in (tmp_path / 'page.html').read_text()

@@ -8,7 +8,7 @@ import data
 import numpy as np
 import pytest
 import report
-from sklearn.metrics import confusion_matrix, pairwise_distances
+from sklearn.metrics import pairwise_distances
 
 NASTY = ['<script>alert(1)</script>', '"><img src=x onerror=alert(1)>', 'a$\\frac{b$', '&amp;',
          'tab\tand\nline', '\u202etxt', 'Zoë', '日本語']
@@ -43,12 +43,10 @@ def make():
 @pytest.mark.parametrize('pictures', [True, False])
 def test_names_are_escaped_and_nothing_is_loaded(made, pictures):
     embeddings, labels, files, pixels = made
-    true = np.array(NASTY, object)[labels]
     content = report.page(NASTY[0], [
         (NASTY[1], report.table(NASTY, [[*NASTY[:6], 1.235, 7]])),
         ('Left out', report.left_out([{'class': NASTY[0], 'count': 3, 'reason': NASTY[1],
                                        'first': NASTY[4]}])),
-        ('Confusion', report.confusion(true, true[::-1])),
         ('ROC', report.roc_curves({name: ([0, 0.5, 1], [0, 0.8, 1]) for name in NASTY})),
         ('Worst', report.worst_pairs(embeddings, labels, files, 'cosine',
                                      pixels.__getitem__ if pictures else None)),
@@ -73,24 +71,6 @@ def test_names_are_escaped_and_nothing_is_loaded(made, pictures):
     for plot in plots:      # the plots load nothing either, and take no $ for a formula
         assert not re.search(r'<script|<image|href="(?!#)|url\((?!#)', plot)
         assert data.printable(NASTY[2]) in plot and '日本語' in plot
-
-
-@pytest.mark.parametrize('classes', [4, 30])
-def test_confusion_counts(classes):
-    random = np.random.RandomState(1)
-    true = [f'c{number:02}' for number in random.randint(0, classes, 200)]
-    given = [one if random.rand() < 0.7 else f'c{random.randint(classes):02}' for one in true]
-    rows = [re.findall('<td>(.*?)</td>', row)
-            for row in re.findall('<tr>(.*?)</tr>', report.confusion(true, given))[1:]]
-    expected = confusion_matrix(true, given)
-    if classes == 4:
-        assert [[int(cell or 0) for cell in row[1:]] for row in rows] == expected.tolist()
-        return
-    for one, other, count, of in rows:
-        row = expected[int(one[1:])]
-        assert (int(count), int(of)) == (row[int(other[1:])], row.sum())
-    counts = [int(row[2]) for row in rows]
-    assert len(rows) == 40 and counts == sorted(counts, reverse=True)
 
 
 def test_the_worst_pairs_are_those_of_a_search(made):
