@@ -61,6 +61,17 @@ def printable(text):
                    for letter in str(text))
 
 
+def number(low, high, kind=float):
+    """The type of an option, for argparse."""
+    def convert(text):
+        if not low <= kind(text) <= high:
+            raise ValueError(text)
+        return kind(text)
+
+    convert.__name__ = f'number, from {low:g} to {high:g}:'
+    return convert
+
+
 # -- one picture
 
 

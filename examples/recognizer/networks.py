@@ -4,6 +4,7 @@ import fnmatch
 import functools
 import json
 import os
+import re
 from typing import NamedTuple, Optional
 
 import center_loss_op  # noqa: F401 - before mxnet, for newer NumPys
@@ -244,11 +245,13 @@ def digest(spec):
 
 def devices(names):
     """The contexts with names such as gpu(0)."""
-    contexts = [getattr(mx, name[:3])(int(name[4:-1])) for name in names]
-    if any(context.device_type == 'gpu' and context.device_id >= mx.context.num_gpus()
-           for context in contexts):
-        raise DataError(f'--ctx {" ".join(names)}: MXNet finds {mx.context.num_gpus()} GPUs here')
-    return contexts
+    gpus = mx.context.num_gpus()
+    for name in names:
+        found = re.fullmatch(r'(cpu|gpu)\(([0-9]{1,4})\)', name)
+        if not found or (found[1] == 'gpu' and int(found[2]) >= gpus):
+            raise DataError(f'--ctx must be devices such as cpu(0), or of the {gpus} GPUs that '
+                            f'MXNet finds here; got {name}')
+    return [getattr(mx, name[:3])(int(name[4:-1])) for name in names]
 
 
 def open_store(name):

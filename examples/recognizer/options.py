@@ -1,12 +1,19 @@
 """The command line of train.py."""
 import argparse
-import math
 import os
-import re
 
 import networks
 import recipe
-from data import DataError
+from checkpoint import FEATURES, SIDES, one_line
+from data import number
+
+
+def held_out(text):
+    """The type of an option: a share of the classes, or the names in a file."""
+    if text.replace('.', '', 1).isdigit():
+        return number(0, 0.9)(text)
+    with one_line(f'read {text}'), open(text, encoding='utf-8', errors='replace') as file:
+        return [line.strip('\n') for line in file if line.strip()]
 
 
 def parse(arguments=None, text='Train a recognizer.'):
@@ -26,32 +33,33 @@ def parse(arguments=None, text='Train a recognizer.'):
     add('--mean', type=float, nargs='+', help="what your own network's input has subtracted, by "
         'channel, from pixels of 0 to 255 (default: nothing)')
     add('--std', type=float, nargs='+', help='and what it is divided by then (default: 1)')
-    add('--size', type=int, nargs=2, metavar=('H', 'W'), help='height and width of the input '
-        '(default: for "small" the shape of most pictures, with a shorter side of at most 48; 224 '
-        '224 for the model zoo; 112 112 for your own)')
-    add('--embedding-size', type=int, metavar='D', help='the size of an embedding (default: 128; '
-        'for a network of your own, that of its layer)')
+    add('--size', type=number(*SIDES, int), nargs=2, metavar=('H', 'W'), help='height and width of '
+        'the input (default: for "small" the shape of most pictures, with a shorter side of at '
+        'most 48; 224 224 for the model zoo; 112 112 for your own)')
+    add('--embedding-size', type=number(*FEATURES, int), metavar='D', help='the size of an '
+        'embedding (default: 128; for a network of your own, that of its layer)')
     add('--drawings', action='store_true', help='the pictures are drawings, such as letters: do '
         'not mirror or light them in other ways')
-    add('--center-weight', type=float, nargs='+', metavar='λ', help='the weight of center loss; 0 '
-        'is softmax alone. Several are trained and compared on what is held out (default: 0 0.1; '
-        f'up to {recipe.MANY} classes to train on, 0 and the recipe for few classes; with fewer '
-        f'than {recipe.FEWEST_FOR_CENTER_LOSS}, 0)')
-    add('--held-out', default='0.2', metavar='SHARE', help='which share of the classes to hold out '
-        f'of the training (default: 0.2), at most {recipe.MOST_HELD_OUT} pictures; 0: none; or a '
-        'file with their names, one per line')
+    add('--center-weight', type=number(0, 1e9), nargs='+', metavar='λ', help='the weight of center '
+        'loss; 0 is softmax alone. Several are trained and compared on what is held out (default: '
+        f'0 0.1; up to {recipe.MANY} classes to train on, 0 and the recipe for few classes; with '
+        f'fewer than {recipe.FEWEST_FOR_CENTER_LOSS}, 0)')
+    add('--held-out', type=held_out, default=0.2, metavar='SHARE', help='which share of the '
+        'classes to hold out of the training, 0.9 at most (default: 0.2), and no more than '
+        f'{recipe.MOST_HELD_OUT} pictures; 0: none; or a file with their names, one per line')
     add('--distance', choices=('cosine', 'euclidean'), default='cosine',
         help='how embeddings are compared (default: %(default)s)')
-    add('--epochs', type=int, default=40, help='default: 40')
-    add('--batch-size', type=int, default=64, help='of all devices and workers together '
-        '(default: 64)')
-    add('--lr', type=float, help='the highest learning rate (default: 0.1; with --params 0.01)')
-    add('--wd', type=float, help='the weight decay (default: 0.003; for other networks than '
-        '"small" 0.0005)')
-    add('--seed', type=int, default=0, help='of initial values, order, variation, and of what is '
-        'held out (default: 0)')
-    add('--ctx', nargs='+', default=['cpu(0)'], metavar='DEVICE', help='such as '
-        'gpu(0) gpu(1) (default: cpu(0))')
+    add('--epochs', type=number(1, 1e9, int), default=40, metavar='N', help='default: 40')
+    add('--batch-size', type=number(2, 1e9, int), default=64, metavar='N',
+        help='of all devices and workers together (default: 64)')
+    add('--lr', type=number(0, 1e9), help='the highest learning rate (default: 0.1; with --params '
+        '0.01)')
+    add('--wd', type=number(0, 1e9), help='the weight decay (default: 0.003; for other networks '
+        'than "small" 0.0005)')
+    add('--seed', type=number(0, 2e9, int), default=0, metavar='N', help='of initial values, '
+        'order, variation, and of what is held out (default: 0)')
+    add('--ctx', nargs='+', default=['cpu(0)'], metavar='DEVICE', help='such as gpu(0) gpu(1) '
+        '(default: cpu(0))')
     add('--kv-store', default='device', help='dist_sync or horovod: several machines or processes '
         'train one network; see docs/scaling.md')
     add('--resume', action='store_true', help='continue the training in OUT after its last epoch')
@@ -64,43 +72,19 @@ def parse(arguments=None, text='Train a recognizer.'):
     options.spec = networks.Spec(**{name: tuple(value) if isinstance(value, list) else value
                                     for name, value in vars(options).items()
                                     if name in networks.Spec._fields})
-    try:
-        options.held_out = float(options.held_out)
-    except ValueError:
-        try:
-            with open(options.held_out, encoding='utf-8') as file:
-                options.held_out = [line.strip('\n') for line in file if line.strip()]
-        except (OSError, UnicodeError) as error:
-            raise DataError(f'cannot read {options.held_out}: '
-                            f'{getattr(error, "strerror", None) or "no text"}') from None
-    share = options.held_out
-    for name, low, high in (('epochs', 1, 1e9), ('batch_size', 2, 1e9), ('lr', 0, 1e9),
-                            ('wd', 0, 1e9), ('seed', 0, 2e9), ('embedding_size', 1, 65536)):
-        value = getattr(options, name)
-        if value is not None and not low <= value <= high:
-            name = name.replace('_', '-')
-            parser.error(f'--{name} must be from {low:g} to {high:g}, got {value}')
+    several = len(set(options.center_weight or ())) > 1
+    data = os.path.join(os.path.realpath(options.data), '')
     for wrong, message in (
-            (not isinstance(share, list) and not 0 <= share <= 0.9,
-             '--held-out must be from 0 to 0.9, or a file'),
-            (not all(0 <= weight < math.inf for weight in options.center_weight or ()),
-             '--center-weight must be finite and >= 0'),
-            (options.size and not 8 <= min(options.size) <= max(options.size) <= 4096,
-             '--size must be from 8 to 4096'),
-            (not all(re.fullmatch(r'[cg]pu\(\d+\)', device) for device in options.ctx),
-             '--ctx must be devices such as cpu(0) or gpu(1)'),
-            (os.path.realpath(options.output_dir).startswith(
-                os.path.join(os.path.realpath(options.data), '')),
+            (os.path.realpath(options.output_dir).startswith(data),
              '--output-dir must not be in DATA, where its pictures would be a class'),
             (options.spec.own and not options.params,
              f'--network {options.network} needs its --params'),
             (options.network == 'small' and options.params,
              '--params are of a --network in the model zoo, or of your own'),
             (options.freeze and not options.params, '--freeze keeps --params: there are none'),
-            (len(set(options.center_weight or ())) > 1 and not share,
-             'several values of --center-weight are compared on what is held out: --held-out must '
-             'not be 0'),
-            (options.kv_store != 'device' and len(set(options.center_weight or ())) > 1,
+            (several and not options.held_out, 'several values of --center-weight are compared on '
+             'what is held out: --held-out must not be 0'),
+            (several and options.kv_store != 'device',
              f'--kv-store {options.kv_store} takes one --center-weight')):
         if wrong:
             parser.error(message)

@@ -24,7 +24,7 @@ import warnings
 import checkpoint
 import metrics
 import numpy as np
-from data import printable
+from data import number, printable
 from evaluation import class_files, evaluate, picture_files, read_bytes
 from served import MODEL, SHARE, WAIT, DataError, Network, Runner, read_gallery, write_gallery
 from tqdm import tqdm
@@ -51,14 +51,6 @@ def parse(arguments=None):
         sub.add_argument('out', metavar='OUT', help='the --output-dir of train.py')
         sub.set_defaults(command=function)
         return sub.add_argument
-
-    def number(low, high, kind=float):
-        def convert(text):
-            if not low <= kind(text) <= high:
-                raise ValueError(text)
-            return kind(text)
-        convert.__name__ = f'number, from {low:g} to {high:g}:'
-        return convert
 
     def add_limits(add, name, default, text):
         add(name, type=number(1e-9, 1), metavar='SHARE', default=default,
@@ -90,7 +82,8 @@ def parse(arguments=None):
     command(remove)('names', metavar='NAME', nargs='+')
     add = command(bring, 'import')
     add('model', metavar='MODEL', help='an ONNX file')
-    add('--size', type=int, nargs=2, metavar=('H', 'W'), help='of its input (default: as it says)')
+    add('--size', type=number(*checkpoint.SIDES, int), nargs=2, metavar=('H', 'W'),
+        help='of its input (default: as it says)')
     add('--mean', type=float, nargs='+', default=[0.], help='of pixels, by channel (default: 0)')
     add('--std', type=number(1e-9, 1e9), nargs='+', default=[1.], help='as --mean (default: 1)')
     add('--distance', choices=('cosine', 'euclidean'), default='cosine', help='default: cosine')

@@ -128,7 +128,8 @@ def scatter(embeddings, labels, names):
         if len(present) <= _MOST_NAMES:
             for label in present:
                 axes.text(*places[labels == label].mean(axis=0), printable(names[label]),
-                          ha='center', fontsize=8, parse_math=False, bbox={'color': 'white', 'alpha': 0.7, 'pad': 1})
+                          ha='center', fontsize=8, parse_math=False,
+                          bbox={'color': 'white', 'alpha': 0.7, 'pad': 1})
         axes.set(xticks=(), yticks=(), aspect='equal')
     if np.shape(embeddings)[1] < 2 or len(labels) < 3:
         return paragraph('Too little to draw.')
