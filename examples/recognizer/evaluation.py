@@ -77,25 +77,25 @@ def identified(options, network, embeddings, labels, present, result):
     """({name: Figure} of what `identify` answers, [(class, answer, how often, of how many)] of
     enrolled classes); adds to the result how many are enrolled, and thresholds."""
     gallery = read_gallery(options.out, network.settings, needed=False)
-    if not gallery.names:
+    if not gallery:
         return {}, []
-    own = np.array([gallery.names.index(name) if name in gallery.names else -1
-                    for name in present])[labels]
-    between = metrics.distances(embeddings, gallery.means, network.kind)
+    names, means = list(gallery), np.array([mean for mean, _ in gallery.values()])
+    own = np.array([names.index(name) if name in gallery else -1 for name in present])[labels]
+    between = metrics.distances(embeddings, means, network.kind)
     nearest, limit = between.min(axis=1), options.threshold
     measured = metrics.share_distance(nearest[own < 0], labels[own < 0], options.strangers)
     if measured is not None:
         result['thresholds']['strangers'].setdefault(
-            f'{options.strangers:g}', [[len(gallery.names), measured]])
+            f'{options.strangers:g}', [[len(names), measured]])
     if limit is None:
         try:
-            limit, _ = network.stranger_threshold(options.strangers, len(gallery.names))
+            limit, _ = network.stranger_threshold(options.strangers, len(names))
         except DataError:     # OUT has none: those that were just found
             limit = math.inf if measured is None else measured
     result.update(enrolled=len(np.unique(own[own >= 0])),
                   threshold=limit if math.isfinite(limit) else None,
                   threshold_for_these_strangers=measured)
-    answers = np.array(gallery.names, object)[between.argmin(axis=1)]
+    answers = np.array(names, object)[between.argmin(axis=1)]
     answers[nearest >= limit] = 'unknown'
     true = present[labels]
     confused = sorted(Counter(zip(true[own >= 0], answers[own >= 0])).items())

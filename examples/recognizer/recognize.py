@@ -15,7 +15,6 @@ an error; 2 for a wrong command line.
 """
 import argparse
 import json
-import math
 import os
 import signal
 import sys
@@ -55,8 +54,8 @@ def parse(arguments=None):
     def add_limits(add, name, default, text):
         add(name, type=number(1e-9, 1), metavar='SHARE', default=default,
             help=f'accept this share of {text} (default: {SHARE})')
-        add('--threshold', type=number(0, math.inf), metavar='DISTANCE',
-            help='accept distances below this one instead; inf accepts everything')
+        add('--threshold', type=number(0, 1e30), metavar='DISTANCE',
+            help='accept distances below this one instead')
         add('--json', action='store_true', help='write JSON, an object per line')
 
     command(enrol)('gallery', metavar='GALLERY', help='one sub-folder of pictures per class')
@@ -103,7 +102,7 @@ def enrol(options):
         raise DataError(f'no picture in {options.gallery} can be read')
     names = np.array(names, object)[rows]
     with network.changing():
-        classes = read_gallery(options.out, network.settings, needed=False).classes()
+        classes = read_gallery(options.out, network.settings, needed=False)
         before = set(classes)
         for name in sorted(set(names)):
             mine = embeddings[names == name]
@@ -121,30 +120,26 @@ def identify(options):
     gallery = read_gallery(options.out, network.settings)
     limit, remark = options.threshold, None
     if limit is None:
-        limit, remark = network.stranger_threshold(options.strangers, len(gallery.names))
+        limit, remark = network.stranger_threshold(options.strangers, len(gallery))
     if remark:
         print(remark, file=sys.stderr)
     paths, status = picture_files(options.paths)
-    for path, embedding in network.embed(paths):
-        if embedding is None:
-            status = 1
-            continue
-        apart = metrics.distances(embedding[None], gallery.means, network.kind)[0]
-        nearest = [(gallery.names[row], float(apart[row]))
-                   for row in np.argsort(apart, kind='stable')[:options.top]]
+    names, means = list(gallery), np.array([mean for mean, _ in gallery.values()])
+    answered = 0
+    for row, embedding in network.embed(paths):
+        answered += 1
+        apart = metrics.distances(embedding[None], means, network.kind)[0]
+        nearest = [(names[place], float(apart[place]))
+                   for place in np.argsort(apart, kind='stable')[:options.top]]
         name = nearest[0][0] if nearest[0][1] < limit else None
         if options.json:
-            line = json.dumps({'path': path, 'name': name, 'threshold': _finite(limit), 'nearest': [
+            line = json.dumps({'path': paths[row], 'name': name, 'threshold': limit, 'nearest': [
                 {'name': one, 'distance': distance} for one, distance in nearest]})
         else:
-            line = '\t'.join([printable(path), name or 'unknown', *(
+            line = '\t'.join([printable(paths[row]), name or 'unknown', *(
                 f'{one}\t{distance:.6g}' for one, distance in nearest)])
         tqdm.write(line, file=sys.stdout)
-    return status
-
-
-def _finite(value):
-    return value if math.isfinite(value) else None     # JSON has no infinity
+    return int(status or answered < len(paths))
 
 
 def verify(options):
@@ -158,7 +153,7 @@ def verify(options):
         return 1
     distance = float(metrics.distances(*embeddings[:, None], network.kind)[0, 0])
     print(json.dumps({'paths': options.paths, 'same': distance < limit, 'distance': distance,
-                      'threshold': _finite(limit)}) if options.json else
+                      'threshold': limit}) if options.json else
           f'{"same" if distance < limit else "different"}\t{distance:.6g}')
     return 0
 
@@ -178,7 +173,7 @@ def show(options):
     """Print each enrolled class and its number of pictures, with a tab between."""
     settings = checkpoint.load_recognizer(options.out, ())
     gallery = read_gallery(options.out, settings, needed=False)
-    for name, count in zip(gallery.names, gallery.counts):
+    for name, (_, count) in gallery.items():
         print(f'{name}\t{count}')
     return 0
 
@@ -188,7 +183,7 @@ def remove(options):
     names = list(dict.fromkeys(options.names))
     with checkpoint.lock(options.out, WAIT):
         settings = checkpoint.load_recognizer(options.out, ())
-        classes = read_gallery(options.out, settings).classes()
+        classes = read_gallery(options.out, settings)
         for name in names:
             if name not in classes:
                 raise DataError(f'{name!r} is not enrolled, and nothing was removed: see '

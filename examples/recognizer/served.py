@@ -2,7 +2,6 @@
 import contextlib
 import os
 import sys
-from typing import NamedTuple
 
 import checkpoint
 import numpy as np
@@ -47,12 +46,12 @@ def _bounded(path, more):
 class Runner:
     """An ONNX network from pictures to embeddings, of this program or of somebody else.
 
-    `path` is what errors call its `content`. The network says what `channels` and `size` are, or
-    takes any.
+    `path` is what errors call its `content`. `channels`, `size` and `features` are what they have
+    to be, if that is known.
     """
 
-    def __init__(self, content, path, mean, std, channels=None, size=None):
-        self._path, self._room = path, 16 * len(content)
+    def __init__(self, content, path, mean, std, channels=None, size=None, features=None):
+        self._path, self._room, self._features = path, 16 * len(content), features
         with _bounded(path, self._room):
             import onnxruntime
             options = onnxruntime.SessionOptions()
@@ -100,9 +99,13 @@ class Runner:
         shape = results[0].shape
         if len(shape) < 2 or shape[0] != count or not 0 < results[0].size <= count * \
                 checkpoint.FEATURES[1] or any(result.shape != shape for result in results):
-            raise DataError(f'{self._path} must give an embedding per picture, gives '
-                                  f'{shape} for {count}')
-        return np.concatenate(results).reshape(len(images), -1)[:len(pictures)]
+            raise DataError(f'{self._path} must give an embedding per picture, gives {shape} for '
+                            f'{count}')
+        embeddings = np.concatenate(results).reshape(len(images), -1)[:len(pictures)]
+        if self._features not in (None, embeddings.shape[1]):
+            raise DataError(f'{self._path} gives {embeddings.shape[1]} features, recognizer.json '
+                            f'says {self._features}: train again')
+        return embeddings
 
 
 class Network:
@@ -112,42 +115,35 @@ class Network:
         self._out, self._path = out, os.path.join(out, MODEL)
         self.settings = settings = checkpoint.load_recognizer(out, (MODEL,))
         self._run = Runner(settings.pop('content')[MODEL], self._path, *(
-            settings[name] for name in ('mean', 'std', 'channels', 'size')))
+            settings[name] for name in ('mean', 'std', 'channels', 'size', 'features')))
         self.kind = settings['distance']
 
     def embed(self, files, source=None):
-        """Yield (file, embedding (d,)) per file; None, with a line on stderr, if there is none.
+        """Yield (row, embedding (d,)) of the files that have one; others get a line on stderr.
         `source` is where files come from that are no paths."""
-        def load(file):
+        def load(row):
             try:
-                return read_picture(file, self.settings['size'], self.settings['channels'])
+                return row, read_picture(
+                    files[row], self.settings['size'], self.settings['channels']), None
             except BadPicture as error:
-                return str(error)
+                return row, None, error
 
-        rows = iter(range(len(files)))
-        for loaded in each(load, files, None, len(files) <= _BATCH, self._run.batch):
-            embeddings = self._embeddings([one for one in loaded if not isinstance(one, str)])
-            for reason, row in zip(loaded, rows):
-                embedding = None if isinstance(reason, str) else next(embeddings)
-                if embedding is not None and not np.isfinite(embedding).all():
-                    embedding, reason = None, 'the network gives numbers that are not finite'
-                if embedding is None:
-                    name = f'picture {row} of {source}' if source else files[row]
-                    tqdm.write(f'{printable(name)}: {reason}', file=sys.stderr)
-                yield files[row], embedding
-
-    def _embeddings(self, pictures):
-        embeddings = self._run(np.stack(pictures)) if pictures else ()
-        if pictures and embeddings.shape[1] != self.settings['features']:
-            raise DataError(
-                f'{self._path} gives {embeddings.shape[1]} features, recognizer.json says '
-                f'{self.settings["features"]}: train again')
-        return iter(embeddings)
+        for loaded in each(load, range(len(files)), None, len(files) <= _BATCH, self._run.batch):
+            pictures = [picture for _, picture, _ in loaded if picture is not None]
+            embeddings = iter(self._run(np.stack(pictures)) if pictures else ())
+            for row, picture, error in loaded:
+                embedding = None if picture is None else next(embeddings)
+                if embedding is not None and np.isfinite(embedding).all():
+                    yield row, embedding
+                    continue
+                name = f'picture {row} of {source}' if source else files[row]
+                tqdm.write(f'{printable(name)}: '
+                           f'{error or "the network gives numbers that are not finite"}',
+                           file=sys.stderr)
 
     def all_of(self, files, source=None):
         """(embeddings (n, d), rows of the files that have one, whether others have none)."""
-        found = {row: embedding for row, (_, embedding) in enumerate(self.embed(files, source))
-                 if embedding is not None}
+        found = dict(self.embed(files, source))
         embeddings = np.array(list(found.values())).reshape(len(found), self.settings['features'])
         return embeddings, list(found), len(found) < len(files)
 
@@ -183,27 +179,23 @@ class Network:
         """(distance from which on a picture is unknown, what to tell the user or None).
 
         `share` of the pictures of strangers are accepted with `count` classes enrolled; None is
-        0.01, or the least that is known.
+        0.01, or the least above it that is known.
         """
-        known = {float(key): sorted(point for point in points if point[1] is not None)
+        known = {float(key): [point for point in sorted(points) if point[1] is not None]
                  for key, points in self.settings['thresholds']['strangers'].items()}
         known = {key: points for key, points in sorted(known.items()) if points}
-        low, high = (min(known), max(known)) if known else (np.inf, -np.inf)
-        wanted = share or (max(SHARE, low) if known else SHARE)
-        if not low <= wanted <= high:
-            raise self._no_threshold(f'{wanted:g} of strangers', f'--strangers from {low:g} to '
-                                     f'{high:g}, ' if known else '')
-        limits = [threshold_at(points, count) for points in known.values()]
-        most = max(known[min(known, key=lambda key: abs(key - wanted))])[0]
-        remarks = []
-        if not share and wanted > SHARE:
+        wanted = share or min((one for one in known if one >= SHARE), default=SHARE)
+        if wanted not in known:
+            raise self._no_threshold(f'{wanted:g} of strangers', ''.join(
+                f'--strangers {one:g}, ' for one in known))
+        most, remarks = known[wanted][-1][0], []
+        if wanted > (share or SHARE):
             remarks.append(f'too few classes were held out to accept {SHARE:g} of strangers: '
                            f'accepting {wanted:g}')
         if count > most:
             remarks.append(f'the threshold was measured with {most} classes enrolled, not with '
                            f'{count}')
-        return (float(np.interp(np.log(wanted), np.log(list(known)), limits)),
-                '; '.join(remarks) or None)
+        return threshold_at(known[wanted], count), '; '.join(remarks) or None
 
 
 def threshold_at(points, count):
@@ -219,24 +211,14 @@ def threshold_at(points, count):
 # -- the gallery
 
 
-class Gallery(NamedTuple):
-    """The enrolled classes: their names, (K,), means, (K, d), and numbers of pictures, (K,)."""
-    names: list
-    means: np.ndarray
-    counts: list
-
-    def classes(self):
-        """{name: (mean, number of pictures)}."""
-        return dict(zip(self.names, zip(self.means, self.counts)))
-
-
 def read_gallery(out, settings, needed=True):
-    """The Gallery in OUT, after a check of all that is in it; without `needed`, it may be empty."""
+    """The enrolled classes, {name: (mean (d,), number of pictures)}, after a check of the whole
+    file; without `needed`, there may be none."""
     path = os.path.join(out, GALLERY)
     if not os.path.lexists(path):
         if needed:
             raise DataError(f'nothing is enrolled yet: recognize.py enrol {out} GALLERY')
-        return Gallery([], np.zeros((0, settings['features'])), [])
+        return {}
     arrays = checkpoint.read_npz(checkpoint.read_file(path), path)
 
     def need(good, what):
@@ -257,11 +239,11 @@ def read_gallery(out, settings, needed=True):
     need((np.abs(means) < 1e30).all() and (settings['distance'] != 'cosine' or np.isclose(
         np.linalg.norm(means, axis=1), 1, atol=1e-3).all()),
         'its means are not finite, or not of length 1')
-    return Gallery(names, means, counts.tolist())
+    return dict(zip(names, zip(means, counts.tolist())))
 
 
 def write_gallery(out, settings, classes):
-    """Write gallery.npz of {name: (mean, number of pictures)}, or remove it with its last class."""
+    """Write what `read_gallery` reads, or remove the file with its last class."""
     path = os.path.join(out, GALLERY)
     if not classes:
         os.unlink(path)
