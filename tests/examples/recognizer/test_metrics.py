@@ -86,14 +86,12 @@ def test_enrolled_from_five_is_what_a_loop_over_images_counts():
         near = sklearn_metrics.pairwise_distances(embeddings, means, metric='cosine')
         mine = [i for i in range(len(labels)) if others[i] and labels[i] < 11]
         limit = np.quantile([near[i].min() for i in mine], 0.95)
-        hits = [np.mean([near[i].argmin() == label for i in mine if labels[i] == label])
-                for label in range(11)] + [np.nan]
-        strange = [np.mean([min(near[i, other] for other in range(11) if other != label) < limit
-                            for i in np.flatnonzero(labels == label)]) for label in range(12)]
-        counted.append([hits, strange])
-    expected = np.mean(counted, axis=0)
-    np.testing.assert_allclose(found['enrolled_rank1'], expected[0])
-    np.testing.assert_allclose(found['strangers_accepted'], expected[1])
+        counted.append([
+            [np.mean([near[i].argmin() == label for i in mine if labels[i] == label] or np.nan)
+             for label in range(12)],
+            [np.mean([min(near[i, other] for other in range(11) if other != label) < limit
+                      for i in np.flatnonzero(labels == label)]) for label in range(12)]])
+    np.testing.assert_allclose(list(found.values()), np.mean(counted, axis=0))
     assert metrics.enrolled_from_five(*people(0, 5, 3), 'cosine') == {}
 
 
@@ -132,7 +130,5 @@ def test_the_share_of_strangers_is_within_a_factor_of_two_on_other_classes(kind)
 
 
 def test_too_few_classes_give_no_threshold():
-    few = metrics.thresholds_for_strangers(*people(5, 12, 6))
-    assert few.keys() < metrics.thresholds_for_strangers(*people(5, 100, 6)).keys()
-    assert 0.001 not in few
+    assert 0.001 not in metrics.thresholds_for_strangers(*people(5, 12, 6))
     assert metrics.thresholds_for_strangers(*people(5, 3, 6)) == {}
