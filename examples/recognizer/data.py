@@ -95,8 +95,6 @@ def read_picture(file, size, channels):
 
 def picture_header(file):
     """(height, width, whether it is grey) of a picture as a viewer shows it; BadPicture."""
-    if isinstance(file, np.ndarray):
-        return (*file.shape[:2], file.ndim == 2)
     with _opened(file) as (image, turn):
         sides = (image.width, image.height) if turn > 4 else (image.height, image.width)
         return (*sides, image.mode in ('1', 'L', 'LA', 'La') or image.mode[0] in 'IF')
