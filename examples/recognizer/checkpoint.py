@@ -302,12 +302,11 @@ def _numbers(values, low=-1e30):
 
 
 def _limits(thresholds):
-    """Whether these are {'pairs': {share: distance}, 'strangers': {share: [[count, distance]]}}."""
-    pairs = [(share, [[1, limit]]) for share, limit in thresholds['pairs'].items()]
+    """Whether these are {share: [[enrolled classes, distance], …]} of 'pairs' and 'strangers'."""
     return all(re.fullmatch(r'0?\.\d+|1(\.0)?|\d+(\.\d+)?e-\d+', share) and 0 < float(share) <= 1
-               and all(_number(count, 1, 10 ** 9, [int]) and (limit is None or _number(limit))
+               and all(_number(count, 1, 10 ** 9, [int]) and _number(limit)
                        for count, limit in points)
-               for share, points in (*pairs, *thresholds['strangers'].items()))
+               for kind in ('pairs', 'strangers') for share, points in thresholds[kind].items())
 
 
 # What recognizer.json has, and whether that can be used.

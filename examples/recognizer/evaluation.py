@@ -89,7 +89,7 @@ def identified(options, network, embeddings, labels, present, result):
             f'{options.strangers:g}', [[len(names), measured]])
     if limit is None:
         try:
-            limit, _ = network.stranger_threshold(options.strangers, len(names))
+            limit, _ = network.threshold('strangers', options.strangers, len(names))
         except DataError:     # OUT has none: those that were just found
             limit = math.inf if measured is None else measured
     result.update(enrolled=len(np.unique(own[own >= 0])),

@@ -297,11 +297,11 @@ def nearest_of(count, others):
 
 
 def measure(embeddings, labels, kind, shares=STRANGERS, seed=0):
-    """(figures, curve, thresholds): what `held_out` gives, and what recognizer.json has of it,
-    {'pairs': {share: distance}, 'strangers': {share: [[enrolled classes, distance], …]}}."""
+    """(figures, curve, thresholds): what `held_out` gives, and what recognizer.json has of it, for
+    'pairs' and 'strangers' {share: [[enrolled classes, distance], …]}; a pair enrols one."""
     figures, curve = held_out(embeddings, labels, kind, seed=seed)
     strangers = thresholds_for_strangers(embeddings, labels, kind, sorted(shares), seed=seed)
-    return figures, curve, {
-        'pairs': {f'{rate:g}': threshold_at_far(curve[0], curve[2], rate)
-                  for rate in FALSE_ACCEPTS},
-        'strangers': {f'{share:g}': points for share, points in strangers.items()}}
+    limits = {rate: threshold_at_far(curve[0], curve[2], rate) for rate in FALSE_ACCEPTS}
+    pairs = {rate: [[1, limit]] for rate, limit in limits.items() if limit is not None}
+    return figures, curve, {of: {f'{share:g}': points for share, points in found.items()}
+                            for of, found in (('pairs', pairs), ('strangers', strangers))}

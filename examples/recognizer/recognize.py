@@ -120,7 +120,7 @@ def identify(options):
     gallery = read_gallery(options.out, network.settings)
     limit, remark = options.threshold, None
     if limit is None:
-        limit, remark = network.stranger_threshold(options.strangers, len(gallery))
+        limit, remark = network.threshold('strangers', options.strangers, len(gallery))
     if remark:
         print(remark, file=sys.stderr)
     paths, status = picture_files(options.paths)
@@ -147,7 +147,7 @@ def verify(options):
     network = Network(options.out)
     limit = options.threshold
     if limit is None:
-        limit = network.pair_threshold(options.far)
+        limit, _ = network.threshold('pairs', options.far)
     embeddings, rows, _ = network.all_of(options.paths)
     if len(rows) < 2:
         return 1

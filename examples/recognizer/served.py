@@ -163,31 +163,20 @@ class Network:
                 settings['thresholds'][kind].update(found)
             checkpoint.publish(self._out, settings.pop('content'), settings)
 
-    def _no_threshold(self, asked, known):
-        return DataError(f'{self._out} has no threshold for {asked}: use {known}--threshold '
-                               'DISTANCE, or find one with evaluate OUT FOLDER --write')
+    def threshold(self, kind, share, count=1):
+        """(the distance from which on the answer is no, what to tell the user or None).
 
-    def pair_threshold(self, far):
-        """The distance from which on two pictures count as of different classes."""
-        known = {float(share): limit for share, limit
-                 in self.settings['thresholds']['pairs'].items() if limit is not None}
-        if far not in known:
-            raise self._no_threshold(f'--far {far:g}', ''.join(f'--far {one:g}, ' for one in known))
-        return known[far]
-
-    def stranger_threshold(self, share, count):
-        """(distance from which on a picture is unknown, what to tell the user or None).
-
-        `share` of the pictures of strangers are accepted with `count` classes enrolled; None is
-        0.01, or the least above it that is known.
+        Of 'pairs' of pictures of different classes, or of pictures of 'strangers' with `count`
+        classes enrolled, `share` is accepted; None is 0.01, or the least above it that is known.
         """
-        known = {float(key): [point for point in sorted(points) if point[1] is not None]
-                 for key, points in self.settings['thresholds']['strangers'].items()}
-        known = {key: points for key, points in sorted(known.items()) if points}
+        known = {float(key): sorted(points)
+                 for key, points in self.settings['thresholds'][kind].items() if points}
         wanted = share or min((one for one in known if one >= SHARE), default=SHARE)
         if wanted not in known:
-            raise self._no_threshold(f'{wanted:g} of strangers', ''.join(
-                f'--strangers {one:g}, ' for one in known))
+            option = {'pairs': '--far', 'strangers': '--strangers'}[kind]
+            others = ''.join(f'{option} {one:g}, ' for one in sorted(known))
+            raise DataError(f'{self._out} has no threshold for {option} {wanted:g}: use {others}'
+                            '--threshold DISTANCE, or find one with evaluate OUT FOLDER --write')
         most, remarks = known[wanted][-1][0], []
         if wanted > (share or SHARE):
             remarks.append(f'too few classes were held out to accept {SHARE:g} of strangers: '

@@ -23,8 +23,8 @@ from onnx import TensorProto, helper
 SCRIPT = os.path.abspath(recognize.__file__)
 ENROLLED, STRANGERS = (0, 4, 6, 7), (8, 9)
 THRESHOLDS = {
-    'euclidean': {'pairs': {'0.01': 7.}, 'strangers': {'0.01': [[1, 9.2], [4, 8.5]]}},
-    'cosine': {'pairs': {'0.01': 0.1}, 'strangers': {'0.01': [[1, 0.2], [4, 0.16]]}}}
+    'euclidean': {'pairs': {'0.01': [[1, 7.]]}, 'strangers': {'0.01': [[1, 9.2], [4, 8.5]]}},
+    'cosine': {'pairs': {'0.01': [[1, 0.1]]}, 'strangers': {'0.01': [[1, 0.2], [4, 0.16]]}}}
 # Runs the script as a program in which some modules cannot be imported.
 WITHOUT = '''
 import os, runpy, sys
@@ -131,6 +131,7 @@ class Naive:
 def test_identify_and_verify_find_what_a_naive_search_finds(out, made, run):
     kind = os.path.basename(out)
     naive, limit = Naive(kind), THRESHOLDS[kind]['strangers']['0.01'][1][1]
+    (_, of_pairs), = THRESHOLDS[kind]['pairs']['0.01']
     assert run('enrol', out, made / 'gallery') == (
         0, [f'enrolled\tdigit {digit}\t5' for digit in ENROLLED], [])
     status, lines, errors = run('identify', out, made / 'images', '--top', 2)
@@ -155,7 +156,7 @@ def test_identify_and_verify_find_what_a_naive_search_finds(out, made, run):
         expected = naive.between(*(naive.embed(one['path']) for one in (objects[0], other)))
         word, apart = line.split('\t')
         assert float(apart) == pytest.approx(expected, rel=1e-4, abs=1e-5)
-        assert word == ('same' if expected < THRESHOLDS[kind]['pairs']['0.01'] else 'different')
+        assert word == ('same' if expected < of_pairs else 'different')
 
 
 def test_serving_needs_no_mxnet(cosine, made, tmp_path):
@@ -216,18 +217,18 @@ def test_six_enrolments_at_once_enrol_six_classes(cosine, tmp_path, run):
     ({'0.01': [[1, 0.5], [10, 0.1]]}, 0.01, 10000, 0.),
     ({'0.1': [[1, 0.6]], '0.05': [[1, 0.5]]}, None, 1, 0.5),      # the smallest that there is
     ({'0.1': [[1, 0.6]], '0.05': [[1, 0.5]]}, 0.01, 1, '--strangers 0.05, --strangers 0.1, '),
-    ({'0.1': [[1, None]]}, 0.1, 1, 'evaluate OUT FOLDER --write'), ({}, None, 1, 'evaluate OUT'),
+    ({'0.1': []}, 0.1, 1, 'evaluate OUT FOLDER --write'), ({}, None, 1, 'evaluate OUT'),
 ])
 def test_the_threshold_for_a_share_of_strangers(cosine, run, table, share, count, expected):
     change(cosine, thresholds={'pairs': {}, 'strangers': table})
     network = recognize.Network(cosine)
     if isinstance(expected, float):
-        limit, remark = network.stranger_threshold(share, count)
+        limit, remark = network.threshold('strangers', share, count)
         assert limit == pytest.approx(expected)
         assert bool(remark) == (count > 10 or (share is None and '0.01' not in table))
     else:
         with pytest.raises(recognize.DataError, match=expected):
-            network.stranger_threshold(share, count)
+            network.threshold('strangers', share, count)
 
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='file names and pipes of POSIX')
