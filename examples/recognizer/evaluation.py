@@ -84,9 +84,10 @@ def identified(options, network, embeddings, labels, present, result):
     between = metrics.distances(embeddings, means, network.kind)
     nearest, limit = between.min(axis=1), options.threshold
     measured = metrics.share_distance(nearest[own < 0], labels[own < 0], options.strangers)
-    if measured is not None:
-        result['thresholds']['strangers'].setdefault(
-            f'{options.strangers:g}', [[len(names), measured]])
+    points = result['thresholds']['strangers'].setdefault(f'{options.strangers:g}', [])
+    # Of more classes than the points are of, this measurement is better than to go on from them.
+    if measured is not None and len(names) > max((count for count, _ in points), default=0):
+        points.append([len(names), measured])
     if limit is None:
         try:
             limit, _ = network.threshold('strangers', options.strangers, len(names))

@@ -160,7 +160,8 @@ class Network:
         with self.changing():
             settings = checkpoint.load_recognizer(self._out, tuple(self.settings['files']))
             for kind, found in thresholds.items():
-                settings['thresholds'][kind].update(found)
+                settings['thresholds'][kind].update(
+                    (share, points) for share, points in found.items() if points)
             checkpoint.publish(self._out, settings.pop('content'), settings)
 
     def threshold(self, kind, share, count=1):
