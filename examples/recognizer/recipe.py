@@ -33,12 +33,6 @@ class Row(NamedTuple):
     plain: bool = False
 
     @property
-    def folder(self):
-        """The name of its checkpoints."""
-        return (f'lambda-{self.center_weight:g}-decorrelation-{self.decorrelation:g}'
-                + '-plain' * self.plain)
-
-    @property
     def name(self):
         """How tables call it."""
         loss = f'λ = {self.center_weight:g}' if self.center_weight else 'softmax'
@@ -222,9 +216,10 @@ class Progress:
 
     def folder(self, row):
         """Where the states of a Row are."""
+        name = '-'.join(f'{value:g}' for value in row)
         if self._first:
-            checkpoint.make_folder(self._out, 'checkpoints', row.folder)
-        return os.path.join(self._folder, row.folder)
+            checkpoint.make_folder(self._out, 'checkpoints', name)
+        return os.path.join(self._folder, name)
 
     def finish(self):
         """The training has ended: another one may begin here."""
