@@ -115,8 +115,19 @@ def log(caplog):
 def child(tmp_path_factory):
     """Run Python code in a process of its own, from another folder: its CompletedProcess."""
     def run(code, *args, timeout=900, **environment):
-        return subprocess.run([sys.executable, '-c', code, *map(str, args)], timeout=timeout,
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False,
+        command = [sys.executable, '-c', code, *map(str, args)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                               universal_newlines=True, cwd=str(tmp_path_factory.mktemp('child')),
-                              env={**os.environ, **{k: str(v) for k, v in environment.items()}})
+                              env={**os.environ, **{k: str(v) for k, v in environment.items()}},
+                              start_new_session=True) as process:
+            try:
+                output = process.communicate(timeout=timeout)
+            except BaseException as error:
+                # With what it has forked, which would keep the pipes open.
+                os.killpg(process.pid, signal.SIGKILL)
+                output = process.communicate()
+                if not isinstance(error, subprocess.TimeoutExpired):
+                    raise
+                pytest.fail(f'does not end within {timeout} s: {output}', pytrace=False)
+        return subprocess.CompletedProcess(command, process.returncode, *output)
     return run

@@ -6,7 +6,7 @@ from center_loss_op._mxnet.compat import RESTORED
 
 import pytest
 
-LIMIT = 600  # seconds; a run takes two or three on an idle machine
+LIMIT = 150  # seconds; a run takes two or three on an idle machine
 
 HEAD = '''
 import os, subprocess, sys, threading

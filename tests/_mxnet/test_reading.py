@@ -99,9 +99,11 @@ def read_inside(folder, **hybridize):
 
 
 def read_copied(folder):
-    net = initialized(Inside(CenterLoss(4, 3)))
-    for _ in steps_of(net):
-        yield copy.deepcopy(net).loss.centers.data()
+    """Of steps that nothing but the copy knows of: they are not the block's own."""
+    loss = initialized(CenterLoss(4, 3))
+    centers, = loss.centers.list_data()
+    for _ in steps_of(lambda x, y: mx.nd.Custom(x, y, centers, op_type='centerloss', num_class=4)):
+        yield copy.deepcopy(loss).centers.data()
 
 
 def read_imported(folder):
