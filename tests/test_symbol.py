@@ -81,12 +81,6 @@ def test_name():
         assert node(name='mine').name == 'net_mine'
 
 
-def test_alpha_needs_its_name():
-    """In its place, other implementations have λ."""
-    with pytest.raises(TypeError, match='^0.1 needs its name, such as alpha=0.1 or scale=0.1; by'):
-        center_loss(mx.sym.var('data'), mx.sym.var('label'), 10, 0.1)
-
-
 @pytest.mark.parametrize('loss_first', [True, False])
 @pytest.mark.parametrize('shapes, wanted', [
     ({}, [(6,), (6, 3), (6, 3)]), ({'label': (6,)}, [(6,), (6, 3), (6, 3)]),

@@ -35,16 +35,6 @@ def test_numpy_arrays():
         assert_allclose(loss.centers.data().asnumpy(), want, rtol=1e-5)
 
 
-def test_each_context_moves_its_own():
-    contexts = [mx.cpu(0), mx.cpu(1)]
-    loss = CenterLoss(4, 3)
-    loss.initialize(ctx=contexts)
-    for context, factor in zip(contexts, (1, 2)):
-        loss.update(mx.nd.array(DATA * factor, ctx=context), mx.nd.array(LABEL, ctx=context))
-        want = oracle.center_loss(DATA * factor, LABEL, np.zeros((4, 3))).centers
-        assert_allclose(loss.centers.data(context).asnumpy(), want, rtol=1e-5)
-
-
 def test_while_recording():
     """Nothing of it enters the loss that is being recorded."""
     loss, x = made(), array(DATA)

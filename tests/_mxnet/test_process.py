@@ -175,15 +175,8 @@ def test_exit_handler_registered_between_the_imports(native, child):
 
 @pytest.mark.soak
 @pytest.mark.parametrize('settings', SETTINGS)
-@pytest.mark.parametrize('name', ENDS)
-def test_ends_many_times(name, settings, child):
+@pytest.mark.parametrize('name', [*ENDS, *FORKS])
+def test_many_times(name, settings, child):
     if (name, settings) == ('daemon thread', 'naive engine'):
         pytest.skip('this engine computes in the daemon thread, which Python ends in its midst')
-    check(child, name, settings, 23 if settings == 'usual' or name == 'module' else 5)
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize('settings', SETTINGS)
-@pytest.mark.parametrize('name', FORKS)
-def test_forks_many_times(name, settings, child):
-    check(child, name, settings, 15 if settings == 'usual' else 3)
+    check(child, name, settings, 20 if settings == 'usual' or name == 'module' else 5)

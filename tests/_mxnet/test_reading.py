@@ -218,35 +218,7 @@ class Repelling(gluon.HybridBlock):
         return F.dot(x, before, transpose_b=True).sum(axis=1) + self.loss(x, label)
 
 
-@pytest.mark.parametrize('hybridize', [{}, STATIC])
-def test_another_term_in_a_hybrid_forward(hybridize):
-    net = initialized(Repelling(CenterLoss(2, 1)), **hybridize)
-    for _ in range(3):
-        net.centers.set_data(mx.nd.array([[1], [2]]))
-        feature, label = mx.nd.array([[3]]), mx.nd.array([0])
-        feature.attach_grad()
-        with autograd.record():
-            total = net(feature, label)
-        total.backward()
-        assert feature.grad.asscalar() == 5
-
-
 # -- arrays that several share
-
-
-@pytest.mark.parametrize('hybridize', [{}, dict(static_alloc=True)])
-def test_two_forward_passes_and_two_backward_passes(hybridize):
-    loss = initialized(CenterLoss(4, 3, alpha=0), **hybridize)
-    label = array(LABEL[0])
-    features = [array(DATA[0]), array(DATA[1])]
-    for feature in features:
-        feature.attach_grad()
-    with autograd.record():
-        losses = [loss(feature, label) for feature in features]
-    for value in losses:
-        value.backward()
-    for feature in features:
-        assert_array_equal(feature.grad.asnumpy(), feature.asnumpy())
 
 
 THREADS = '''

@@ -186,6 +186,8 @@ def test_more_classes_than_any_array_has_elements(call, name):
      'weight, batch_axis, center_initializer, use_ignore, ignore_label'),
     (lambda: DecorrelationLoss(scale=0.1), "'scale', did you mean weight?"),
     (lambda: center_loss(X, Y, 3, weight=0.1), "'weight', did you mean scale?"),
+    # In its place, other implementations have λ.
+    (lambda: center_loss(X, Y, 10, 0.1), '0.1 needs its name, such as alpha=0.1 or scale=0.1; by'),
     (lambda: center_loss(X, Y, 3, in_units=64),
      "'in_units': leave it out, the size of the features is that of the data"),
     (lambda: decorrelation_loss(X, weight=0.1), "'weight', did you mean scale?"),

@@ -2,17 +2,14 @@
 import json
 import re
 
-from center_loss_op.gluon import CenterLoss
-
 import hypothesis
 import mxnet as mx
 import numpy as np
 import pytest
 from cases import ARGUMENTS, batch, message
-from entries import array, block, run_block
+from entries import block, run_block
 from hypothesis import strategies as st
-from mxnet import autograd, gluon
-from numpy.testing import assert_allclose, assert_array_equal
+from numpy.testing import assert_allclose
 from oracle import center_loss
 
 DATA, LABEL, CENTERS = batch(6, 3, 4)
@@ -87,52 +84,7 @@ def test_bad_arguments(child):
         assert text in done.stderr + done.stdout
 
 
-# -- a bad label, in a training run that does not wait for anything
-
-BAD_LABELS = [([0, 1, 9, 2, 0, 1], 'label[2] is 9.0, but a label must be a whole number'),
-              ([np.nan] * 6, 'label[0] is nan, but a label must be a whole number')]
-
-
-class Training:
-    """Gluon's loop over a layer and the loss."""
-
-    def __init__(self):
-        self.layer, self.loss = gluon.nn.Dense(3, in_units=3), CenterLoss(4, in_units=3)
-        for part in (self.layer, self.loss):
-            part.initialize(mx.init.One())
-            part.hybridize()
-        self.trainer = gluon.Trainer(self.layer.collect_params(), 'sgd',
-                                     {'learning_rate': .1, 'momentum': .9})
-
-    def step(self, label):
-        """Queue a step; nothing is read, so nothing is known of its outcome."""
-        with autograd.record():
-            loss = self.loss(self.layer(array(DATA)), array(np.asarray(label, 'float32')))
-        loss.backward()
-        self.trainer.step(6)
-
-    def state(self):
-        """Everything that training changes."""
-        mx.nd.waitall()
-        return [p.data().asnumpy() for part in (self.layer, self.loss)
-                for p in part.collect_params().values()]
-
-
-def test_good_batches_train_after_a_bad_one(log):
-    """loss.backward() and trainer.step() are queued already: weights and centers stay.
-
-    A loop that catches the exception and goes on ends as one that never met the batch.
-    """
-    clean, dirty = Training(), Training()
-    for label, text in BAD_LABELS:
-        clean.step(LABEL)
-        dirty.step(LABEL)
-        dirty.step(label)
-        with pytest.raises(mx.MXNetError):
-            mx.nd.waitall()
-        assert 'LabelError: ' + text in log()
-        for value, expected in zip(dirty.state(), clean.state()):
-            assert_array_equal(value, expected)
+# -- at Gluon's door
 
 
 @pytest.mark.parametrize('data, label, text', [

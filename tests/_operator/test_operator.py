@@ -117,22 +117,6 @@ def test_attributes_of_a_scope():
             assert_allclose(value, expected, rtol=1e-5)
 
 
-# -- in a larger graph
-
-
-@pytest.mark.usefixtures('backend')
-def test_numeric_gradient():
-    data, label, centers = batch(5, 3, 4, 'float64')
-    label[2] = -1
-    # The check shifts every input a little, the labels too.
-    loss = mx.sym.Custom(mx.sym.var('data'), mx.sym.round(mx.sym.var('label')), name='cl',
-                         op_type='centerloss', num_class=4, alpha=0,
-                         need_top_grad=True, use_ignore=True)
-    mx.test_utils.check_numeric_gradient(
-        mx.sym.sin(loss), {'data': data, 'label': label}, {'cl_center_bias': centers},
-        numeric_eps=1e-4, rtol=1e-4, atol=1e-6, grad_nodes=['data'], dtype=np.float64)
-
-
 # -- other custom operators in the process
 
 
