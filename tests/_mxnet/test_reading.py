@@ -221,6 +221,21 @@ class Repelling(gluon.HybridBlock):
 # -- arrays that several share
 
 
+@pytest.mark.parametrize('hybridize', [{}, dict(static_alloc=True)])
+def test_two_forward_passes_and_two_backward_passes(hybridize):
+    loss = initialized(CenterLoss(4, 3, alpha=0), **hybridize)
+    label = array(LABEL[0])
+    features = [array(DATA[0]), array(DATA[1])]
+    for feature in features:
+        feature.attach_grad()
+    with autograd.record():
+        losses = [loss(feature, label) for feature in features]
+    for value in losses:
+        value.backward()
+    for feature in features:
+        assert_array_equal(feature.grad.asnumpy(), feature.asnumpy())
+
+
 THREADS = '''
 import threading
 import center_loss_op, mxnet as mx
