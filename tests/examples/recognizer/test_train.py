@@ -126,6 +126,15 @@ def test_train_can_be_called():
     assert trained.centers().shape == (6, 8)
 
 
+def test_a_plain_embedding_of_many_inputs_learns():
+    """The loss does not rise above that of a guess, which ended with one embedding for all."""
+    random, labels = np.random.RandomState(0), np.repeat(np.arange(20), 4)
+    images = random.uniform(0, 255, (20, 8, 168, 3))[labels] + random.normal(0, 30, (80, 8, 168, 3))
+    trained = train.train(np.clip(images, 0, 255).astype(np.uint8), labels,
+                          networks.Spec(plain=True), 0.01, 0.01, epochs=1, drawings=True)
+    assert trained.history[0]['softmax_loss'] < np.log(20)
+
+
 # -- decisions
 
 
