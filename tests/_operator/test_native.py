@@ -37,9 +37,9 @@ RIGHT = '[10.0, 40.0] [[2.0, 4.0], [4.0, 8.0]] [[0.0, 0.0], [1.0, 2.0]]'
 
 
 @pytest.mark.parametrize('value, said', [
-    ('0', 'Python (CENTER_LOSS_NATIVE=0)'),
+    pytest.param('0', 'Python (CENTER_LOSS_NATIVE=0)', marks=pytest.mark.slow),
     ('/nowhere.so', 'Python (/nowhere.so: cannot open shared object file'),
-    ('', 'C (')])
+    pytest.param('', 'C (', marks=pytest.mark.slow)])
 @pytest.mark.usefixtures('natively')
 def test_the_environment_decides(value, said, child):
     way, result = child(STEP, CENTER_LOSS_NATIVE=value).stdout.splitlines()
@@ -161,18 +161,17 @@ def test_updates_of_one_set_of_centers_take_turns():
 
 @pytest.mark.usefixtures('natively')
 def test_updates_of_others_do_not_wait():
-    """A small step is done, again and again, while a large one is at work."""
-    size, count = 1 << 24, 0
-    large = Direct(np.ones((1, size), 'float32'), np.zeros(1, 'float32'),
-                   np.zeros((1, size), 'float32'), num_class=1)
-    small = Direct(*batch(6, 3, 4), num_class=4)
-    large.forward()
-    thread = threading.Thread(target=lambda: [back(large) for _ in range(5)])
+    """A step is done while other centers than its own are in use."""
+    direct, claim = Direct(*batch(6, 3, 4), num_class=4), (ctypes.c_void_p * 2)()
+    direct.forward()
+    thread = threading.Thread(target=back, args=[direct])
+    native.library().center_loss_claim(claim, ctypes.c_void_p(1))
     thread.start()
-    while thread.is_alive():
-        back(small)
-        count += 1
-    assert count > 20
+    thread.join(60)
+    waits = thread.is_alive()
+    native.library().center_loss_release(claim)
+    thread.join()
+    assert not waits
 
 
 @pytest.mark.usefixtures('natively')

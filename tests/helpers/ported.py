@@ -5,85 +5,43 @@ import mxnet as mx
 import numpy as np
 
 SAMPLES, SIZE, EMBEDDING, CLASSES = 8, 5, 3, 4
-RATE, ALPHA, SCALE = 0.1, 0.5, 0.3
+ALPHA, SCALE = 0.5, 0.3
 
 
-def network(form):
+def network(form, **arguments):
     """A graph as training scripts write it: 'grouped', or with 'MakeLoss' and a second label."""
-    label = mx.symbol.Variable('softmax_label')
-    embedding = mx.symbol.FullyConnected(mx.symbol.Variable('data'), num_hidden=EMBEDDING,
-                                         name='embedding')
-    scores = mx.symbol.FullyConnected(embedding, num_hidden=CLASSES, name='fc2')
-    softmax = mx.symbol.SoftmaxOutput(data=scores, label=label, name='softmax')
-    if form == 'grouped':
-        center = mx.symbol.Custom(data=embedding, label=label, name='center_loss',
-                                  op_type='centerloss', num_class=CLASSES, alpha=ALPHA,
-                                  scale=SCALE, batchsize=SAMPLES)
-    else:
-        center = mx.symbol.Custom(data=embedding, label=mx.symbol.Variable('center_label'),
-                                  name='center_loss', op_type='centerloss', num_class=CLASSES,
-                                  alpha=ALPHA, scale=SCALE, batchsize=SAMPLES)
-        center = mx.symbol.MakeLoss(name='made_loss', data=center)
-    return mx.symbol.Group([softmax, center])
+    label = mx.sym.var('softmax_label')
+    embedding = mx.sym.FullyConnected(mx.sym.var('data'), num_hidden=EMBEDDING, name='embedding')
+    scores = mx.sym.FullyConnected(embedding, num_hidden=CLASSES, name='fc2')
+    softmax = mx.sym.SoftmaxOutput(data=scores, label=label, name='softmax')
+    center = mx.sym.Custom(
+        data=embedding, label=label if form == 'grouped' else mx.sym.var('center_label'),
+        name='center_loss', op_type='centerloss', num_class=CLASSES, alpha=ALPHA, scale=SCALE,
+        **(arguments or {'batchsize': SAMPLES}))
+    if form != 'grouped':
+        center = mx.sym.MakeLoss(name='made_loss', data=center)
+    return mx.sym.Group([softmax, center])
 
 
-class Naive:
-    """Training of that graph in float64, one sample at a time: plain SGD."""
+def parameters():
+    """Random ones: those of the layers, and the states of the ported implementation."""
+    random = np.random.RandomState(0)
+    shapes = {'embedding_weight': (EMBEDDING, SIZE), 'embedding_bias': (EMBEDDING,),
+              'fc2_weight': (CLASSES, EMBEDDING), 'fc2_bias': (CLASSES,)}
+    states = {'center_loss_diff_bias': (SAMPLES, EMBEDDING),
+              'center_loss_center_bias': (CLASSES, EMBEDDING),
+              'center_loss_sum_bias': (EMBEDDING,)}
+    return [{name: mx.nd.array(random.standard_normal(shape)) for name, shape in part.items()}
+            for part in (shapes, states)]
 
-    def __init__(self, seed=0):
-        rng = np.random.RandomState(seed)
-        self.data = rng.standard_normal((3 * SAMPLES, SIZE)).astype('float32')
-        self.label = rng.randint(0, CLASSES, 3 * SAMPLES).astype('float32')
-        self.weights = {'embedding_weight': rng.standard_normal((EMBEDDING, SIZE)),
-                        'embedding_bias': rng.standard_normal(EMBEDDING),
-                        'fc2_weight': rng.standard_normal((CLASSES, EMBEDDING)),
-                        'fc2_bias': rng.standard_normal(CLASSES)}
-        self.centers = rng.standard_normal((CLASSES, EMBEDDING))
 
-    def arg_params(self):
-        return {name: mx.nd.array(value) for name, value in self.weights.items()}
-
-    def aux_params(self):
-        """The states of the ported implementation."""
-        return {'center_loss_diff_bias': mx.nd.ones((SAMPLES, EMBEDDING)),
-                'center_loss_center_bias': mx.nd.array(self.centers),
-                'center_loss_sum_bias': mx.nd.ones((EMBEDDING,))}
-
-    def iterator(self, form):
-        labels = {'softmax_label': self.label}
-        if form != 'grouped':
-            labels['center_label'] = self.label
-        return mx.io.NDArrayIter(self.data, labels, batch_size=SAMPLES)
-
-    def step(self, start):
-        grads = {name: np.zeros_like(value) for name, value in self.weights.items()}
-        sums, counts = np.zeros_like(self.centers), np.zeros(CLASSES)
-        for sample in range(start, start + SAMPLES):
-            x, y = self.data[sample].astype('float64'), int(self.label[sample])
-            embedding = self.weights['embedding_weight'] @ x + self.weights['embedding_bias']
-            scores = np.exp(self.weights['fc2_weight'] @ embedding + self.weights['fc2_bias'])
-            wrong = scores / scores.sum() - np.eye(CLASSES)[y]
-            pull = embedding - self.centers[y]
-            back = self.weights['fc2_weight'].T @ wrong + SCALE / SAMPLES * pull
-            grads['embedding_weight'] += np.outer(back, x)
-            grads['embedding_bias'] += back
-            grads['fc2_weight'] += np.outer(wrong, embedding)
-            grads['fc2_bias'] += wrong
-            sums[y] += pull
-            counts[y] += 1
-        for name in self.weights:
-            self.weights[name] = self.weights[name] - RATE / SAMPLES * grads[name]
-        self.centers = self.centers + ALPHA * sums / (1 + counts)[:, None]
-
-    def epoch(self):
-        for start in range(0, len(self.data), SAMPLES):
-            self.step(start)
-
-    def check(self, arg_params, aux_params):
-        assert set(aux_params) == {'center_loss_center_bias'}
-        for name, value in {**self.weights, 'center_loss_center_bias': self.centers}.items():
-            np.testing.assert_allclose({**arg_params, **aux_params}[name].asnumpy(), value,
-                                       rtol=1e-4, atol=1e-5, err_msg=name)
+def iterator(form='grouped'):
+    """Three batches, with a label for each loss."""
+    random = np.random.RandomState(1)
+    data, label = random.standard_normal((3 * SAMPLES, SIZE)), random.randint(
+        0, CLASSES, 3 * SAMPLES)
+    labels = {'softmax_label': label, **({} if form == 'grouped' else {'center_label': label})}
+    return mx.io.NDArrayIter(data.astype('float32'), labels, batch_size=SAMPLES)
 
 
 def nodes_of(form, dialect):
@@ -127,10 +85,11 @@ def nodes_of(form, dialect):
     return graph
 
 
-def ported(folder, naive, prefix='ported', epoch=3, form='grouped', dialect='0.9'):
+def ported(folder, prefix='ported', epoch=3, form='grouped', dialect='0.9'):
     """A checkpoint of the ported implementation: its prefix."""
     (folder / f'{prefix}-symbol.json').write_text(json.dumps(nodes_of(form, dialect)))
+    args, states = parameters()
     mx.nd.save(str(folder / f'{prefix}-{epoch:04d}.params'),
-               {**{'arg:' + name: value for name, value in naive.arg_params().items()},
-                **{'aux:' + name: value for name, value in naive.aux_params().items()}})
+               {**{'arg:' + name: value for name, value in args.items()},
+                **{'aux:' + name: value for name, value in states.items()}})
     return str(folder / prefix)

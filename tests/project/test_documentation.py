@@ -18,7 +18,7 @@ import mxnet as mx
 import numpy as np
 import page
 import pytest
-from ported import Naive, ported
+from ported import iterator, ported
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [str(path.relative_to(ROOT)) for path in (
@@ -36,7 +36,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('MXNET_UPDATE_ON_KVSTORE', '1')  # which a CenterTrainer leaves as it is
     monkeypatch.delenv('MXNET_UPDATE_ON_KVSTORE')
-    ported(tmp_path, Naive(), 'center_loss', 20)
+    ported(tmp_path, 'center_loss', 20)
     mx.nd.save('center_loss.params', {'centers': mx.nd.ones((10, 32))})
     np.save('centers.npy', np.ones((10, 32)))
 
@@ -77,7 +77,7 @@ def test_docstring(found, readme):
            if getattr(value, '__module__', '') == found.globs['__name__']}
     names = {**found.globs, **readme, **own}
     if 'legacy' in found.name:
-        names['train_iter'] = Naive().iterator('grouped')
+        names['train_iter'] = iterator()
     for example in found.examples:
         exec(compile(example.source, found.name, 'exec'), names)
         if example.want:
