@@ -1,5 +1,7 @@
 """launch_local.py: what appears on the terminal, and when; train_workers.py under it."""
+import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -16,44 +18,57 @@ BAR = ('import sys, time\n'
        'time.sleep(60)\n')
 
 
-def test_what_is_printed_appears_while_it_runs():
+@pytest.fixture(name='launcher')
+def start_launcher(tmp_path):
+    """Starts the launcher, with a scheduler and a server that only wait, and no MXNet."""
+    (tmp_path / 'center_loss_op.py').write_text('import time; time.sleep(600)')
+    return lambda *command: subprocess.Popen(
+        [sys.executable, str(LAUNCHER), '-n', '2', sys.executable, '-c', *command],
+        cwd=str(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+
+
+def test_what_is_printed_appears_while_it_runs(launcher):
     """A progress bar too, which writes no newline; and no state of it for each step."""
-    command = [sys.executable, str(LAUNCHER), '-n', '1', sys.executable, '-c', BAR]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, universal_newlines=True) as launcher:
-        lines = [launcher.stdout.readline() for _ in range(3)]
-        assert launcher.poll() is None      # the worker sleeps
-        launcher.terminate()
-        rest = launcher.communicate(timeout=300)[0]
-    assert sorted(lines)[1:] == ['[worker 0] begun\n', '[worker 0] dos\n']
-    assert re.fullmatch(r'\[worker 0\] \d of 10\n', min(lines))
-    assert rest == '[worker 0] 9 of 10\n'   # where it stood when it was ended
+    with launcher(BAR) as process:
+        lines = sorted(process.stdout.readline() for _ in range(6))
+        assert process.poll() is None       # the workers sleep
+        process.terminate()
+        rest = process.communicate(timeout=300)[0]
+    for worker, printed in enumerate((lines[:3], lines[3:])):
+        assert printed[1:] == [f'[worker {worker}] begun\n', f'[worker {worker}] dos\n']
+        assert re.fullmatch(rf'\[worker {worker}\] \d of 10\n', printed[0])
+        assert f'[worker {worker}] 9 of 10\n' in rest   # where it stood when it was ended
+    assert rest.count('\n') == 2
 
 
 @pytest.mark.parametrize('ends, code', [('sys.exit(3)', 3), ('os.kill(os.getpid(), 9)', 137)])
-def test_a_worker_that_fails_ends_all_others(ends, code, tmp_path):
-    """It is named, and the launcher ends as it did."""
-    worker = ('import os, sys, time\n'
-              'try:\n'
-              '    os.mkdir(sys.argv[1])\n'
-              'except FileExistsError:\n'
-              '    time.sleep(600)     # the other one\n' + ends)
-    done = subprocess.run([sys.executable, str(LAUNCHER), '-n', '2', sys.executable, '-c', worker,
-                           str(tmp_path / 'first')], stderr=subprocess.PIPE, timeout=120,
-                          universal_newlines=True, check=False)
-    assert done.returncode == code
+def test_a_worker_that_fails_ends_all_others(ends, code, launcher):
+    """It is named, and the launcher ends as it did, when all others have ended."""
+    with launcher('import os, sys, time\n'
+                  'print(os.getpid(), flush=True)\n'
+                  'try:\n'
+                  '    os.mkdir("first")\n'
+                  'except FileExistsError:\n'
+                  '    time.sleep(600)     # the other one\n'
+                  'time.sleep(1)\n' + ends) as process:
+        said, complaint = process.communicate(timeout=300)
+    assert process.returncode == code
     assert re.fullmatch(rf'launch_local: worker \d failed with exit code {code}; ending the '
-                        r'others\n', done.stderr)
+                        r'others\n', complaint)
+    for number in re.findall(r'\] (\d+)\n', said):
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(number), 0)
 
 
 def test_workers_end_with_the_same_network_and_centers(example):
-    done = example('train_workers.py', '--epochs', 2,
+    done = example('train_workers.py', '--epochs', 1,
                    launch=[sys.executable, LAUNCHER, '-n', '2'])
     found = re.findall(r'\] rank (\d) of 2: 22 steps per epoch, loss [\d.]+, (accuracy .*)',
                        done.stdout)
     assert sorted(rank for rank, _ in found) == ['0', '1']
     (_, one), (_, other) = found
     assert one == other
-    assert re.search(r'2/2 \[.*epoch', done.stdout)
+    assert re.search(r'1/1 \[.*epoch', done.stdout)
 
 
 @pytest.mark.slow
@@ -66,6 +81,9 @@ def test_two_workers_learn_what_one_does(example):
     assert abs(losses[0] - losses[1]) < 0.2 * losses[0]
 
 
-def test_without_the_launcher_it_says_how_to_start_it(example):
-    done = example('train_workers.py', status=1)
-    assert done.stderr.startswith('start it with: python examples/launch_local.py -n 2 python ')
+def test_without_the_launcher_it_says_how_to_start_it(monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['train_workers.py'])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(EXAMPLES / 'train_workers.py'))
+    assert caught.value.code.startswith(
+        'start it with: python examples/launch_local.py -n 2 python ')
