@@ -50,9 +50,8 @@ class CenterLoss(Loss):
     """Center loss of Wen et al., ECCV 2016 (equations 2, 4 and 5), one number per sample.
 
     Call it with features, (N, d), labels, (N,) or (N, 1), and optionally a weight per sample. It
-    returns one loss per sample, (N,): λ times 'none' below, in the dtype of the features. Its
-    backward pass moves the centers. Call it once per backward pass, on the concatenation of all
-    views and parts.
+    returns λ times the loss of each sample, (N,), in the dtype of the features. Its backward pass
+    moves the centers. Call it once per backward pass, on the concatenation of all views.
 
 %(formulas)s
 
@@ -60,7 +59,7 @@ class CenterLoss(Loss):
     ----------
 %(classes)s
     in_units : int, default 0
-        d, the size of a feature; 0: inferred at the first batch.
+        d, the number of features; 0: inferred at the first batch.
 %(alpha)s
     weight : float or None, default None
         λ, which multiplies the loss: finite and >= 0; None: 1. See docs/lambda.md.
