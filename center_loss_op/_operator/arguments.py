@@ -115,8 +115,8 @@ class Arguments:
     num_class: int = _argument(class_count, """
         C, the number of classes: a positive integer.""")
     alpha: float = _argument(non_negative_number, """
-        α, how fast the centers move: finite and >= 0. 0 freezes them, 1 moves them almost to
-        the mean of many samples; above 2 (1 + n) / n, for n samples of a class in a batch, its center
+        α, how fast the centers move: finite and >= 0. 0 freezes them, 1 moves them almost to the
+        mean of many samples; above 2 (1 + n) / n, for n samples of a class in a batch, its center
         diverges.""", 0.5)
     scale: float = _argument(non_negative_number, """
         λ, the weight of the gradient: finite and >= 0. The output is not scaled. What it means

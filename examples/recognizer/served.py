@@ -156,12 +156,16 @@ class Network:
             yield
 
     def write_thresholds(self, thresholds):
-        """Write the thresholds that were found into recognizer.json; the others stay."""
+        """Write the thresholds that were found into recognizer.json; the others stay, also those
+        of the same share for other numbers of classes."""
         with self.changing():
             settings = checkpoint.load_recognizer(self._out, tuple(self.settings['files']))
             for kind, found in thresholds.items():
-                settings['thresholds'][kind].update(
-                    (share, points) for share, points in found.items() if points)
+                known = settings['thresholds'][kind]
+                for share, points in found.items():
+                    points = {**dict(known.get(share, ())), **dict(points)}
+                    if points:
+                        known[share] = sorted(points.items())
             checkpoint.publish(self._out, settings.pop('content'), settings)
 
     def threshold(self, kind, share, count=1):
@@ -176,8 +180,10 @@ class Network:
         if wanted not in known:
             option = {'pairs': '--far', 'strangers': '--strangers'}[kind]
             others = ''.join(f'{option} {one:g}, ' for one in sorted(known))
+            finds = f' {option} {wanted:g}' * (kind == 'strangers')
             raise DataError(f'{self._out} has no threshold for {option} {wanted:g}: use {others}'
-                            '--threshold DISTANCE, or find one with evaluate OUT FOLDER --write')
+                            f'--threshold DISTANCE, or find one with evaluate OUT FOLDER{finds} '
+                            '--write')
         most, remarks = known[wanted][-1][0], []
         if wanted > (share or SHARE):
             remarks.append(f'too few classes were held out to accept {SHARE:g} of strangers: '

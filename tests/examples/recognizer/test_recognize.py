@@ -217,7 +217,8 @@ def test_six_enrolments_at_once_enrol_six_classes(cosine, tmp_path, run):
     ({'0.01': [[1, 0.5], [10, 0.1]]}, 0.01, 10000, 0.),
     ({'0.1': [[1, 0.6]], '0.05': [[1, 0.5]]}, None, 1, 0.5),      # the smallest that there is
     ({'0.1': [[1, 0.6]], '0.05': [[1, 0.5]]}, 0.01, 1, '--strangers 0.05, --strangers 0.1, '),
-    ({'0.1': []}, 0.1, 1, 'evaluate OUT FOLDER --write'), ({}, None, 1, 'evaluate OUT'),
+    ({'0.1': []}, 0.1, 1, 'evaluate OUT FOLDER --strangers 0.1 --write'),
+    ({}, None, 1, 'evaluate OUT'),
 ])
 def test_the_threshold_for_a_share_of_strangers(cosine, run, table, share, count, expected):
     change(cosine, thresholds={'pairs': {}, 'strangers': table})
@@ -359,8 +360,13 @@ def test_evaluate_counts_what_identify_says(cosine, made, tmp_path, run):
     assert 'digit 4/4 ' in page and 'image/jpeg' not in page
     for (one, answer), count in Counter((one, line[1]) for line, one, of in rows if of).items():
         assert f'<td>{one}</td><td>{answer}</td><td>{count}</td><td>25</td>' in page
+    of_others = {**THRESHOLDS['cosine'], 'strangers': {'0.2': [[1, 0.5], [99, 0.01]]}}
+    change(cosine, thresholds=of_others)
     run('evaluate', cosine, made / 'images', '--strangers', '0.2', '--write', '--report',
         tmp_path / 'page.html', '--pictures')
+    with open(os.path.join(cosine, 'recognizer.json'), encoding='utf-8') as file:
+        written = json.load(file)['thresholds']['strangers']['0.2']
+    assert [count for count, _ in written] == [1, 4, 99] and written[-1] == [99, 0.01]
     assert 'image/jpeg' in (tmp_path / 'page.html').read_text()
     accepted = [line.split('\t')[1] != 'unknown' for line in run(
         'identify', cosine, made / 'images', '--strangers', '0.2')[1]]
