@@ -82,7 +82,7 @@ def read_file(path, most=2 ** 40):
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode) or found.st_size > most:
             raise DataError(f'cannot read {path}: it is no file, or one of more bytes than '
-                                  'such a file can have')
+                            'such a file can have')
         return file.read()
 
 
@@ -274,20 +274,20 @@ def _content(out, name, digests):
     path = os.path.join(out, name)
     if name not in digests:
         raise DataError(f'{os.path.join(out, DESCRIPTION)} names no {name}: train again, '
-                              "with all of pip install 'center_loss_op[examples,onnx]'")
+                        "with all of pip install 'center_loss_op[examples,onnx]'")
     for candidate in filter(os.path.lexists, (path, f'{path}.new')):
         content = read_file(candidate)
         if digest(content) == digests[name]:
             return content
     raise DataError(f'{path} is missing, or not the file that {DESCRIPTION} describes: '
-                          'restore it, or train again')
+                    'restore it, or train again')
 
 
 def _described(out):
     path = os.path.join(out, DESCRIPTION)
     if not os.path.lexists(path):
         raise DataError(f'{out} has no {DESCRIPTION}: OUT must be the --output-dir of '
-                              'train.py, or of recognize.py import')
+                        'train.py, or of recognize.py import')
     description = json_object(read_file(path, 2 ** 24), path)
     _check(description, path)
     return description
@@ -333,4 +333,4 @@ def _check(description, path):
             usable = False
         if not usable:
             raise DataError(f'cannot use {path}: no training with this program (format '
-                                  f'{FORMAT}) writes "{name}": {description.get(name)!r:.60}')
+                            f'{FORMAT}) writes "{name}": {description.get(name)!r:.60}')

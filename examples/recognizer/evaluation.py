@@ -173,7 +173,7 @@ def pairs_of_text(path, folder):
             words.insert(2, words[0])
         if len(words) != 4 or not all(re.fullmatch('[0-9]{1,9}', words[at]) for at in (1, 3)):
             raise DataError(f'{path}, line {number}: expected "name 1 2" or "name 1 other '
-                                  f'2", got {line[:80]!r}')
+                            f'2", got {line[:80]!r}')
         pair = [(words[0], int(words[1])), (words[2], int(words[3]))]
         if all(one in files for one in pair):
             pairs.append([used.setdefault(one, len(used)) for one in pair])
@@ -210,7 +210,7 @@ def pairs_of_bin(path):
     # A damaged pickle raises nearly anything.
     except Exception as error:
         raise DataError(f'cannot read {path} as a list of pictures and one of booleans: '
-                              f'{type(error).__name__}: {str(error)[:80]}') from None
+                        f'{type(error).__name__}: {str(error)[:80]}') from None
     return ([io.BytesIO(file) for file in files], np.arange(len(files)).reshape(-1, 2),
             np.array(same, bool))
 

@@ -187,7 +187,7 @@ def remove(options):
         for name in names:
             if name not in classes:
                 raise DataError(f'{name!r} is not enrolled, and nothing was removed: see '
-                                      f'recognize.py list {options.out}')
+                                f'recognize.py list {options.out}')
             del classes[name]
         write_gallery(options.out, settings, classes)
     for name in names:

@@ -77,7 +77,7 @@ class Runner:
                 f'trained with, from {SIDES[0]} to {SIDES[1]}')
         if not {len(mean), len(std)} <= {1, self.channels}:
             raise DataError(f'{path} takes {self.channels} channels: --mean and --std must '
-                                  'be one number, or one for each')
+                            'be one number, or one for each')
         self._type = _TYPES[inputs[0].type]
         self._mean, self._std = np.float32(mean), np.float32(std)
         # Some networks take a certain number of pictures only.
