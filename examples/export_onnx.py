@@ -200,8 +200,8 @@ def main():
     parser.add_argument('params', metavar='PARAMS', help='…-0000.params')
     parser.add_argument('--input-shape', metavar='C,H,W', type=input_shape, action='append',
                         required=True, help='of one sample, without the batch; once per input')
-    parser.add_argument('--centers', metavar='FILE', help='add the nearest of the '
-                        'centers in a file of `save_parameters` or of a Module')
+    parser.add_argument('--centers', metavar='FILE', help='add the nearest of the centers in '
+                        'a file of `save_parameters` or of a Module')
     parser.add_argument('--threshold', type=float, default=math.inf, metavar='DISTANCE',
                         help='with --centers: from this distance on, the label is -1')
     parser.add_argument('--output', metavar='FILE', help='default: SYMBOL with .onnx at its end')

@@ -205,14 +205,15 @@ def load_state(folder, say):
 
     `say` is called with a line about each one that is damaged and passed over.
     """
-    for path in reversed(_states(folder)):
+    paths = _states(folder)
+    for path in reversed(paths):
         try:
             arrays = read_npz(read_file(path), path)
             state = json_object(arrays.pop('state', np.zeros(0)).tobytes(), path)
             return int(path[:-len('.npz')].split('-')[-1]), arrays, state
         except DataError as error:
             say(f'passed over a damaged checkpoint: {error}')
-    if _states(folder):
+    if paths:
         raise DataError(f'no checkpoint in {folder} can be read: take another --output-dir')
     return None
 
